@@ -1,0 +1,1 @@
+"""Checkpoints: opening them, and finding the places inside that depthsig measures at."""

@@ -1,0 +1,167 @@
+"""Candidate component paths: from TransformerLens' architecture adapters, else by name.
+
+Only *paths* are taken from TransformerLens; no bridge is booted, since that replaces submodules
+of the caller's model. Which candidate is right is decided by measuring (:mod:`.adapter`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthsig.checkpoint.hooks import resolve
+
+
+@dataclass
+class Candidates:
+    """Where the components may be; lists are in order of preference.
+
+    Attributes:
+        layer_lists: dotted paths of the module lists that hold the layers.
+        attn, mlp: per layer list, paths inside a layer whose output may be the contribution.
+        norms: paths of the final norm. heads: of the unembedding.
+        transform: what the model does to the head's output, if that is known.
+        scales: numbers that a sublayer's output may be multiplied by before it is added.
+        known: whether TransformerLens knows the architecture.
+        parallel: whether attention and MLP read the same stream, if that is known.
+    """
+
+    layer_lists: list[str] = field(default_factory=list)
+    attn: list[str] = field(default_factory=list)
+    mlp: list[str] = field(default_factory=list)
+    norms: list[str] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
+    transform: Callable[[Tensor], Tensor] | None = None
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    known: bool = False
+
+
+_ATTN = re.compile(r"attn|attention|temporal_block", re.I)
+_MLP = re.compile(r"mlp|ffn|feed_forward|moe|block_sparse", re.I)
+_NORM = re.compile(r"norm|^ln", re.I)
+
+
+def find_candidates(module: nn.Module, config: Any) -> Candidates:
+    """Candidates for ``module``, from TransformerLens where it knows the architecture."""
+    candidates = _from_transformer_lens(module, config) or Candidates()
+    if not candidates.layer_lists:
+        candidates.layer_lists = _module_lists(module)
+    for path in candidates.layer_lists:
+        layers = resolve(module, path)
+        if layers is not None and len(layers):
+            _add_by_name(candidates, layers[0])
+    candidates.scales += _scales_in(config)
+    return candidates
+
+
+def _from_transformer_lens(module: nn.Module, config: Any) -> Candidates | None:
+    if config is None:
+        return None
+    from transformer_lens.factories.architecture_adapter_factory import (
+        SUPPORTED_ARCHITECTURES,
+        ArchitectureAdapterFactory,
+    )
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
+
+    architecture = _architecture(module, SUPPORTED_ARCHITECTURES)
+    if architecture is None:
+        return None
+    try:
+        dtype = next(module.parameters()).dtype
+        bridge_config = build_bridge_config_from_hf(config, architecture, "depthsig", dtype)
+        adapter = ArchitectureAdapterFactory.select_architecture_adapter(bridge_config)
+        mapping = adapter.component_mapping or {}
+    except Exception:  # an adapter that cannot be built is one that cannot be used: look by name
+        return None
+    found = Candidates(known=True, transform=adapter.apply_output_logits_transform)
+    for component in mapping.values():
+        if getattr(component, "is_list_item", False) and component.name is not None:
+            found.layer_lists.append(component.name)
+            _add_sublayers(found, component)
+    for key, store in (("ln_final", found.norms), ("unembed", found.heads)):
+        name = getattr(mapping.get(key), "name", None)
+        if name and resolve(module, name) is not None:
+            store.append(name)
+    found.layer_lists = [p for p in found.layer_lists if resolve(module, p) is not None]
+    return found
+
+
+def _architecture(module: nn.Module, supported: dict) -> str | None:
+    return next((c.__name__ for c in type(module).__mro__ if c.__name__ in supported), None)
+
+
+def _add_sublayers(found: Candidates, block: Any) -> None:
+    """Post-norm first (what is added last), then the sublayer, then its output projection."""
+    scale = getattr(block, "residual_contribution_scale", None)
+    if isinstance(scale, (int, float)):
+        found.scales.append(float(scale))
+    for names, post, out, store in (
+        (("attn", "linear_attn"), "ln1_post", "o", found.attn),
+        (("mlp",), "ln2_post", "out", found.mlp),
+    ):
+        for name in names:
+            part = block.submodules.get(name)
+            path = getattr(part, "name", None)
+            if path is None:
+                continue
+            post_norm = getattr(block.submodules.get(post), "name", None)
+            inner = getattr(getattr(part, "submodules", {}).get(out), "name", None)
+            paths = [post_norm, path, f"{path}.{inner}" if inner else None]
+            store.extend(p for p in paths if p and p not in store)
+
+
+def _add_by_name(candidates: Candidates, layer: nn.Module) -> None:
+    """Children named like a sublayer, the norms right after them, and their last projection."""
+    children = list(layer.named_children())
+    for position, (name, child) in enumerate(children):
+        for pattern, store in ((_ATTN, candidates.attn), (_MLP, candidates.mlp)):
+            if pattern.search(name) and not _NORM.search(name):
+                linears = [n for n, m in child.named_modules() if isinstance(m, nn.Linear)]
+                after = [n for n, _ in children[position + 1 :] if _NORM.search(n)]
+                paths = [name, *(f"{name}.{n}" for n in linears[-1:]), *after]
+                store.extend(p for p in paths if p not in store)
+    for position, (name, _) in enumerate(children):
+        if _NORM.search(name) and position > 0:
+            for store in (candidates.attn, candidates.mlp):
+                if store and name not in store:
+                    store.append(name)
+
+
+def _module_lists(module: nn.Module) -> list[str]:
+    """Paths of the outermost module lists, largest share of the parameters first."""
+    lists = {n: m for n, m in module.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    outer = {n: m for n, m in lists.items() if not any(n.startswith(o + ".") for o in lists)}
+    return sorted(outer, key=lambda n: -sum(p.numel() for p in outer[n].parameters()))
+
+
+def _scales_in(config: Any) -> list[float]:
+    values = [getattr(config, name, None) for name in ("residual_multiplier", "residual_scale")]
+    depth_scale = getattr(config, "scale_depth", None)
+    if isinstance(depth_scale, (int, float)) and getattr(config, "num_hidden_layers", 0):
+        values.append(depth_scale / config.num_hidden_layers**0.5)  # MiniCPM
+    return [float(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+
+
+def transforms_in(config: Any) -> list[Callable[[Tensor], Tensor]]:
+    """What models are known to do after the head, as their configs name it."""
+
+    def number(*names: str) -> float | None:
+        values = (getattr(config, name, None) for name in names)
+        return next((float(v) for v in values if isinstance(v, (int, float)) and v), None)
+
+    found: list[Callable[[Tensor], Tensor]] = [lambda logits: logits]
+    cap = number("final_logit_softcapping", "logits_soft_cap")
+    scale = number("logit_scale", "lm_head_multiplier")
+    divisor = number("logits_scaling")
+    if cap:
+        found.append(lambda logits: cap * torch.tanh(logits / cap))
+    if scale:
+        found.append(lambda logits: logits * scale)
+    if divisor:
+        found.append(lambda logits: logits / divisor)
+    return found

@@ -1,0 +1,235 @@
+"""Many distributions against one reference, without keeping any of them.
+
+This is where the lens and the skip metrics spend their time: vocabulary-sized arithmetic that is
+bound by memory, not by the head's matmul. The reference's sums are taken once; an alternative is
+read in views of a few dozen rows that stay in cache, its maximum and top 5 found once, its
+exponential taken in place, and everything else is a row dot product. The pure functions of
+:mod:`depthsig.metrics.distributions` say what is computed; this says it fast, in float32, and
+goes back to them where two distributions nearly agree and float32 would lose the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from depthsig.metrics import distributions as exact
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+QUANTITIES = frozenset(
+    "kl kl_reverse jsd overlap5 top1 entropy nll rank l2 loss tokens probs".split()
+)
+"""What can be asked for: with p the reference and q the alternative, ``kl`` is KL(q‖p) and
+``kl_reverse`` KL(p‖q); ``nll``, ``rank`` and ``loss`` (NLL of q − NLL of p) are of the targets;
+``tokens`` and ``probs`` are the top 5 of q."""
+
+VIEW_ROWS = 32
+"""Rows reduced at a time: 32 rows of 50,000 words are 6 MB, which stay in a shared cache."""
+
+NEAR = 2e-3
+"""Below this KL (nats) a row is computed again exactly: float32 sums are good to some 1e-6."""
+
+
+@dataclass
+class Reference:
+    """The distributions ``p`` that others are compared with, and their sums.
+
+    ``logits`` [row, vocab] is kept by reference and must not change; ``targets`` [row] holds the
+    next token's id, −1 where there is none.
+    """
+
+    logits: Float[Tensor, "row vocab"]
+    targets: Int[Tensor, "row"]
+    wanted: frozenset[str]
+    probs: Float[Tensor, "row vocab"] | None = None
+    logsum: Float[Tensor, "row"] = field(init=False)
+    norm2: Float[Tensor, "row"] | None = field(init=False, default=None)
+    top: Int[Tensor, "row 5"] | None = field(init=False, default=None)
+    nll: Float[Tensor, "row"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        import torch
+
+        unknown = self.wanted - QUANTITIES
+        if unknown:
+            raise ValueError(f"unknown quantities {sorted(unknown)}; known: {sorted(QUANTITIES)}")
+        needs_probs = bool(self.wanted & {"kl_reverse", "jsd", "l2"})
+        if needs_probs and self.probs is None:
+            self.probs = torch.empty_like(self.logits)
+        rows = self.logits.shape[0]
+        self.logsum = self.logits.new_empty(rows)
+        norms = []
+        for view in _views(rows):
+            logits = self.logits[view]
+            top = logits.amax(-1, keepdim=True)
+            out = self.probs[view] if self.probs is not None else None
+            weights = torch.exp(logits - top, out=out)
+            total = weights.sum(-1)
+            self.logsum[view] = total.log() + top.squeeze(-1)
+            if self.probs is not None:
+                weights /= total[:, None]
+            if "l2" in self.wanted:
+                norms.append(_dot(weights, weights))
+        if norms:
+            self.norm2 = torch.cat(norms)
+        if self.wanted & {"overlap5", "top1"}:
+            self.top = exact.top_ids(self.logits, _five(self.logits))
+        self.nll = self.logsum - self._at_target(self.logits)
+        self.nll[self.targets < 0] = float("nan")
+
+    def _at_target(self, logits: Float[Tensor, "row vocab"]) -> Float[Tensor, "row"]:
+        return logits.gather(-1, self.targets.clamp_min(0)[:, None]).squeeze(-1)
+
+    def compare(self, logits: Float[Tensor, "row vocab"]) -> dict[str, Float[Tensor, "row ..."]]:
+        """The wanted quantities of ``logits``, which are overwritten."""
+        import torch
+
+        pieces: dict[str, list[Tensor]] = {}
+        for view in _views(logits.shape[0]):
+            for name, value in self._compare_view(logits[view], view).items():
+                pieces.setdefault(name, []).append(value)
+        return {name: torch.cat(values) for name, values in pieces.items()}
+
+    def _compare_view(self, logits: Float[Tensor, "row vocab"], view: slice) -> dict[str, Tensor]:
+        import torch
+
+        want, out = self.wanted, {}
+        targets = self.targets[view]
+        at_target = logits.gather(-1, targets.clamp_min(0)[:, None])
+        if want & {"overlap5", "top1", "tokens", "probs"}:
+            top = exact.top_ids(logits, _five(logits))
+            out |= self._top_quantities(top, view)
+            values = logits.gather(-1, top)
+            peak = values[:, :1]
+        else:
+            peak = logits.amax(-1, keepdim=True)
+        if "rank" in want:
+            rank = (logits > at_target).sum(-1, dtype=torch.int32) + 1
+            out["rank"] = rank.double().masked_fill(targets < 0, float("nan"))
+        need_delta = bool(want & {"kl", "kl_reverse", "jsd", "entropy"})
+        delta = logits - self.logits[view] if need_delta else None
+        weights = torch.exp_(logits.sub_(peak))
+        total = weights.sum(-1)
+        logsum = total.log() + peak.squeeze(-1)
+        if want & {"nll", "loss"}:
+            nll = (logsum - at_target.squeeze(-1)).masked_fill(targets < 0, float("nan"))
+            out["nll"], out["loss"] = nll, nll - self.nll[view]
+        if "probs" in want:
+            out["probs"] = (values - logsum[:, None]).exp()
+        if delta is not None:
+            out |= self._divergences(weights, total, logsum, delta, view)
+        if "l2" in want:
+            out["l2"] = self._l2(weights, total, view)
+        return {name: value for name, value in out.items() if name in want}
+
+    def _top_quantities(self, top: Int[Tensor, "row 5"], view: slice) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {"tokens": top}
+        if self.top is not None:
+            out["overlap5"] = exact._overlap(self.top[view], top)
+            out["top1"] = (self.top[view][:, 0] == top[:, 0]).double()
+        return out
+
+    def _divergences(
+        self, weights: Float[Tensor, "row vocab"], total: Float[Tensor, "row"],
+        logsum: Float[Tensor, "row"], delta: Float[Tensor, "row vocab"], view: slice,
+    ) -> dict[str, Tensor]:
+        """KL both ways, JSD and entropy from q's weights and δ = logits_q − logits_p."""
+        want, out = self.wanted, {}
+        gap = logsum - self.logsum[view]
+        kl = _dot(weights, delta) / total - gap
+        if "entropy" in want:
+            # Σ q·logits_q = Σ q·δ + Σ q·logits_p: q's own logits are gone, overwritten in place.
+            mean = (_dot(weights, self.logits[view])) / total + kl + gap
+            out["entropy"] = logsum - mean
+        reverse = None
+        if self.probs is not None and want & {"kl_reverse", "jsd"}:
+            reverse = gap - _dot(self.probs[view], delta)
+        near = kl < NEAR if reverse is None else (kl < NEAR) | (reverse < NEAR)
+        redo = self._near(near, delta, view) if bool(near.any()) else {}
+        if "jsd" in want:
+            out["jsd"] = self._jsd(weights, total, delta, kl, view)
+        out["kl"] = kl
+        if reverse is not None:
+            out["kl_reverse"] = reverse
+        for name, value in redo.items():
+            if name in out:
+                out[name] = out[name].double()
+                out[name][near] = value
+        return out
+
+    def _near(
+        self, near: Bool[Tensor, "row"], delta: Float[Tensor, "row vocab"], view: slice
+    ) -> dict[str, Tensor]:
+        """The divergences of nearly equal rows, in double precision."""
+        p = self.logits[view][near].double()
+        q = p + delta[near].double()
+        out = {}
+        if "kl" in self.wanted:
+            out["kl"] = exact.kl_divergence(q, p)
+        if "kl_reverse" in self.wanted:
+            out["kl_reverse"] = exact.kl_divergence(p, q)
+        if "jsd" in self.wanted:
+            out["jsd"] = exact.js_divergence(p, q)
+        return out
+
+    def _jsd(
+        self, weights: Float[Tensor, "row vocab"], total: Float[Tensor, "row"],
+        delta: Float[Tensor, "row vocab"], kl: Float[Tensor, "row"], view: slice,
+    ) -> Float[Tensor, "row"]:
+        """ln 2 − ½[Σ (p + q)·ln(1 + q/p) − KL(q‖p)], with ln(1 + q/p) = ln(p + q) − ln p."""
+        import math
+
+        import torch
+
+        assert self.probs is not None
+        both = torch.addcmul(self.probs[view], weights, (1 / total)[:, None])
+        # Where both underflow, 0 · ln 0 must be 0. The logarithms are subtracted word by word:
+        # their sums are two large numbers whose difference float32 would lose.
+        ratio = torch.log(both.clamp_min_(1e-37), out=delta)
+        ratio.sub_(self.logits[view]).add_(self.logsum[view][:, None])
+        return (math.log(2.0) - 0.5 * (_dot(both, ratio) - kl)).clamp_min(0.0)
+
+    def _l2(
+        self, weights: Float[Tensor, "row vocab"], total: Float[Tensor, "row"], view: slice
+    ) -> Float[Tensor, "row"]:
+        """‖p − q‖₂; the plain difference, since ‖p‖² − 2p·q + ‖q‖² cancels where p ≈ q."""
+        assert self.probs is not None
+        weights /= total[:, None]
+        weights -= self.probs[view]
+        return _dot(weights, weights).sqrt()
+
+
+def compare_logits(
+    reference: Float[Tensor, "row vocab"],
+    other: Float[Tensor, "row vocab"],
+    targets: Int[Tensor, "row"],
+    wanted: Iterable[str],
+) -> dict[str, Float[Tensor, "row ..."]]:
+    """One comparison, leaving both inputs as they were.
+
+    >>> import torch
+    >>> a = torch.zeros(1, 6)
+    >>> float(compare_logits(a, a, torch.tensor([2]), ["kl"])["kl"])
+    0.0
+    """
+    held = Reference(reference.float(), targets, frozenset(wanted))
+    return held.compare(other.float().clone())
+
+
+def _five(logits: Float[Tensor, "row vocab"]) -> int:
+    return min(5, logits.shape[-1])
+
+
+def _views(rows: int) -> list[slice]:
+    return [slice(i, min(i + VIEW_ROWS, rows)) for i in range(0, rows, VIEW_ROWS)]
+
+
+def _dot(a: Float[Tensor, "row vocab"], b: Float[Tensor, "row vocab"]) -> Float[Tensor, "row"]:
+    """Row dot products (faster than a batched matmul of single rows)."""
+    import torch
+
+    return torch.linalg.vecdot(a, b)

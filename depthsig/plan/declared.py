@@ -1,0 +1,139 @@
+"""Labels that users and configs declare, held against what the trace saw."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from depthsig.errors import DepthsigWarning, InputError
+from depthsig.plan.order import Span, parse_order, parse_span
+from depthsig.plan.plan import Plan, SpanInfo, build_plan, with_span
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What was declared: an order to execute, and labels; ``explicit`` ones come from options."""
+
+    order: str | None = None
+    loop: str | None = None
+    grown: str | None = None
+    explicit: frozenset[str] = frozenset()
+
+    def record(self) -> dict[str, str]:
+        """The declared entries, as ``signature.json`` keeps them."""
+        entries = {"order": self.order, "loop": self.loop, "grown": self.grown}
+        return {key: value for key, value in entries.items() if value is not None}
+
+
+def gather(
+    options: Mapping[str, str | None], config_entry: Mapping[str, Any], config: Any = None
+) -> Declared:
+    """Options first, then the config's ``"depthsig"`` entry, then known fields of configs.
+
+    Raises:
+        InputError: if an entry of the config is no string.
+    """
+    values: dict[str, str | None] = {}
+    for key in ("order", "loop", "grown"):
+        value = options.get(key)
+        if value is None:
+            value = config_entry.get(key)
+            if value is not None and not isinstance(value, str):
+                raise InputError(
+                    f'the config\'s "depthsig" entry {key!r} is {value!r}; it must be a string '
+                    'such as "0:4,4:8x4,8:12" (order), "4:8" (loop) or "4:20/4" (grown)'
+                )
+        values[key] = value
+    if values["grown"] is None and values["order"] is None:
+        values["grown"] = _rys_relayer(config)
+    explicit = frozenset(k for k in values if options.get(k) is not None)
+    return Declared(**values, explicit=explicit)
+
+
+def _rys_relayer(config: Any) -> str | None:
+    """RYS checkpoints record the materialised repeat as ``{"start": i, "end": j}`` or ``[i, j]``.
+
+    Layers i..j-1 follow themselves once more: a grown span of two blocks.
+    """
+    entry = getattr(config, "rys_relayer", None)
+    if isinstance(entry, Mapping):
+        entry = (entry.get("start"), entry.get("end"))
+    if isinstance(entry, (list, tuple)) and len(entry) == 2:
+        start, end = entry
+        if isinstance(start, int) and isinstance(end, int) and 0 <= start < end:
+            return f"{start}:{2 * end - start}/{end - start}"
+    return None
+
+
+def declare(observed: Plan, declared: Declared, n_layers: int) -> Plan:
+    """The plan to run: the observed one, or the declared order, with every label put on.
+
+    Raises:
+        InputError: if a declaration is malformed or contradicts what runs; both are shown.
+    """
+    plan = observed
+    if declared.order is not None:
+        layers = parse_order(declared.order, n_layers)
+        plan = build_plan(layers, n_layers, declared.order)
+    if declared.loop is not None:
+        plan = _with_loop(plan, parse_span(declared.loop, n_layers, option="--loop"))
+    if declared.grown is not None:
+        span = parse_span(declared.grown, n_layers, option="--grown", grown=True)
+        plan = _with_grown(plan, span, "grown" in declared.explicit)
+    return plan
+
+
+def _with_loop(plan: Plan, loop: Span) -> Plan:
+    size = loop.end - loop.start
+    matching = [
+        s for s in plan.spans
+        if s.size == size and plan.layers[s.start : s.start + size] == tuple(range(loop.start, loop.end))
+    ]
+    if matching:
+        return plan
+    first = _once_in_order(plan, loop)
+    if first is None:
+        raise InputError(
+            f"--loop {loop} contradicts what runs: the trace shows {_shown(plan)}; "
+            "declare the loop that the trace shows, or leave --loop out"
+        )
+    info = SpanInfo(first, first + size, size, "loop", executed=False, source="declared")
+    plan = with_span(plan, info)
+    note = f"loop {loop}: declared, not executed (its layers run once)"
+    return replace(plan, notes=(*plan.notes, note))
+
+
+def _with_grown(plan: Plan, grown: Span, explicit: bool) -> Plan:
+    first = _once_in_order(plan, grown)
+    if first is None:
+        message = (
+            f"--grown {grown} contradicts what runs: its layers do not run once each and in "
+            f"order ({_shown(plan)})"
+        )
+        if explicit:
+            raise InputError(message + "; leave --grown out or change the order")
+        warnings.warn(message + "; the checkpoint's label is left out", DepthsigWarning, stacklevel=2)
+        return plan
+    end = first + grown.end - grown.start
+    return with_span(plan, SpanInfo(first, end, grown.block, "grown", source="declared"))
+
+
+def _once_in_order(plan: Plan, span: Span) -> int | None:
+    """The step where layers start..end-1 run once each, in order and together; else None."""
+    wanted = tuple(range(span.start, span.end))
+    layers = plan.layers
+    if any(layers.count(layer) != 1 for layer in wanted):
+        return None
+    first = layers.index(span.start)
+    return first if layers[first : first + len(wanted)] == wanted else None
+
+
+def _shown(plan: Plan) -> str:
+    if plan.spans:
+        return "; ".join(
+            f"layers {plan.layers[s.start]}..{plan.layers[s.start + s.size - 1]} {s.count} times"
+            for s in plan.spans
+        )
+    return f"{len(plan)} steps, {plan.n_layers} layers, no loop"

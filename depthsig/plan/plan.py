@@ -1,0 +1,186 @@
+"""The plan: which layer runs when, and what each run belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import pandas as pd
+
+COLUMNS = ("step", "layer", "iteration", "span", "block", "phase", "outer")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One execution of one layer (DESIGN §2); ``None`` where a label does not apply."""
+
+    step: int
+    layer: int
+    iteration: int
+    span: str | None = None
+    block: int | None = None
+    phase: int | None = None
+    outer: int | None = None
+
+
+@dataclass(frozen=True)
+class SpanInfo:
+    """A span of steps with its block size: ``kind`` is ``loop`` or ``grown``.
+
+    ``executed`` is False for a loop that was declared but that the trace sees run once.
+    """
+
+    start: int
+    end: int
+    size: int
+    kind: str
+    executed: bool = True
+    source: str = "trace"
+
+    @property
+    def count(self) -> int:
+        """How many blocks the span holds."""
+        return (self.end - self.start) // self.size
+
+    def __str__(self) -> str:
+        note = "" if self.executed or self.kind == "grown" else " (declared, not executed)"
+        return f"{self.kind} {self.start}:{self.end}, {self.count} x {self.size}{note}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The executed steps in order, with their labels; prints as a table."""
+
+    steps: tuple[Step, ...]
+    spans: tuple[SpanInfo, ...] = ()
+    n_layers: int = 0
+    order: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def __getitem__(self, index: int) -> Step:
+        return self.steps[index]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layer of every step."""
+        return tuple(step.layer for step in self.steps)
+
+    def records(self) -> list[dict]:
+        """One dictionary a step, as ``signature.json`` keeps them."""
+        nested = any(step.outer is not None for step in self.steps)
+        rows = [asdict(step) for step in self.steps]
+        return rows if nested else [{k: v for k, v in r.items() if k != "outer"} for r in rows]
+
+    def frame(self) -> pd.DataFrame:
+        """The steps as a table (integer columns nullable)."""
+        frame = pd.DataFrame(self.records())
+        for column in frame.columns.difference(["span"]):
+            frame[column] = frame[column].astype("Int64")
+        return frame
+
+    def __str__(self) -> str:
+        head = f"{len(self)} steps over {self.n_layers} layers"
+        spans = "; ".join(str(span) for span in self.spans)
+        return head + (f"; {spans}" if spans else "")
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self}</p>" + self.frame().to_html(index=False, na_rep="")
+
+
+def build_plan(layers: Sequence[int], n_layers: int, order: str | None = None) -> Plan:
+    """Plan of an executed sequence of layers, with the loops that the sequence itself shows.
+
+    A loop is a stretch of steps that repeats the same layers at once: the innermost one names a
+    step's span, block and phase; where loops nest, ``outer`` counts the enclosing one.
+
+    >>> print(build_plan([0, 1, 2, 1, 2, 3], 4))
+    6 steps over 4 layers; loop 1:5, 2 x 2
+    """
+    seen: dict[int, int] = {}
+    steps = []
+    for index, layer in enumerate(layers):
+        steps.append(Step(index, layer, seen.get(layer, 0)))
+        seen[layer] = seen.get(layer, 0) + 1
+    inner = find_loops(tuple(layers))
+    outer = _outer_loops(tuple(layers), inner)
+    for span in outer:
+        steps = _label(steps, span, nested=any(_inside(i, span) for i in inner))
+    for span in inner:
+        steps = _label(steps, span)
+    return Plan(tuple(steps), tuple(sorted(inner + outer, key=lambda s: s.start)), n_layers, order)
+
+
+def find_loops(layers: tuple[int, ...]) -> list[SpanInfo]:
+    """Immediate repetitions in a sequence of layers, smallest block first, left to right."""
+    found, start = [], 0
+    while start < len(layers):
+        span = _loop_at(layers, start)
+        if span is None:
+            start += 1
+        else:
+            found.append(span)
+            start = span.end
+    return found
+
+
+def _loop_at(layers: tuple[int, ...], start: int) -> SpanInfo | None:
+    for size in range(1, (len(layers) - start) // 2 + 1):
+        block = layers[start : start + size]
+        # A block that itself repeats a layer holds an inner loop; that one is found first.
+        if len(set(block)) < size:
+            return None
+        count = 1
+        while layers[start + count * size : start + (count + 1) * size] == block:
+            count += 1
+        if count > 1:
+            return SpanInfo(start, start + count * size, size, "loop")
+    return None
+
+
+def _outer_loops(layers: tuple[int, ...], inner: list[SpanInfo]) -> list[SpanInfo]:
+    """Loops around loops: repetitions that hold at least one inner loop in every pass."""
+    if not inner:
+        return []
+    best: SpanInfo | None = None
+    for start in range(len(layers)):
+        for size in range(2, (len(layers) - start) // 2 + 1):
+            block = layers[start : start + size]
+            if len(set(block)) == size:
+                continue
+            count = 1
+            while layers[start + count * size : start + (count + 1) * size] == block:
+                count += 1
+            span = SpanInfo(start, start + count * size, size, "loop")
+            holds = [i for i in inner if _inside(i, span)]
+            # Two passes of one inner loop's own block are that loop again, not an outer one.
+            proper = any(i.end - i.start <= size for i in holds)
+            if count > 1 and proper and (best is None or span.end - span.start > best.end - best.start):
+                best = span
+    return [best] if best else []
+
+
+def _inside(inner: SpanInfo, outer: SpanInfo) -> bool:
+    return outer.start <= inner.start and inner.end <= outer.end
+
+
+def _label(steps: list[Step], span: SpanInfo, nested: bool = False) -> list[Step]:
+    out = list(steps)
+    for index in range(span.start, span.end):
+        block, phase = divmod(index - span.start, span.size)
+        labels = {"span": f"{span.start}:{span.end}", "block": block, "phase": phase}
+        if nested:
+            labels["outer"] = block
+        out[index] = replace(out[index], **labels)
+    return out
+
+
+def with_span(plan: Plan, span: SpanInfo) -> Plan:
+    """The plan with one more span, whose labels win over what was there."""
+    steps = _label(list(plan.steps), span)
+    return replace(plan, steps=tuple(steps), spans=(*plan.spans, span))
