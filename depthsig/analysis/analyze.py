@@ -1,0 +1,216 @@
+"""The main job: a model and prompts in, a signature out."""
+
+from __future__ import annotations
+
+import platform
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from depthsig.analysis import scores, tables
+from depthsig.analysis.clean import run_clean
+from depthsig.analysis.request import Request
+from depthsig.engine.certificates import Certificate, certify, judge
+from depthsig.engine.model import Model, check_vocabulary, load
+from depthsig.errors import DepthsigWarning, InputError
+from depthsig.progress import Progress
+from depthsig.prompts import TokenPrompt, load_prompts, tokenize
+from depthsig.signature import Signature
+from depthsig.signature.schema import SCHEMA
+
+PACKAGES = ("depthsig", "torch", "transformers", "transformer-lens", "numpy", "pandas", "scipy")
+_REQUEST = frozenset(f.name for f in fields(Request) if f.init)
+
+
+def analyze(
+    model: Any,
+    prompts: Any = None,
+    *,
+    tokenizer: Any = None,
+    out: str | Path | None = None,
+    progress: bool | Progress = False,
+    **options: Any,
+) -> Signature:
+    """Measure a model's depth-wise signature.
+
+    Args:
+        model: a :class:`~depthsig.engine.model.Model`, or anything that ``depthsig.load`` takes.
+        prompts: the name of built-in prompts, a .txt or .jsonl file, or a list of strings, of
+            ``{"text", "answer"}``, or of token ids. Default: what the checkpoint names, else
+            ``gsm8k``.
+        tokenizer: for a live model.
+        out: folder to save the signature in; checked before anything is computed.
+        progress: show progress on standard error.
+        options: as the command's options (``metrics``, ``agg``, ``max_tokens``, ``order``,
+            ``loop``, ``grown``, ``memory``, ``seed`` ...).
+
+    Raises:
+        InputError: bad input or options. CertificateError: the numbers could not be trusted.
+    """
+    started = time.perf_counter()
+    request, declared, loading = _split(options)
+    if out is not None:
+        from depthsig.signature.storage import ensure_writable
+
+        ensure_writable(out)
+    show = progress if isinstance(progress, Progress) else Progress(bool(progress))
+    with _recorded() as messages:
+        opened = _open(model, tokenizer, declared, loading, show)
+        texts, name = _prompts(prompts, opened, request)
+        ready = _tokens(texts, opened, request)
+        with show.stage("certificates"):
+            certificates = certify(opened, [p.ids for p in ready])
+        only_parts = False
+        verdict = judge(certificates, only_parts=only_parts)
+        for message in verdict.warnings:
+            warnings.warn(message, DepthsigWarning, stacklevel=2)
+        certified = time.perf_counter()
+        measured = run_clean(opened, ready, request, verdict, show)
+    info = describe(opened, request, certificates, name, messages)
+    info["timings"] = {
+        "load_and_certify_s": round(certified - started, 3),
+        "measure_s": round(time.perf_counter() - certified, 3),
+    }
+    signature = build_signature(info, measured, ready, opened, request)
+    if out is not None:
+        signature.save(out)
+    return signature
+
+
+def _split(options: dict[str, Any]) -> tuple[Request, dict[str, Any], dict[str, Any]]:
+    """Options of the request, of the plan, and of loading; anything else is refused."""
+    declared = {k: options.pop(k) for k in ("order", "loop", "grown") if k in options}
+    asked = {k: options.pop(k) for k in list(options) if k in _REQUEST}
+    known = ("dtype", "device", "device_map", "revision", "trust_remote_code", "allow_pickle")
+    loading = {k: options.pop(k) for k in known if k in options}
+    if options:
+        names = sorted(_REQUEST | {"order", "loop", "grown"} | set(known))
+        raise InputError(f"unknown option {next(iter(options))!r}; known are {', '.join(names)}")
+    return Request(**asked), declared, loading
+
+
+def _open(
+    model: Any, tokenizer: Any, declared: dict[str, Any], loading: dict[str, Any], show: Progress
+) -> Model:
+    if isinstance(model, Model):
+        if loading:
+            raise InputError(f"{next(iter(loading))!r} goes with a checkpoint, not with a loaded model")
+        return model.relabelled(**declared) if any(declared.values()) else model
+    with show.stage("loading"):
+        return load(model, tokenizer, **declared, **loading, progress=show.visible)
+
+
+def _prompts(prompts: Any, model: Model, request: Request) -> tuple[Any, str]:
+    if prompts is None:
+        prompts = model.checkpoint.declared.get("prompts", "gsm8k")
+    name = str(prompts) if isinstance(prompts, (str, Path)) else "given"
+    n = request.n if isinstance(prompts, (str, Path)) else None
+    return load_prompts(prompts, n=n, seed=request.seed), name
+
+
+def _tokens(texts: Sequence[Any], model: Model, request: Request) -> list[TokenPrompt]:
+    ready = tokenize(
+        texts, model.tokenizer, max_tokens=request.max_tokens, model_max=model.checkpoint.model_max,
+        chat_template=request.chat_template, positions=request.positions,
+    )  # fmt: skip
+    for prompt in ready:
+        check_vocabulary(model, prompt.ids)
+    return ready
+
+
+@contextmanager
+def _recorded() -> Iterator[list[str]]:
+    """Our own warnings, shown as usual and kept for the signature."""
+    messages: list[str] = []
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def record(message: Any, category: type, *args: Any, **kwargs: Any) -> None:
+            if issubclass(category, DepthsigWarning):
+                messages.append(str(message))
+            show(message, category, *args, **kwargs)
+
+        warnings.simplefilter("always", DepthsigWarning)
+        warnings.showwarning = record
+        yield messages
+
+
+def describe(
+    model: Model, request: Request, certificates: Sequence[Certificate], prompts: str, messages: list[str]
+) -> dict[str, Any]:
+    """The record kept in ``signature.json``."""
+    checkpoint, plan = model.checkpoint, model.plan
+    spans = [
+        {"start": s.start, "end": s.end, "size": s.size, "count": s.count, "kind": s.kind,
+         "executed": s.executed, "source": s.source}
+        for s in plan.spans
+    ]  # fmt: skip
+    return {
+        "schema": SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {**versions(), "python": platform.python_version()},
+        "checkpoint": {
+            "id": checkpoint.source, "name": checkpoint.name, "kind": checkpoint.kind,
+            "revision": checkpoint.revision, "content_hash": checkpoint.content_hash,
+            "family": model.anatomy.family, "n_layers": len(model.anatomy.layers),
+        },
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "seed": request.seed,
+        "plan": plan.records(),
+        "spans": {
+            "declared": model.declared.record(),
+            "executed": [s for s in spans if s["kind"] == "loop" and s["executed"]],
+            "labelled": [s for s in spans if s["kind"] != "loop" or not s["executed"]],
+            "found": [],
+        },
+        "certificates": [c.record() for c in certificates],
+        "options": {**request.record(), **model.declared.record(), "prompts": prompts},
+        "warnings": [*messages, *plan.notes],
+    }  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that the numbers depend on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def build_signature(
+    info: dict[str, Any], measured: Any, prompts: Sequence[TokenPrompt], model: Model, request: Request
+) -> Signature:
+    """Tables from samples."""
+    samples, wanted, seed = measured.samples, request.wanted, request.seed
+    return Signature(
+        info=info,
+        profiles=tables.profiles_table(samples, wanted, model.plan, request.aggs, seed),
+        matrices=tables.matrices_table(samples, wanted, request.aggs, seed),
+        scores=scores.clean_scores(samples, wanted, request.aggs, seed),
+        prompts=prompts_table(prompts, measured.cuts),
+        samples_table=tables.samples_table(samples, wanted),
+        tokens_table=measured.tokens,
+    )
+
+
+def prompts_table(prompts: Sequence[TokenPrompt], cuts: dict[int, Sequence[int]]) -> pd.DataFrame:
+    """``prompts.csv``: every prompt that was asked for, the short ones too."""
+    return pd.DataFrame({
+        "prompt": [p.index for p in prompts],
+        "sha256": [p.sha256 for p in prompts],
+        "tokens_sha256": [p.tokens_sha256 for p in prompts],
+        "n_tokens": [p.n_tokens for p in prompts],
+        "cuts": [" ".join(map(str, cuts.get(p.index, ()))) for p in prompts],
+    })  # fmt: skip

@@ -1,0 +1,100 @@
+"""What was asked for: the options of an analysis, checked before anything heavy is done."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from depthsig.errors import InputError
+from depthsig.metrics.registry import PARTS, SCOPES, Metric, select
+
+POSITIONS = ("all", "answer", "last")
+DEFAULT_METRICS = ("lens", "residual")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Options of ``depthsig analyze`` that say what is measured, under the names of the command."""
+
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    parts: tuple[str, ...] = ("layer",)
+    scopes: tuple[str, ...] = ("current", "future")
+    cuts: int = 4
+    agg: str = "mean"
+    n: int | None = 20
+    max_tokens: int = 256
+    chat_template: bool = False
+    positions: str = "all"
+    keep_first: bool = False
+    ablation: str = "zero"
+    memory: str | int = "4GiB"
+    batch_size: int | None = None
+    seed: int = 0
+    selected: tuple[Metric, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("metrics", "parts", "scopes"):
+            object.__setattr__(self, name, as_tuple(getattr(self, name)))
+        _choice("parts", self.parts, PARTS)
+        _choice("scopes", self.scopes, SCOPES)
+        _choice("positions", (self.positions,), POSITIONS)
+        _choice("agg", (self.agg,), ("mean", "max", "both"))
+        _choice("ablation", (self.ablation,), ("zero", "mean"))
+        for name, least in (("n", 1), ("max_tokens", 2), ("cuts", 1), ("batch_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{_option(name)} is {value}; it must be {least} or more")
+        if self.keep_first and self.positions != "all":
+            raise InputError("--keep-first goes with --positions all only")
+        object.__setattr__(self, "selected", tuple(select(self.metrics)))
+        object.__setattr__(self, "memory", parse_memory(self.memory))
+
+    @property
+    def aggs(self) -> tuple[str, ...]:
+        """The aggregations to write."""
+        return ("mean", "max") if self.agg == "both" else (self.agg,)
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """Full names of the metrics asked for."""
+        return frozenset(m.id for m in self.selected)
+
+    def record(self) -> dict[str, Any]:
+        """The options, as ``signature.json`` keeps them."""
+        record = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "selected"}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in record.items()}
+
+
+def as_tuple(value: str | Sequence[str]) -> tuple[str, ...]:
+    """``"a,b"`` and ``["a", "b"]`` are the same list."""
+    pieces = value.split(",") if isinstance(value, str) else value
+    return tuple(dict.fromkeys(piece.strip() for piece in pieces if piece.strip()))
+
+
+def parse_memory(text: str | int) -> int:
+    """Bytes of ``4GiB``, ``500MB`` or a plain number.
+
+    >>> parse_memory("1GiB")
+    1073741824
+    """
+    units = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?b?)\s*", str(text).lower())
+    unit = match[2] if match else None
+    if match and unit in ("k", "m", "g", "ki", "mi", "gi"):
+        unit = unit + "b"
+    if not match or unit not in units or float(match[1]) <= 0:
+        raise InputError(f"--memory {text!r} is no amount of memory; write for example 4GiB or 800MB")
+    return int(float(match[1]) * units[unit])
+
+
+def _choice(name: str, values: Sequence[str], allowed: Sequence[str]) -> None:
+    unknown = [v for v in values if v not in allowed]
+    if unknown or not values:
+        found = ", ".join(map(repr, unknown)) or "nothing"
+        raise InputError(f"{_option(name)}: found {found}; known are {', '.join(allowed)}")
+
+
+def _option(name: str) -> str:
+    return "-n" if name == "n" else "--" + name.replace("_", "-")

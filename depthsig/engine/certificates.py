@@ -1,0 +1,173 @@
+"""Certificates: an analysis first proves itself on the actual model and prompts (DESIGN §5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from depthsig.checkpoint.adapter import tolerance
+from depthsig.checkpoint.hooks import undisturbed
+from depthsig.engine.batch import make_batch
+from depthsig.engine.clean import CleanRun, native_run
+from depthsig.engine.model import Model
+from depthsig.errors import CertificateError
+
+PROMPTS = 4
+
+_MEANING = {
+    "readout": (
+        "the lens's readout does not reproduce the model's logits",
+        "the final norm, head, soft-cap or scale was not found right; please report this model",
+    ),
+    "neutral": (
+        "watching the model changes its logits",
+        "this model cannot be hooked safely; please report it",
+    ),
+    "identity": (
+        "running the model step by step changes its logits",
+        "this model does something between its layers, so --order and edits cannot be trusted",
+    ),
+    "parts": (
+        "attention and MLP contributions do not add up to the layer's update",
+        "ask for --parts layer",
+    ),
+    "padding": (
+        "a prompt's logits change when it is padded in a batch",
+        "prompts are run one at a time",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """One proof: the largest deviation that was seen, and what was tolerated.
+
+    ``value`` and ``tolerance`` are in logits, but for ``parts`` relative to the output's norm.
+    """
+
+    name: str
+    value: float
+    tolerance: float
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the deviation is within tolerance (a NaN never is)."""
+        return self.value <= self.tolerance
+
+    def record(self) -> dict:
+        """As ``signature.json`` keeps it."""
+        return {**asdict(self), "passed": self.passed}
+
+    def message(self) -> str:
+        """One line: which proof failed, by how much, and what to do."""
+        what, remedy = _MEANING[self.name]
+        return (
+            f"certificate {self.name!r} failed: {what} "
+            f"(deviation {self.value:.3g}, tolerated {self.tolerance:.3g}); {remedy}"
+        )
+
+
+def certify(model: Model, prompts: Sequence[Sequence[int]]) -> list[Certificate]:
+    """All certificates of ``model`` on up to four prompts, the shortest and longest among them.
+
+    Args:
+        prompts: token ids; those of fewer than two tokens are not used.
+    """
+    chosen = _choose(prompts)
+    relative = tolerance(model.dtype)
+    worst = dict.fromkeys(("readout", "neutral", "identity", "parts", "padding"), 0.0)
+    scale, has_parts = 0.0, False
+    padded = model.clean(make_batch(chosen, range(len(chosen)), model.device).ids).outputs[-1]
+    for row, ids in enumerate(chosen):
+        batch = make_batch([ids], [0], model.device).ids
+        plain = model.logits(batch)
+        scale = max(scale, float(plain.float().abs().max()))
+        observed, watched = native_run(
+            model.module, model.anatomy, model.trace, batch, parts=True, logits=True
+        )
+        assert watched is not None, "the model's own forward gave no logits"
+        deviations = {
+            "readout": _deviation(model, observed.outputs[-1], plain),
+            "neutral": _largest(watched, plain),
+        }
+        if model.trace.is_chain:
+            deviations["identity"] = _deviation(model, model.executed(batch).outputs[-1], plain)
+        run = observed if model.is_native else model.clean(batch, parts=True)
+        alone = plain if model.is_native else model.read(run.outputs[-1])
+        deviations["padding"] = _deviation(model, padded[row : row + 1, : len(ids)], alone)
+        parts = parts_error(run)
+        if parts is not None:
+            has_parts, deviations["parts"] = True, parts
+        for name, value in deviations.items():
+            worst[name] = value if value != value else max(worst[name], value)
+    if not has_parts:
+        del worst["parts"]
+    if not model.trace.is_chain:
+        del worst["identity"]
+    return [
+        Certificate(n, v, relative if n == "parts" else relative * scale) for n, v in worst.items()
+    ]
+
+
+def _choose(prompts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    usable = sorted((p for p in prompts if len(p) >= 2), key=len)
+    if len(usable) <= PROMPTS:
+        return usable
+    middle = [usable[len(usable) // 3], usable[2 * len(usable) // 3]]
+    return [usable[0], *middle, usable[-1]]
+
+
+def _largest(a: Tensor, b: Tensor) -> float:
+    return float((a.float() - b.float()).abs().max())
+
+
+def _deviation(model: Model, hidden: Float[Tensor, "1 token d"], plain: Tensor) -> float:
+    with undisturbed(model.module):
+        return _largest(model.readout(hidden), plain)
+
+
+def parts_error(run: CleanRun) -> float | None:
+    """max over tokens and steps of ‖in + a + m − out‖/‖out‖; None where no step has parts."""
+    worst: float | None = None
+    for before, out, a, m in zip(run.inputs, run.outputs, run.attn, run.mlp, strict=True):
+        if a is None or m is None:
+            continue
+        gap = before.double() + a.double() + m.double() - out.double()
+        error = float((gap.norm(dim=-1) / out.double().norm(dim=-1).clamp_min(1e-30)).max())
+        worst = error if worst is None or error > worst or error != error else worst
+    return worst
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the certificates allow: whether parts may be used, and prompts padded."""
+
+    parts: bool
+    pad: bool
+    warnings: tuple[str, ...]
+
+
+def judge(certificates: Sequence[Certificate], *, only_parts: bool = False) -> Verdict:
+    """Stop on a failed certificate, with two exceptions that only restrict the run.
+
+    Args:
+        only_parts: nothing but attention and MLP rows was asked for.
+
+    Raises:
+        CertificateError: naming the certificate, its value and what to do.
+    """
+    failed = {c.name: c for c in certificates if not c.passed}
+    for name, certificate in failed.items():
+        if name not in ("parts", "padding") or (name == "parts" and only_parts):
+            raise CertificateError(certificate.message())
+    known = {c.name for c in certificates}
+    return Verdict(
+        parts="parts" in known and "parts" not in failed,
+        pad="padding" not in failed,
+        warnings=tuple(c.message() for c in failed.values()),
+    )

@@ -1,0 +1,190 @@
+"""A checkpoint with its anatomy and plan: what every analysis works on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from depthsig.checkpoint.adapter import Anatomy, find_anatomy
+from depthsig.checkpoint.finite import check_finite
+from depthsig.checkpoint.hooks import forward, undisturbed
+from depthsig.checkpoint.open import Checkpoint, open_checkpoint
+from depthsig.checkpoint.readout import Readout
+from depthsig.engine.calls import LayerCall, row_specs
+from depthsig.engine.clean import CleanRun, layer_calls, native_run, ordered_run
+from depthsig.errors import InputError, UnsupportedModelError
+from depthsig.plan.declared import Declared, declare, gather
+from depthsig.plan.plan import Plan, build_plan
+from depthsig.plan.trace import Trace, trace_forward
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model that can be run step by step.
+
+    Attributes:
+        checkpoint: where it came from, its module and tokenizer.
+        anatomy: where its layers, parts and readout are.
+        native: the plan of the model's own forward, as traced.
+        plan: the plan that is run: the native one, or the declared order, with its labels.
+    """
+
+    checkpoint: Checkpoint
+    anatomy: Anatomy
+    trace: Trace
+    native: Plan
+    plan: Plan
+    declared: Declared
+    _specs: dict[int, dict[int, tuple]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def module(self) -> nn.Module:
+        """The live model."""
+        return self.checkpoint.module
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, if there is one."""
+        return self.checkpoint.tokenizer
+
+    @property
+    def readout(self) -> Readout:
+        """From the last residual state to logits."""
+        return self.anatomy.readout
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the model computes in."""
+        return next(self.module.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        return next(self.module.parameters()).device
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the plan is the model's own order of layers."""
+        return self.plan.layers == self.native.layers
+
+    def logits(self, ids: Int[Tensor, "row token"]) -> Float[Tensor, "row token vocab"]:
+        """The model's own logits, in its own order of layers."""
+        with undisturbed(self.module):
+            return forward(self.module, ids)
+
+    def clean(self, ids: Int[Tensor, "row token"], *, parts: bool = False) -> CleanRun:
+        """The unedited run of the plan, with every step's input and output."""
+        if self.is_native:
+            return native_run(self.module, self.anatomy, self.trace, ids, parts=parts)[0]
+        return ordered_run(self.module, self.anatomy, self.trace, self.plan, ids, parts=parts)
+
+    def executed(self, ids: Int[Tensor, "row token"]) -> CleanRun:
+        """The model's own order of layers, run step by step by the executor."""
+        return ordered_run(self.module, self.anatomy, self.trace, self.native, ids)
+
+    def read(self, hidden: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vocab"]:
+        """Logits of residual states."""
+        with undisturbed(self.module):
+            return self.readout(hidden)
+
+    def relabelled(self, **options: str | None) -> Model:
+        """The same model under other declarations (``order``, ``loop``, ``grown``)."""
+        declared = gather(options, self.checkpoint.declared, self.checkpoint.config)
+        plan = declare(self.native, declared, len(self.anatomy.layers))
+        _check_order(self.trace, self.native, plan)
+        return replace(self, plan=plan, declared=declared)
+
+    def cache(
+        self, prompts: Sequence[Any], names: Sequence[str], **options: Any
+    ) -> dict[str, list[Float[Tensor, "token d"]]]:
+        """Single activations under TransformerLens' names, one tensor [token, d] a prompt.
+
+        Known: ``blocks.{i}.hook_resid_pre``, ``.hook_resid_mid``, ``.hook_resid_post``,
+        ``.hook_attn_out``, ``.hook_mlp_out``; i counts steps, so every pass of a loop has its own.
+        """
+        from depthsig.engine.cache import cache_activations
+
+        return cache_activations(self, prompts, names, **options)
+
+    def row_specs(self, tokens: int) -> dict[int, tuple]:
+        """For prompts of ``tokens`` tokens: how each layer's arguments grow with the batch."""
+        if tokens not in self._specs:
+            seen = []
+            for rows in (2, 3):
+                ids = torch.ones(rows, tokens, dtype=torch.long, device=self.device)
+                seen.append(layer_calls(self.module, self.anatomy, self.trace, ids)[1])
+            two, three = seen
+            specs = row_specs([two[k] for k in two], [three[k] for k in two])
+            self._specs[tokens] = dict(zip(two, specs, strict=True))
+        return self._specs[tokens]
+
+    def with_rows(self, run: CleanRun, tokens: int) -> list[LayerCall]:
+        """The calls of a run, ready to be made for any selection of its prompts."""
+        specs = self.row_specs(tokens)
+        return [replace(c, rows=specs[s.layer]) for s, c in zip(self.plan, run.calls, strict=True)]
+
+    def __str__(self) -> str:
+        return f"{self.checkpoint.name} ({self.anatomy.family}): {self.plan}"
+
+
+def load(
+    source: Any,
+    tokenizer: Any = None,
+    *,
+    order: str | None = None,
+    loop: str | None = None,
+    grown: str | None = None,
+    **options: Any,
+) -> Model:
+    """Load a checkpoint, or wrap a live model, and trace its plan.
+
+    Args:
+        source: a local folder, a hub id, a GGUF file, the name of a shipped checkpoint, a live
+            Hugging Face model, or a ``TransformerBridge``.
+        tokenizer: for live models.
+        order, loop, grown: as the command's options of the same names.
+        options: ``dtype``, ``device``, ``device_map``, ``revision``, ``trust_remote_code``,
+            ``allow_pickle``, ``progress``; see :func:`depthsig.checkpoint.open.open_checkpoint`.
+
+    Raises:
+        InputError: for anything that cannot be loaded safely and exactly; one line says why.
+    """
+    checkpoint = open_checkpoint(source, tokenizer, **options)
+    check_finite(checkpoint.module)
+    anatomy = find_anatomy(checkpoint.module, checkpoint.config)
+    trace = trace_forward(checkpoint.module, anatomy.layers)
+    native = build_plan(trace.layers, len(anatomy.layers))
+    declared = gather(_named(order, loop, grown), checkpoint.declared, checkpoint.config)
+    plan = declare(native, declared, len(anatomy.layers))
+    _check_order(trace, native, plan)
+    return Model(checkpoint, anatomy, trace, native, plan, declared)
+
+
+def _named(order: str | None, loop: str | None, grown: str | None) -> Mapping[str, str | None]:
+    return {"order": order, "loop": loop, "grown": grown}
+
+
+def _check_order(trace: Trace, native: Plan, plan: Plan) -> None:
+    if plan.layers == native.layers or trace.is_chain:
+        return
+    if plan.order is not None:
+        at = next(i for i, chained in enumerate(trace.chained) if not chained)
+        raise UnsupportedModelError(
+            f"another order of layers cannot be run exactly: this model does something between "
+            f"steps {at - 1} and {at} (a norm or an injection); leave --order out"
+        )
+
+
+def check_vocabulary(model: Model, ids: Sequence[int]) -> None:
+    """Refuse token ids that the model has no embedding for."""
+    size = model.readout.vocab
+    if size and ids and (max(ids) >= size or min(ids) < 0):
+        raise InputError(
+            f"token id {max(ids)} is outside the model's vocabulary of {size}; "
+            "the tokenizer does not belong to this checkpoint"
+        )

@@ -1,0 +1,29 @@
+"""Progress on standard error: quiet unless it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Stages with a bar each; ``visible=False`` shows nothing at all."""
+
+    visible: bool = False
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """A stage of known or unknown length; yields ``tick(amount)``."""
+        if not self.visible:
+            yield lambda amount: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+            task = bars.add_task(name, total=total)
+            yield lambda amount: bars.update(task, advance=amount)
