@@ -1,1 +1,47 @@
+"""depthsig: how language models use their depth.
+
+>>> import depthsig
+>>> depthsig.__version__
+'0.1.0'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from depthsig.analysis.analyze import analyze
+    from depthsig.analysis.check import check
+    from depthsig.engine.model import Model, load
+    from depthsig.errors import CertificateError, DepthsigError, DepthsigWarning, InputError
+    from depthsig.signature import Signature
+
+_HOME = {
+    "analyze": "depthsig.analysis.analyze",
+    "check": "depthsig.analysis.check",
+    "load": "depthsig.engine.model",
+    "Model": "depthsig.engine.model",
+    "Signature": "depthsig.signature",
+    "DepthsigError": "depthsig.errors",
+    "DepthsigWarning": "depthsig.errors",
+    "InputError": "depthsig.errors",
+    "CertificateError": "depthsig.errors",
+}
+
+__all__ = [
+    "CertificateError", "DepthsigError", "DepthsigWarning", "InputError", "Model", "Signature",
+    "analyze", "check", "load",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,1 @@
+"""Analyses: requests in, signatures out."""

@@ -1,0 +1,79 @@
+"""``depthsig analyze``: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from depthsig.cli import options as opt
+
+DEFAULT = "lens,residual"
+
+
+def analyze(
+    checkpoint: opt.Checkpoint,
+    order: opt.Order = None,
+    loop: opt.Loop = None,
+    grown: opt.Grown = None,
+    prompts: opt.Prompts = None,
+    n: opt.Count = 20,
+    max_tokens: opt.MaxTokens = 256,
+    chat_template: Annotated[bool, typer.Option("--chat-template", help="Use the tokenizer's template.")] = False,
+    positions: Annotated[str, typer.Option(help="Measure at: all, answer or last.")] = "all",
+    keep_first: Annotated[
+        bool, typer.Option("--keep-first", help="Average lens and residual metrics over position 0 too.")
+    ] = False,
+    metrics: Annotated[str, typer.Option(help="Groups or names (`depthsig metrics`), comma-separated.")] = DEFAULT,
+    agg: Annotated[str, typer.Option(help="mean, max (the papers' worst case) or both.")] = "mean",
+    dtype: opt.Dtype = None,
+    device: opt.Device = "auto",
+    device_map: opt.DeviceMap = None,
+    memory: Annotated[str, typer.Option(help="Memory to use beside the model.")] = "4GiB",
+    batch_size: Annotated[int | None, typer.Option(help="At most this many prompts at once.")] = None,
+    seed: opt.Seed = 0,
+    revision: opt.Revision = None,
+    trust_remote_code: opt.TrustRemoteCode = False,
+    allow_pickle: opt.AllowPickle = False,
+    out: Annotated[Path | None, typer.Option(help="Results folder [default: depthsig-results/NAME].")] = None,
+    no_progress: opt.NoProgress = False,
+    json: opt.Json = False,
+) -> None:
+    """Measure a checkpoint's depth-wise signature and write a report."""
+    # The request is checked first: a wrong option must not cost the loading of a model.
+    from depthsig.analysis.request import Request
+
+    asked = {
+        "metrics": metrics, "n": n, "max_tokens": max_tokens, "chat_template": chat_template,
+        "positions": positions, "keep_first": keep_first, "agg": agg, "memory": memory,
+        "batch_size": batch_size, "seed": seed,
+    }  # fmt: skip
+    Request(**asked)
+    target = out if out is not None else opt.default_out(checkpoint)
+    from depthsig.signature.storage import ensure_writable
+
+    ensure_writable(target)
+    from depthsig.analysis.analyze import analyze as run
+    from depthsig.report import build
+
+    loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    with opt.plain_warnings():
+        signature = run(
+            checkpoint, prompts, order=order, loop=loop, grown=grown, out=target,
+            progress=opt.wants_progress(no_progress), **asked, **loading,
+        )  # fmt: skip
+        build(target)
+    _say_where(signature, target, json)
+
+
+def _say_where(signature: object, target: Path, as_json: bool) -> None:
+    report = target / "report.html"
+    if as_json:
+        import json
+
+        info = signature.info  # type: ignore[attr-defined]
+        typer.echo(json.dumps({"out": str(target), "report": str(report), "signature": info}, default=str))
+        return
+    typer.echo(f"{signature}")
+    typer.echo(f"report: {report}")

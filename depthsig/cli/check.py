@@ -1,0 +1,44 @@
+"""``depthsig check``: the certificates alone."""
+
+from __future__ import annotations
+
+import typer
+
+from depthsig.cli import options as opt
+
+
+def check(
+    checkpoint: opt.Checkpoint,
+    order: opt.Order = None,
+    loop: opt.Loop = None,
+    grown: opt.Grown = None,
+    prompts: opt.Prompts = None,
+    n: opt.Count = 20,
+    max_tokens: opt.MaxTokens = 256,
+    dtype: opt.Dtype = None,
+    device: opt.Device = "auto",
+    device_map: opt.DeviceMap = None,
+    seed: opt.Seed = 0,
+    revision: opt.Revision = None,
+    trust_remote_code: opt.TrustRemoteCode = False,
+    allow_pickle: opt.AllowPickle = False,
+    json: opt.Json = False,
+) -> int:
+    """Prove that this model is measured exactly, and print the proofs."""
+    from depthsig.analysis.check import check as run
+
+    loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    with opt.plain_warnings():
+        certificates = run(
+            checkpoint, prompts, order=order, loop=loop, grown=grown, n=n, max_tokens=max_tokens,
+            seed=seed, **loading,
+        )  # fmt: skip
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps({"certificates": [c.record() for c in certificates]}))
+    else:
+        for c in certificates:
+            verdict = "pass" if c.passed else "FAIL"
+            typer.echo(f"{verdict}  {c.name:<9} {c.value:.3g} (tolerated {c.tolerance:.3g})")
+    return 0 if all(c.passed for c in certificates) else 3

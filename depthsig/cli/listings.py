@@ -1,0 +1,52 @@
+"""``depthsig models``, ``prompts`` and ``metrics``: what there is."""
+
+from __future__ import annotations
+
+import typer
+
+from depthsig.cli import options as opt
+
+
+def models(json: opt.Json = False) -> None:
+    """List the checkpoints that ship with depthsig."""
+    from depthsig.prompts.shipped import shipped_checkpoints
+
+    found = {name: str(path) for name, path in shipped_checkpoints().items()}
+    _print(found, json)
+
+
+def prompts(json: opt.Json = False) -> None:
+    """List the built-in prompts."""
+    from depthsig.prompts import BUILTIN
+
+    _print({name: str(text) for name, text in BUILTIN.items()}, json)
+
+
+def metrics(json: opt.Json = False) -> None:
+    """List every metric with its groups, definition and source."""
+    from dataclasses import asdict
+
+    from depthsig.metrics.registry import all_metrics
+
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps([asdict(m) for m in all_metrics().values()]))
+        return
+    for entry in all_metrics().values():
+        where = f"{entry.kind}{' over ' + entry.axis if entry.axis else ''}"
+        unit = f" [{entry.unit}]" if entry.unit else ""
+        typer.echo(f"{entry.id}  ({where}; --metrics {'|'.join(entry.groups)})")
+        typer.echo(f"    {entry.label}{unit}: {entry.formula}")
+        typer.echo(f"    {entry.source}")
+
+
+def _print(found: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        import json as codec
+
+        typer.echo(codec.dumps(found))
+        return
+    width = max(map(len, found), default=0)
+    for name, text in found.items():
+        typer.echo(f"{name:<{width}}  {text}")

@@ -1,0 +1,37 @@
+"""``depthsig plan``: which layer runs when."""
+
+from __future__ import annotations
+
+import typer
+
+from depthsig.cli import options as opt
+
+
+def plan(
+    checkpoint: opt.Checkpoint,
+    order: opt.Order = None,
+    loop: opt.Loop = None,
+    grown: opt.Grown = None,
+    dtype: opt.Dtype = None,
+    device: opt.Device = "auto",
+    device_map: opt.DeviceMap = None,
+    revision: opt.Revision = None,
+    trust_remote_code: opt.TrustRemoteCode = False,
+    allow_pickle: opt.AllowPickle = False,
+    json: opt.Json = False,
+) -> None:
+    """Trace one forward and print its steps as a table."""
+    from depthsig.engine.model import load
+
+    loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    with opt.plain_warnings():
+        model = load(checkpoint, order=order, loop=loop, grown=grown, **loading)
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps({"checkpoint": model.checkpoint.name, "plan": model.plan.records()}))
+        return
+    typer.echo(str(model))
+    for note in model.plan.notes:
+        typer.echo(note)
+    typer.echo(model.plan.frame().to_string(index=False, na_rep=""))

@@ -1,0 +1,1 @@
+"""The engine: clean and edited runs, and the certificates that prove them."""
