@@ -1,0 +1,10 @@
+"""Prompts: built-in, from files or as given; their token ids, answer spans and positions."""
+
+from depthsig.prompts.builtin import BUILTIN, builtin_prompts, load_prompts
+from depthsig.prompts.files import read_prompts
+from depthsig.prompts.prompt import Prompt, TokenPrompt
+from depthsig.prompts.tokens import as_prompt, tokenize
+
+__all__ = [
+    "BUILTIN", "Prompt", "TokenPrompt", "as_prompt", "builtin_prompts", "load_prompts", "read_prompts", "tokenize",
+]  # fmt: skip
