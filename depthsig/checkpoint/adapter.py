@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from depthsig.checkpoint.components import Candidates, find_candidates, transforms_in
-from depthsig.checkpoint.hooks import resolve
+from depthsig.checkpoint.hooks import as_residual, resolve
 from depthsig.checkpoint.probe import Probe, outputs_without, residual_mappers, run_probe
 from depthsig.checkpoint.readout import Readout
 from depthsig.errors import UnsupportedModelError
@@ -140,9 +140,10 @@ def _with_parts(layer: Layer, candidates: Candidates, probe: Probe) -> Layer:
     ):
         attn, mlp = resolve(layer.module, a_path), resolve(layer.module, m_path)
         a, m = probe.outputs.get(id(attn)), probe.outputs.get(id(mlp))
-        if attn is mlp or a is None or m is None or not a.shape == m.shape == end.shape:
+        if attn is mlp or a is None or m is None or not a.numel() == m.numel() == end.numel():
             continue
-        error = float((scale * (a.double() + m.double()) - update).norm()) / size
+        both = as_residual(a, end).double() + as_residual(m, end).double()
+        error = float((scale * both - update).norm()) / size
         # A later candidate must be clearly better: a projection equals its module's output.
         if error < best_error * (0.3 if best.has_parts else 1.0):
             parts = Sublayer(a_path, attn, scale), Sublayer(m_path, mlp, scale)

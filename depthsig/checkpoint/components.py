@@ -107,11 +107,11 @@ def _add_sublayers(found: Candidates, block: Any) -> None:
         for name in names:
             part = block.submodules.get(name)
             path = getattr(part, "name", None)
-            if path is None:
-                continue
             post_norm = getattr(block.submodules.get(post), "name", None)
             inner = getattr(getattr(part, "submodules", {}).get(out), "name", None)
-            paths = [post_norm, path, f"{path}.{inner}" if inner else None]
+            # OPT has no MLP module: its projections are the layer's own children.
+            joined = ".".join(p for p in (path, inner) if p) if inner else None
+            paths = [post_norm, path, joined]
             store.extend(p for p in paths if p and p not in store)
 
 

@@ -50,6 +50,11 @@ def with_first(output: Any, tensor: Tensor) -> Any:
     return tensor
 
 
+def as_residual(tensor: Tensor, like: Tensor) -> Tensor:
+    """A sublayer's output in the shape of the residual stream: OPT flattens rows and tokens."""
+    return tensor if tensor.shape == like.shape else tensor.reshape(like.shape)
+
+
 @contextmanager
 def hooked(
     pre: Iterable[tuple[nn.Module, Callable]] = (), post: Iterable[tuple[nn.Module, Callable]] = ()

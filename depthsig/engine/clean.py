@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from depthsig.checkpoint.adapter import Anatomy, Layer, Sublayer
 from depthsig.checkpoint.hooks import (
     StopForward,
+    as_residual,
     first_tensor,
     forward,
     hidden_of,
@@ -88,7 +89,7 @@ class _Recorder:
         def keep(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
             tensor = first_tensor(output)
             if tensor is not None:
-                self.current[kind] = tensor.clone() if sub.scale == 1.0 else tensor * sub.scale
+                self.current[kind] = _scaled(tensor, sub, self.run.inputs[-1])
 
         return keep
 
@@ -144,7 +145,7 @@ def ordered_run(
         for step in plan:
             layer = anatomy.layers[step.layer]
             kept: dict[str, Tensor | None] = {"attn": None, "mlp": None}
-            post = [(sub.module, _keep(kept, kind, sub)) for kind, sub in _sublayers(layer)]
+            post = [(sub.module, _keep(kept, kind, sub, hidden)) for kind, sub in _sublayers(layer)]
             with hooked(post=post if parts and layer.has_parts else []):
                 output = calls[step.layer](hidden)
             run.inputs.append(hidden)
@@ -157,11 +158,17 @@ def ordered_run(
     return run
 
 
-def _keep(kept: dict[str, Tensor | None], kind: str, sub: Sublayer) -> Any:
+def _scaled(tensor: Tensor, sub: Sublayer, like: Tensor) -> Tensor:
+    """A contribution as it is added, in storage of its own."""
+    tensor = as_residual(tensor, like)
+    return tensor.clone() if sub.scale == 1.0 else tensor * sub.scale
+
+
+def _keep(kept: dict[str, Tensor | None], kind: str, sub: Sublayer, like: Tensor) -> Any:
     def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         tensor = first_tensor(output)
         if tensor is not None:
-            kept[kind] = tensor.clone() if sub.scale == 1.0 else tensor * sub.scale
+            kept[kind] = _scaled(tensor, sub, like)
 
     return hook
 

@@ -1,0 +1,5 @@
+"""Signatures: tables with provenance, saved and loaded without a model (and without torch)."""
+
+from depthsig.signature.signature import Signature
+
+__all__ = ["Signature"]

@@ -1,0 +1,153 @@
+"""A signature: the tables of one analysis with their provenance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from depthsig.errors import InputError
+from depthsig.signature import storage
+from depthsig.signature.schema import conform
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame()
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What one analysis measured (DESIGN §10), saved and loaded without its model.
+
+    Attributes:
+        info: what ``signature.json`` holds: checkpoint, plan, certificates, options, versions.
+        profiles, matrices, scores, prompts, samples_table, tokens_table: the tables, with the
+            columns of :data:`depthsig.signature.schema.TABLES`.
+    """
+
+    info: dict[str, Any]
+    profiles: pd.DataFrame = field(default_factory=_empty, repr=False)
+    matrices: pd.DataFrame = field(default_factory=_empty, repr=False)
+    scores: pd.DataFrame = field(default_factory=_empty, repr=False)
+    prompts: pd.DataFrame = field(default_factory=_empty, repr=False)
+    samples_table: pd.DataFrame = field(default_factory=_empty, repr=False)
+    tokens_table: pd.DataFrame = field(default_factory=_empty, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, attribute in _ATTRIBUTES.items():
+            object.__setattr__(self, attribute, conform(name, getattr(self, attribute)))
+
+    @property
+    def plan(self) -> pd.DataFrame:
+        """The steps that were run, one row each."""
+        frame = pd.DataFrame(self.info.get("plan", []))
+        for column in frame.columns.difference(["span"]):
+            frame[column] = frame[column].astype("Int64")
+        return frame
+
+    def profile(
+        self, metric: str, part: str | None = None, scope: str | None = None, agg: str | None = None
+    ) -> pd.DataFrame:
+        """Rows of ``profiles.csv`` of one metric, ordered by index.
+
+        Where ``part``, ``scope`` or ``agg`` are left out, ``layer``, ``current`` and ``mean`` are
+        taken if they are there.
+
+        Raises:
+            InputError: if nothing of it was measured; the message says what was.
+        """
+        return _choose(self.profiles, metric, part, scope, agg).sort_values("index", ignore_index=True)
+
+    def matrix(
+        self, metric: str, part: str | None = None, scope: str | None = None, agg: str | None = None
+    ) -> pd.DataFrame:
+        """A matrix as a table of rows x columns, NaN where a cell is undefined."""
+        frame = _choose(self.matrices, metric, part, scope, agg)
+        return frame.pivot(index="row", columns="col", values="value")
+
+    def score(
+        self, score: str, metric: str | None = None, part: str | None = None, scope: str | None = None,
+        agg: str | None = None,
+    ) -> float:  # fmt: skip
+        """The value of one score; NaN where it is undefined."""
+        frame = self.scores.rename(columns={"score": "metric", "metric": "of"})
+        if metric is not None:
+            frame = frame[frame["of"] == metric]
+        return float(_choose(frame, score, part, scope, agg)["value"].iloc[0])
+
+    def samples(
+        self, metric: str, part: str | None = None, scope: str | None = None, agg: str | None = None
+    ) -> pd.DataFrame:
+        """Per-prompt values of one metric."""
+        return _choose(self.samples_table, metric, part, scope, agg).reset_index(drop=True)
+
+    def tokens(self, metric: str = "lens.tokens", prompt: int | None = None) -> pd.DataFrame:
+        """Token-level values of one metric, of one prompt or of all that were kept."""
+        frame = self.tokens_table[self.tokens_table["metric"] == metric]
+        if frame.empty:
+            raise InputError(f"no {metric!r} in this signature; {_there(self.tokens_table)}")
+        return frame if prompt is None else frame[frame["prompt"] == prompt]
+
+    def plot(self, metric: str, ax: Any = None, **choice: Any) -> Any:
+        """Draw one metric; returns the axes (the figure is ``ax.figure``)."""
+        from depthsig.report.figures import plot_metric
+
+        return plot_metric(self, metric, ax=ax, **choice)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the results folder, whole or not at all; an older result is replaced."""
+        with storage.writing(directory) as partial:
+            tables = {name: getattr(self, attribute) for name, attribute in _ATTRIBUTES.items()}
+            storage.write_tables(partial, self.info, tables)
+        return Path(directory)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Signature:
+        """Read a results folder.
+
+        Raises:
+            InputError: naming what is missing or damaged.
+        """
+        info, tables = storage.read_tables(directory)
+        return cls(info, **{_ATTRIBUTES[name]: frame for name, frame in tables.items()})
+
+    def __repr__(self) -> str:
+        name = self.info.get("checkpoint", {}).get("name", "?")
+        metrics = list(dict.fromkeys([*self.profiles["metric"], *self.matrices["metric"]]))
+        steps = len(self.info.get("plan", []))
+        return f"Signature of {name}: {steps} steps, {len(self.prompts)} prompts, {len(metrics)} metrics"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        shown = self.scores[["score", "part", "scope", "agg", "value", "ci_low", "ci_high", "note"]]
+        return f"<p>{escape(repr(self))}</p>" + shown.to_html(index=False, na_rep="", escape=True)
+
+
+_ATTRIBUTES = {
+    "profiles": "profiles", "matrices": "matrices", "scores": "scores", "prompts": "prompts",
+    "samples": "samples_table", "tokens": "tokens_table",
+}  # fmt: skip
+_DEFAULTS = {"part": "layer", "scope": "current", "agg": "mean"}
+
+
+def _choose(
+    frame: pd.DataFrame, metric: str, part: str | None, scope: str | None, agg: str | None
+) -> pd.DataFrame:
+    rows = frame[frame["metric"] == metric]
+    if rows.empty:
+        raise InputError(f"no {metric!r} in this signature; {_there(frame)}")
+    for column, value in (("part", part), ("scope", scope), ("agg", agg)):
+        have = list(dict.fromkeys(rows[column]))
+        if value is None:
+            value = _DEFAULTS[column] if _DEFAULTS[column] in have else have[0]
+        if value not in have:
+            raise InputError(f"{metric!r} has no {column} {value!r}; it has {', '.join(map(repr, have))}")
+        rows = rows[rows[column] == value]
+    return rows
+
+
+def _there(frame: pd.DataFrame) -> str:
+    return "there are " + (", ".join(dict.fromkeys(frame["metric"])) or "none")

@@ -1,0 +1,163 @@
+"""Results folders: written whole or not at all, read with care.
+
+Work in progress lives in ``DIR.partial/`` and is renamed when it is done. A folder that exists
+and is no result of ours is never overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from depthsig.errors import InputError
+from depthsig.signature.schema import FILES, INTEGER, SCHEMA, TABLES, TEXT, conform
+
+
+def partial_path(directory: str | Path) -> Path:
+    """Where work in progress on ``directory`` lives."""
+    path = Path(directory)
+    return path.with_name(path.name + ".partial")
+
+
+def is_result(directory: str | Path) -> bool:
+    """Whether a folder is a result of ours."""
+    try:
+        info = json.loads((Path(directory) / "signature.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(info, dict) and str(info.get("schema", "")).startswith("depthsig-signature/")
+
+
+def ensure_writable(directory: str | Path) -> None:
+    """Check that a result can be written to ``directory``, before anything is computed.
+
+    Raises:
+        InputError: if it is a file, a folder that is no result of ours, or cannot be written.
+    """
+    path = Path(directory)
+    if path.is_file():
+        raise InputError(f"--out {str(path)!r} is a file; name a folder")
+    if path.is_dir() and any(path.iterdir()) and not is_result(path):
+        raise InputError(f"--out {str(path)!r} holds something that is no depthsig result; name another folder")
+    # The nearest parent that exists is tried with a real file: permission bits lie to root.
+    parent = next(p for p in (path.absolute().parent, *path.absolute().parents) if p.exists())
+    probe = parent / f".depthsig-{path.name}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"--out {str(path)!r} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def writing(directory: str | Path) -> Iterator[Path]:
+    """A folder to write into, which becomes ``directory`` when all went well.
+
+    On an exception nothing is left behind; on Ctrl-C the partial folder stays.
+    """
+    target, partial = Path(directory), partial_path(directory)
+    ensure_writable(target)
+    created = [p for p in partial.absolute().parents if not p.exists()]
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        yield partial
+        _replace(partial, target)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        for parent in created:
+            if parent.exists() and not any(parent.iterdir()):
+                parent.rmdir()
+        if isinstance(error, OSError):
+            raise InputError(f"--out {str(target)!r} cannot be written: {error.strerror}") from error
+        raise
+
+
+def _replace(partial: Path, target: Path) -> None:
+    """Rename the new folder into place, the old one out of the way first."""
+    old = target.with_name(target.name + ".old")
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+    try:
+        partial.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_tables(directory: Path, info: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
+    """``signature.json`` and every table, into a folder that exists."""
+    for name, frame in tables.items():
+        frame = conform(name, frame)
+        path = directory / FILES[name]
+        if path.suffix == ".csv":
+            frame.to_csv(path, index=False, na_rep="", lineterminator="\n")
+        else:
+            frame.to_parquet(path, index=False)
+    text = json.dumps(info, indent=1, ensure_ascii=False, default=_plain)
+    (directory / "signature.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written to signature.json")
+
+
+def read_tables(directory: str | Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """What :func:`write_tables` wrote.
+
+    Raises:
+        InputError: naming the file that is missing, truncated or of another schema.
+    """
+    path = Path(directory)
+    if path.name.endswith(".partial"):
+        raise InputError(f"{str(path)!r} is unfinished work, not a result; run the analysis with --resume")
+    if not path.is_dir():
+        raise InputError(f"{str(path)!r} is no folder; name a results folder")
+    info = _read_info(path / "signature.json")
+    tables = {}
+    for name, file in FILES.items():
+        try:
+            tables[name] = conform(name, _read(path / file, name))
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{str(path / file)!r} cannot be read as a table of ours: {reason}") from None
+    return info, tables
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(f"{str(path.parent)!r} holds no signature.json; it is no depthsig result") from None
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is damaged: {error}") from None
+    found = info.get("schema") if isinstance(info, dict) else None
+    if found != SCHEMA:
+        raise InputError(f"{str(path)!r} has schema {found!r}; this version reads {SCHEMA!r}")
+    return info
+
+
+def _read(path: Path, table: str) -> pd.DataFrame:
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    columns = TABLES[table]
+    types = {c: (str if k == TEXT else "Int64" if k == INTEGER else float) for c, k in columns.items()}
+    text = [c for c, k in columns.items() if k == TEXT]
+    # "" is empty text but a missing number; "nan" and "null" are words that may be meant.
+    missing = {c: [""] for c in columns if c not in text}
+    return pd.read_csv(
+        path, dtype=types, keep_default_na=False, na_values=missing, float_precision="round_trip"
+    )

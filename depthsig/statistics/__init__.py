@@ -1,0 +1,1 @@
+"""Statistics: arrays in, arrays out; no labels, no torch."""
