@@ -1,0 +1,321 @@
+"""Open a checkpoint: a folder, a hub id, a GGUF file, a shipped name, or a live model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from depthsig.checkpoint import formats
+from depthsig.errors import InputError, UnsupportedModelError
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A causal language model with its provenance.
+
+    Attributes:
+        module: the model. A live one is left exactly as it was.
+        tokenizer: None where there is none; prompts must then be token ids.
+        config: the Hugging Face config, None for other modules.
+        name: short name, for results folders. source: as the user gave it.
+        kind: ``folder``, ``hub``, ``gguf``, ``live`` or ``bridge``.
+        revision: of a hub id. content_hash: SHA-256 over the config and weight files; for a hub
+            id, the commit.
+        declared: the config's ``"depthsig"`` entry.
+        model_max: the model's own maximum length, None where it has none.
+    """
+
+    module: nn.Module
+    tokenizer: Any
+    config: Any
+    name: str
+    source: str
+    kind: str
+    revision: str | None = None
+    content_hash: str | None = None
+    declared: Mapping[str, Any] = field(default_factory=dict)
+    model_max: int | None = None
+
+
+def open_checkpoint(
+    source: Any,
+    tokenizer: Any = None,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str = "auto",
+    device_map: Any = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    progress: bool = False,
+) -> Checkpoint:
+    """Open ``source`` safely and exactly.
+
+    Args:
+        source: a local folder, a hub id, a .gguf file, the name of a shipped checkpoint, a live
+            model, or a ``TransformerBridge``.
+        dtype: ``float32`` (default; on a GPU the checkpoint's own where float32 weights would take
+            more than half of its memory), ``bfloat16``, ``float16``, or ``auto``: the checkpoint's.
+        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` ...
+        revision, trust_remote_code: as in transformers. allow_pickle: load pickled weights.
+
+    Raises:
+        InputError: one line that says what was wrong, what was found, and what would work.
+    """
+    if isinstance(source, nn.Module):
+        return _live(source, tokenizer)
+    if not isinstance(source, (str, Path)):
+        raise InputError(f"a checkpoint is a path, a hub id or a model; found {type(source).__name__}")
+    place = _locate(str(source))
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if isinstance(place, Path) and place.suffix == ".gguf":
+        options["gguf_file"] = place.name
+        target, kind, raw = str(place.parent), "gguf", {}
+    elif isinstance(place, Path):
+        raw = formats.read_config(place)
+        formats.check_config(raw, repr(str(source)), trust_remote_code)
+        options["use_safetensors"] = formats.check_weights(place, allow_pickle)
+        target, kind = str(place), "folder"
+    else:
+        target, kind, raw = place, "hub", {}
+        options |= {"revision": revision} if revision else {}
+        options["use_safetensors"] = None if allow_pickle else True
+    with _quiet(progress):
+        config = _config(target, kind, options)
+        _check_kind(config, str(source))
+        module = _load(target, kind, config, options, _dtype(dtype, config, device), device, device_map)
+        found = tokenizer if tokenizer is not None else _tokenizer(target, options)
+    return Checkpoint(
+        module=module,
+        tokenizer=found,
+        config=module.config,
+        name=_name(source, place),
+        source=str(source),
+        kind=kind,
+        revision=revision,
+        content_hash=_hash(place, config),
+        declared=_declared(config, str(source)),
+        model_max=model_max(config),
+    )
+
+
+def _locate(source: str) -> Path | str:
+    """A path that exists, a shipped checkpoint's folder, or a hub id."""
+    path = Path(source).expanduser()
+    if path.is_dir() or path.is_file():
+        if path.is_file() and path.suffix != ".gguf":
+            raise InputError(f"{source!r} is a file; a Hugging Face folder or a .gguf file works")
+        return path
+    from depthsig.prompts.shipped import shipped_checkpoints
+
+    shipped = shipped_checkpoints()
+    if source in shipped:
+        return shipped[source]
+    looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or source.endswith(".gguf")
+    if looks_like_path or os.sep + os.sep in source or not source.strip():
+        raise InputError(f"{source!r} does not exist; name a folder, a .gguf file, a hub id or one of `depthsig models`")
+    if "/" not in source:
+        names = ", ".join(shipped) or "none"
+        raise InputError(f"{source!r} is no folder, and no shipped checkpoint (there are: {names}); hub ids read owner/name")
+    return source
+
+
+@contextmanager
+def _quiet(progress: bool) -> Iterator[None]:
+    """transformers' bars only where progress is shown; its advice is not for our users."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    (logging.enable_progress_bar if progress else logging.disable_progress_bar)()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
+
+
+def _config(target: str, kind: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    wanted = {k: v for k, v in options.items() if k in ("revision", "trust_remote_code", "gguf_file")}
+    try:
+        return AutoConfig.from_pretrained(target, **wanted)
+    except Exception as error:
+        raise InputError(_explain(error, target, kind)) from None
+
+
+def _explain(error: Exception, target: str, kind: str) -> str:
+    """One line for what transformers said in many."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if "trust_remote_code" in str(error):
+        return f"{target!r} brings its own code; --trust-remote-code runs it, if you trust it"
+    if kind == "hub":
+        offline = isinstance(error, OSError) and "couldn't connect" in str(error) or os.environ.get("HF_HUB_OFFLINE")
+        if offline:
+            return f"{target!r} is no local folder, and the hub cannot be reached (or is switched off); give a local path"
+        return f"{target!r} could not be loaded from the hub: {first}"
+    return f"{target!r} could not be loaded: {first}"
+
+
+def _check_kind(config: Any, source: str) -> None:
+    """Refuse by name what is no causal language model."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(f"{source!r} is an encoder-decoder model ({config.model_type}); causal language models work")
+    quantization = getattr(config, "quantization_config", None)
+    if quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else getattr(quantization, "quant_method", None)
+        if str(getattr(method, "value", method)) not in ("gguf", "QuantizationMethod.GGUF"):
+            _check_quantizer(str(getattr(method, "value", method)), source)
+
+
+def _check_quantizer(method: str, source: str) -> None:
+    from importlib.util import find_spec
+
+    needs = {"bitsandbytes": "bitsandbytes", "gptq": "gptqmodel", "awq": "gptqmodel", "compressed-tensors": "compressed_tensors"}
+    package = needs.get(method)
+    if package is None or find_spec(package) is None:
+        raise UnsupportedModelError(
+            f"{source!r} is quantised ({method}), which needs {package or 'a package'} that is not installed; "
+            "an unquantised checkpoint works"
+        )
+
+
+def _dtype(dtype: str | torch.dtype | None, config: Any, device: str) -> torch.dtype | str:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype!r} is unknown; there are {', '.join(DTYPES)}")
+    if dtype is not None:
+        return dtype if dtype == "auto" else getattr(torch, dtype)
+    if torch.cuda.is_available() and device != "cpu":
+        free = torch.cuda.get_device_properties(0).total_memory
+        if 4 * _parameters(config) > free / 2:
+            return "auto"
+    return torch.float32
+
+
+def _parameters(config: Any) -> int:
+    """How many parameters a config describes, without allocating them."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            module = AutoModelForCausalLM.from_config(config)
+    except Exception:  # unknown to this version: the load itself will say so
+        return 0
+    return sum(p.numel() for p in module.parameters())
+
+
+def _load(
+    target: str, kind: str, config: Any, options: dict[str, Any], dtype: Any, device: str, device_map: Any
+) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        module, info = AutoModelForCausalLM.from_pretrained(
+            target, config=config if kind != "gguf" else None, dtype=dtype, device_map=device_map,
+            output_loading_info=True, **options,
+        )  # fmt: skip
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if "Unrecognized configuration class" in str(error):
+            raise UnsupportedModelError(
+                f"{target!r} is no causal language model ({config.model_type}); models that "
+                "AutoModelForCausalLM loads work"
+            ) from None
+        if kind == "hub" and "safetensors" in str(error):
+            raise InputError(f"{target!r} has no safetensors weights; --allow-pickle loads pickled ones") from None
+        raise InputError(_explain(error, target, kind)) from None
+    missing = sorted(info.get("missing_keys") or ())
+    if missing:
+        raise InputError(
+            f"{target!r} lacks {len(missing)} weights of its own architecture (first: {missing[0]!r}), which "
+            "would be random; the checkpoint is incomplete or of another model class"
+        )
+    mismatched = list(info.get("mismatched_keys") or ())
+    if mismatched:
+        raise InputError(f"{target!r} has weights of another shape than its config says (first: {mismatched[0]})")
+    if device_map is None:
+        try:
+            module = module.to(_device(device))
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"--device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return module.eval()
+
+
+def _device(device: str) -> str:
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _tokenizer(target: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    wanted = {k: v for k, v in options.items() if k in ("revision", "trust_remote_code", "gguf_file")}
+    try:
+        return AutoTokenizer.from_pretrained(target, **wanted)
+    except Exception:  # a checkpoint without a tokenizer can still be given token ids
+        return None
+
+
+def _declared(config: Any, source: str) -> Mapping[str, Any]:
+    entry = getattr(config, "depthsig", None)
+    if entry is None:
+        return {}
+    if not isinstance(entry, dict):
+        raise InputError(f'{source!r}: the "depthsig" entry of its config is {entry!r}; it must be an object')
+    return entry
+
+
+def model_max(config: Any) -> int | None:
+    """The longest input that a config allows; None where the architecture sets no limit."""
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def _hash(place: Path | str, config: Any) -> str | None:
+    if isinstance(place, str):
+        return getattr(config, "_commit_hash", None)
+    return formats.content_hash([place] if place.is_file() else formats.hashed_files(place))
+
+
+def _name(source: Any, place: Path | str) -> str:
+    if isinstance(place, str):
+        return place.split("/")[-1]
+    return place.stem if place.is_file() else place.resolve().name
+
+
+def _live(module: nn.Module, tokenizer: Any) -> Checkpoint:
+    """A caller's model, used where it is; a ``TransformerBridge`` is run through itself."""
+    is_bridge = any(c.__name__ == "TransformerBridge" for c in type(module).__mro__)
+    config = getattr(module, "config", None)
+    if is_bridge:
+        config = getattr(module.original_model, "config", None)
+        tokenizer = tokenizer if tokenizer is not None else getattr(module, "tokenizer", None)
+        module = module.original_model  # type: ignore[assignment]
+    name = str(getattr(config, "_name_or_path", "") or type(module).__name__).rstrip("/").split("/")[-1]
+    return Checkpoint(
+        module=module,
+        tokenizer=tokenizer,
+        config=config,
+        name=name,
+        source=name,
+        kind="bridge" if is_bridge else "live",
+        declared=_declared(config, name),
+        model_max=model_max(config),
+    )
