@@ -1,0 +1,119 @@
+"""Figures: each draws a table on given axes; which there are follows from the tables at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from depthsig.errors import InputError
+from depthsig.metrics.registry import Metric, all_metrics
+from depthsig.report.figures.heatmap import draw_heatmap
+from depthsig.report.figures.lens_tokens import draw_lens_tokens
+from depthsig.report.figures.plan_strip import draw_plan
+from depthsig.report.figures.profile import draw_profile
+from depthsig.report.style import COLUMN, FULL, house_style, new_figure
+from depthsig.signature import Signature
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A finished figure with its file name, heading and caption; ``group`` is its section."""
+
+    name: str
+    group: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+def figures_for(signature: Signature) -> Iterator[Drawn]:
+    """Every figure that the signature's tables allow, in the registry's order."""
+    with house_style():
+        figure = new_figure(FULL, 0.95)
+        draw_plan(figure.add_subplot(), signature.plan)
+        caption = "One cell a step, with its layer; colours tell blocks (or iterations) apart."
+        yield Drawn("plan", "plan", "Plan", caption, figure)
+        for entry in all_metrics().values():
+            yield from _figures_of(signature, entry)
+
+
+def _figures_of(signature: Signature, entry: Metric) -> Iterator[Drawn]:
+    group = entry.id.split(".")[0]
+    if entry.kind == "profile" and entry.id in set(signature.profiles["metric"]):
+        rows = signature.profiles[signature.profiles["metric"] == entry.id]
+        for agg, table in rows.groupby("agg", sort=False):
+            figure = new_figure()
+            draw_profile(figure.add_subplot(), table, entry, signature.plan)
+            suffix, said = _agg(str(agg))
+            caption = f"{entry.formula}; {said}."
+            yield Drawn(entry.id + suffix, group, f"{entry.id}{suffix}", caption, figure)
+    if entry.kind == "matrix" and entry.id in set(signature.matrices["metric"]):
+        yield from _matrices(signature, entry, group)
+    if entry.id == "lens.tokens" and entry.id in set(signature.tokens_table["metric"]):
+        for prompt, rows in signature.tokens(entry.id).groupby("prompt"):
+            figure = new_figure(FULL, 4.2)
+            draw_lens_tokens(figure.add_subplot(), rows)
+            caption = f"The likeliest next token at every depth and position of prompt {prompt} (its last positions)."
+            yield Drawn(f"lens.tokens.{prompt}", group, f"Top tokens, prompt {prompt}", caption, figure)
+
+
+def _matrices(signature: Signature, entry: Metric, group: str) -> Iterator[Drawn]:
+    rows = signature.matrices[signature.matrices["metric"] == entry.id]
+    for (part, scope, agg), _ in rows.groupby(["part", "scope", "agg"], sort=False):
+        figure = new_figure(COLUMN, 2.8)
+        matrix = signature.matrix(entry.id, part=part, scope=scope, agg=agg)
+        draw_heatmap(figure.add_subplot(), matrix, entry, signature.plan)
+        suffix, said = _agg(str(agg))
+        name = ".".join(p for p in (entry.id, part, scope) if p) + suffix
+        yield Drawn(name, group, name, f"{entry.formula}; {said}.", figure)
+
+
+def _agg(agg: str) -> tuple[str, str]:
+    if agg == "mean":
+        return "", "mean over prompts, band: 95 % bootstrap interval where there is one"
+    return f".{agg}", "worst case over positions and prompts"
+
+
+def plot_metric(signature: Signature, metric: str, ax: Any = None, **choice: Any) -> Any:
+    """Draw one metric of a signature on ``ax`` (or a new figure) and return the axes.
+
+    Args:
+        choice: ``part``, ``scope``, ``agg`` where there are several; ``prompt`` for token metrics.
+    """
+    entries = all_metrics()
+    if metric not in entries:
+        raise InputError(f"unknown metric {metric!r}; `depthsig metrics` lists them")
+    entry = entries[metric]
+    with house_style():
+        if ax is None:
+            wide = entry.kind == "token"
+            ax = new_figure(FULL if wide else COLUMN, 4.2 if wide else 2.6).add_subplot()
+        if entry.kind == "profile":
+            rows = signature.profile(metric, **choice)
+            if not choice:
+                rows = signature.profiles[(signature.profiles["metric"] == metric) & (signature.profiles["agg"] == rows["agg"].iloc[0])]
+            return draw_profile(ax, rows, entry, signature.plan)
+        if entry.kind == "matrix":
+            return draw_heatmap(ax, signature.matrix(metric, **choice), entry, signature.plan)
+        if entry.kind == "token":
+            rows = signature.tokens(metric)
+            prompt = choice.get("prompt", rows["prompt"].iloc[0])
+            return draw_lens_tokens(ax, rows[rows["prompt"] == prompt])
+    raise InputError(f"{metric!r} is a single number; look at `signature.scores`")
+
+
+def save_figures(signature: Signature, directory: Path) -> list[tuple[Drawn, Path]]:
+    """Write every figure as PNG and SVG into ``directory``; returns them with their SVG's path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    saved = []
+    for drawn in figures_for(signature):
+        with house_style():
+            drawn.figure.savefig(directory / f"{drawn.name}.png", metadata={"Software": None})
+            path = directory / f"{drawn.name}.svg"
+            drawn.figure.savefig(path, metadata={"Date": None})
+        saved.append((drawn, path))
+    return saved
