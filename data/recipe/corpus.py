@@ -46,9 +46,7 @@ class Curriculum:
         return shares
 
 
-def batch(
-    seed: int, step: int, rows: int, context: int, shares: dict[str, float]
-) -> tuple[np.ndarray, np.ndarray]:
+def batch(seed: int, step: int, rows: int, context: int, shares: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
     """Token ids [row, context + 1] and loss weights of the predicted tokens [row, context]."""
     rng = np.random.default_rng([seed, step])
     ids = np.zeros((rows, context + 1), dtype=np.int64)

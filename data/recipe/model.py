@@ -48,9 +48,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
         b, t, d = x.shape
         y = F.rms_norm(x, (d,), self.norm1, self.eps)
-        q, k, v = (
-            F.linear(y, w).view(b, t, self.heads, -1).transpose(1, 2) for w in (self.q, self.k, self.v)
-        )
+        q, k, v = (F.linear(y, w).view(b, t, self.heads, -1).transpose(1, 2) for w in (self.q, self.k, self.v))
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
         scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1]) + mask
         y = scores.softmax(-1).to(v.dtype) @ v

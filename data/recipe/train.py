@@ -61,7 +61,11 @@ def read_recipe(path: Path, smoke: bool = False) -> Recipe:
     curriculum = Curriculum(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.get("curriculum", {}).items()})
     stages = shape.layers // block
     # Growth over the first three quarters: from one block to all, evenly spaced.
-    at = tuple(round(0.75 * i / (stages - 1) * steps) for i in range(1, stages)) if raw["arm"] in ("midas", "lidas") else ()
+    at = (
+        tuple(round(0.75 * i / (stages - 1) * steps) for i in range(1, stages))
+        if raw["arm"] in ("midas", "lidas")
+        else ()
+    )
     recipe = Recipe(raw["name"], raw["arm"], raw["seed"], steps, raw["rows"], shape, block, at, curriculum)
     return _smaller(recipe) if smoke else recipe
 
@@ -128,7 +132,9 @@ class Run:
             self.grow()
         recipe = self.recipe
         tokens = self.step * recipe.tokens_per_step
-        ids, weights = batch(recipe.seed, self.step, recipe.rows, recipe.shape.context, recipe.curriculum.shares(tokens))
+        ids, weights = batch(
+            recipe.seed, self.step, recipe.rows, recipe.shape.context, recipe.curriculum.shares(tokens)
+        )
         ids_t, weights_t = torch.from_numpy(ids), torch.from_numpy(weights)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = self.model(ids_t[:, :-1])
@@ -140,8 +146,9 @@ class Run:
         for p in self.model.parameters():
             p.grad = None
         answers = weights_t.flatten() == 1.0
-        self.log.append({"step": self.step, "tokens": tokens, "layers": len(self.model.blocks),
-                         "loss": float(loss.detach()), "answer_loss": float(losses.detach()[answers].mean())})  # fmt: skip
+        answer_loss = float(losses.detach()[answers].mean())
+        row = {"step": self.step, "tokens": tokens, "layers": len(self.model.blocks)}
+        self.log.append({**row, "loss": float(loss.detach()), "answer_loss": answer_loss})
         self.step += 1
 
     def save(self) -> None:
@@ -189,7 +196,10 @@ def train(recipe: Recipe, folder: Path, *, compile_block: bool = True, stop_at: 
             speed = (run.step - first) * recipe.tokens_per_step / (time.perf_counter() - started)
             last = run.log[-SAVE_EVERY:]
             mean = sum(r["answer_loss"] for r in last) / len(last)
-            print(f"step {run.step} layers {len(run.model.blocks)} answer loss {mean:.3f} {speed:.0f} tokens/s", flush=True)
+            print(
+                f"step {run.step} layers {len(run.model.blocks)} answer loss {mean:.3f} {speed:.0f} tokens/s",
+                flush=True,
+            )
     run.save()
     return run
 

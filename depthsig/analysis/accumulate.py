@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,12 +31,10 @@ class Samples:
     """
 
     n_prompts: int
-    values: dict[Key, dict[str, Float[ndarray, "prompt *cell"]]] = field(default_factory=dict)
-    _cuts: dict[Key, Int[ndarray, "prompt *cell"]] = field(default_factory=dict)
+    values: dict[Key, dict[str, Float[ndarray, prompt * cell]]] = field(default_factory=dict)
+    _cuts: dict[Key, Int[ndarray, prompt * cell]] = field(default_factory=dict)
 
-    def add(
-        self, key: Key, values: Float[ndarray, "token *cell"], prompts: Int[ndarray, "token"]
-    ) -> None:
+    def add(self, key: Key, values: Float[ndarray, token * cell], prompts: Int[ndarray, token]) -> None:
         """Add one cut's values at tokens of the given prompts; a prompt's tokens stand together."""
         values = np.asarray(values, dtype=float)
         if not len(values):
@@ -57,9 +54,7 @@ class Samples:
         values = np.asarray(values, dtype=float)[None]
         self._merge(key, np.array([prompt]), values, values, np.fmax)
 
-    def _merge(
-        self, key: Key, rows: Int[ndarray, "row"], means: ndarray, worst: ndarray, extreme: np.ufunc
-    ) -> None:
+    def _merge(self, key: Key, rows: Int[ndarray, row], means: ndarray, worst: ndarray, extreme: np.ufunc) -> None:
         if key not in self.values:
             shape = (self.n_prompts, *means.shape[1:])
             self.values[key] = {agg: np.full(shape, np.nan) for agg in AGGS}
@@ -72,12 +67,8 @@ class Samples:
             store["mean"][rows] = total / cuts[rows]
         store["max"][rows] = extreme(store["max"][rows], worst)
 
-    def keys(self) -> Sequence[Key]:
-        """What has been measured, in the order it first came in."""
-        return tuple(self.values)
 
-
-def aggregate(values: Float[ndarray, "prompt *cell"], agg: str, worst: str | None) -> ndarray:
+def aggregate(values: Float[ndarray, prompt * cell], agg: str, worst: str | None) -> ndarray:
     """Over prompts: the unweighted mean, or the extreme; NaN where no prompt has a value."""
     if agg == "mean":
         defined = ~np.isnan(values)

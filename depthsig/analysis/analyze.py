@@ -87,7 +87,8 @@ def analyze(
 
 def _split(options: dict[str, Any]) -> tuple[Request, dict[str, Any], dict[str, Any]]:
     """Options of the request, of the plan, and of loading; anything else is refused."""
-    declared = {k: options.pop(k) for k in ("order", "loop", "grown") if k in options}
+    labels: tuple[str, ...] = ("order", "loop", "grown")
+    declared = {k: options.pop(k) for k in labels if k in options}
     asked = {k: options.pop(k) for k in list(options) if k in _REQUEST}
     known = ("dtype", "device", "device_map", "revision", "trust_remote_code", "allow_pickle")
     loading = {k: options.pop(k) for k in known if k in options}
@@ -97,9 +98,7 @@ def _split(options: dict[str, Any]) -> tuple[Request, dict[str, Any], dict[str, 
     return Request(**asked), declared, loading
 
 
-def _open(
-    model: Any, tokenizer: Any, declared: dict[str, Any], loading: dict[str, Any], show: Progress
-) -> Model:
+def _open(model: Any, tokenizer: Any, declared: dict[str, Any], loading: dict[str, Any], show: Progress) -> Model:
     if isinstance(model, Model):
         if loading:
             raise InputError(f"{next(iter(loading))!r} goes with a checkpoint, not with a loaded model")

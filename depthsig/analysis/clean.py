@@ -76,9 +76,7 @@ def _observe(
     total = sum(len(_positions(p, request)) for p in prompts)
     ids = [p.ids for p in prompts]
     with show.stage("clean run", total) as tick, torch.no_grad():
-        for batch in batches(
-            ids, model.device, max_tokens=batch_tokens(model, int(request.memory)), batch_size=size
-        ):
+        for batch in batches(ids, model.device, max_tokens=batch_tokens(model, int(request.memory)), batch_size=size):
             run = model.clean(batch.ids, parts=bool(residual.wanted) and verdict.parts)
             where = measured(batch, prompts, request.keep_first)
             if residual.wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -62,7 +63,7 @@ class LensObserver:
         """Chunks that hold either prompts whose tokens are kept, or others."""
         kept = np.isin(where.prompts, list(self.first_prompts)) & ("lens.tokens" in self.wanted)
         edges = [0, *(np.flatnonzero(kept[1:] != kept[:-1]) + 1), len(where)]
-        pieces = [where.part(int(a), int(b)) for a, b in zip(edges, edges[1:], strict=False)]
+        pieces = [where.part(int(a), int(b)) for a, b in itertools.pairwise(edges)]
         return [chunk for piece in pieces for chunk in piece.chunks(ROWS)]
 
     def _buffer(self, name: str, rows: int) -> Tensor:

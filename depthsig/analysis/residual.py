@@ -95,10 +95,7 @@ class ResidualObserver:
             self._add("contribution.cosine_matrix", cosine_matrix(u), chunk, part)
 
     def _keep_pooled(self, states: Float[Tensor, "token depth d"], chunk: Measured) -> None:
-        slots = [
-            self.pooled.get((int(p), t), -1)
-            for p, t in zip(chunk.prompts, chunk.positions.tolist(), strict=True)
-        ]
+        slots = [self.pooled.get((int(p), t), -1) for p, t in zip(chunk.prompts, chunk.positions.tolist(), strict=True)]
         chosen = [i for i, slot in enumerate(slots) if slot >= 0]
         if not chosen:
             return

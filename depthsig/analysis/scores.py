@@ -56,9 +56,7 @@ def _resampled_means(
         return (counts @ np.where(defined, values, 0.0)) / (counts @ defined.astype(float))
 
 
-def clean_scores(
-    samples: Samples, wanted: Iterable[str], aggs: Sequence[str], seed: int
-) -> pd.DataFrame:
+def clean_scores(samples: Samples, wanted: Iterable[str], aggs: Sequence[str], seed: int) -> pd.DataFrame:
     """``settling_depth`` and ``effective_depth.*``, as far as they were asked for."""
     wanted, rows = set(wanted), []
     if "settling_depth" in wanted and Key("settling_depth") in samples.values:

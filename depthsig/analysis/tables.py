@@ -24,7 +24,7 @@ def aggs_of(entry: Metric, asked: Sequence[str]) -> list[str]:
 
 
 def summarise(
-    values: dict[str, Float[ndarray, "prompt *cell"]], entry: Metric, agg: str, seed: int
+    values: dict[str, Float[ndarray, prompt * cell]], entry: Metric, agg: str, seed: int
 ) -> tuple[ndarray, ndarray, ndarray, ndarray]:
     """(value, ci_low, ci_high, n_prompts) of every cell, flattened."""
     flat = values[agg].reshape(len(values[agg]), -1)
@@ -36,9 +36,7 @@ def summarise(
     return aggregate(flat, agg, entry.worst), empty, empty, n
 
 
-def profiles_table(
-    samples: Samples, wanted: Iterable[str], plan: Plan, aggs: Sequence[str], seed: int
-) -> pd.DataFrame:
+def profiles_table(samples: Samples, wanted: Iterable[str], plan: Plan, aggs: Sequence[str], seed: int) -> pd.DataFrame:
     """``profiles.csv``: one row a metric, part, scope, agg and index."""
     labels = plan_labels(plan)
     frames = []
@@ -62,9 +60,7 @@ def plan_labels(plan: Plan) -> pd.DataFrame:
     return frame.reindex(range(len(plan) + 1))
 
 
-def matrices_table(
-    samples: Samples, wanted: Iterable[str], aggs: Sequence[str], seed: int
-) -> pd.DataFrame:
+def matrices_table(samples: Samples, wanted: Iterable[str], aggs: Sequence[str], seed: int) -> pd.DataFrame:
     """``matrices.csv``: one row a defined cell."""
     frames = []
     for key in _keys(samples, wanted, "matrix"):
@@ -99,7 +95,7 @@ def in_domain(name: str, frame: pd.DataFrame, shape: tuple[int, ...]) -> pd.Seri
 def samples_table(samples: Samples, wanted: Iterable[str]) -> pd.DataFrame:
     """``samples.parquet``: the per-prompt values behind every interval."""
     frames = []
-    for key in samples.keys():
+    for key in samples.values:
         entry = metric(key.metric)
         if key.metric not in set(wanted) or entry.kind == "token":
             continue
@@ -108,7 +104,7 @@ def samples_table(samples: Samples, wanted: Iterable[str]) -> pd.DataFrame:
     return _concat(frames)
 
 
-def _sample_frame(key: Key, entry: Metric, agg: str, values: Float[ndarray, "prompt *cell"]) -> pd.DataFrame:
+def _sample_frame(key: Key, entry: Metric, agg: str, values: Float[ndarray, prompt * cell]) -> pd.DataFrame:
     flat = values.reshape(len(values), -1)
     prompt, cell = np.indices(flat.shape)
     frame = pd.DataFrame({
@@ -138,7 +134,7 @@ def score_row(name: str, value: float, **columns: Any) -> dict[str, Any]:
 
 def _keys(samples: Samples, wanted: Iterable[str], kind: str) -> list[Key]:
     names = set(wanted)
-    return [k for k in samples.keys() if k.metric in names and metric(k.metric).kind == kind]
+    return [k for k in samples.values if k.metric in names and metric(k.metric).kind == kind]
 
 
 def _concat(frames: list[pd.DataFrame]) -> pd.DataFrame:

@@ -86,9 +86,7 @@ def find_anatomy(module: nn.Module, config: Any) -> Anatomy:
     paths = [*candidates.attn, *candidates.mlp]
     parts = [p for m in layer_modules for p in (resolve(m, path) for path in paths)]
     probe = run_probe(module, layer_modules, [p for p in parts if isinstance(p, nn.Module)])
-    layers = [
-        _with_parts(Layer(i, path, layer), candidates, probe) for i, (path, layer) in enumerate(found)
-    ]
+    layers = [_with_parts(Layer(i, path, layer), candidates, probe) for i, (path, layer) in enumerate(found)]
     readout = _find_readout(module, config, candidates, probe)
     return Anatomy(
         tuple(_with_parallel(module, layers, probe)),
@@ -99,9 +97,7 @@ def find_anatomy(module: nn.Module, config: Any) -> Anatomy:
     )
 
 
-def _find_layers(
-    module: nn.Module, candidates: Candidates
-) -> tuple[list[str], list[tuple[str, nn.Module]]]:
+def _find_layers(module: nn.Module, candidates: Candidates) -> tuple[list[str], list[tuple[str, nn.Module]]]:
     """Lists whose members pass a residual stream on, and these members, each once."""
     members = [m for path in candidates.layer_lists for m in resolve(module, path)]
     called = residual_mappers(module, members)
@@ -135,9 +131,7 @@ def _with_parts(layer: Layer, candidates: Candidates, probe: Probe) -> Layer:
         return layer
     update, size = end.double() - start.double(), float(end.double().norm()) or 1.0
     best, best_error = layer, tolerance(end.dtype)
-    for a_path, m_path, scale in itertools.product(
-        candidates.attn, candidates.mlp, dict.fromkeys(candidates.scales)
-    ):
+    for a_path, m_path, scale in itertools.product(candidates.attn, candidates.mlp, dict.fromkeys(candidates.scales)):
         attn, mlp = resolve(layer.module, a_path), resolve(layer.module, m_path)
         a, m = probe.outputs.get(id(attn)), probe.outputs.get(id(mlp))
         if attn is mlp or a is None or m is None or not a.numel() == m.numel() == end.numel():
@@ -192,11 +186,9 @@ def _find_readout(module: nn.Module, config: Any, candidates: Candidates, probe:
     return replace(best, transform=None if _is_identity(best, probe) else best.transform)
 
 
-def _chains(
-    module: nn.Module, candidates: Candidates, probe: Probe
-) -> list[tuple[tuple[str, ...], list[nn.Module]]]:
+def _chains(module: nn.Module, candidates: Candidates, probe: Probe) -> list[tuple[tuple[str, ...], list[nn.Module]]]:
     """Ways from the last state to logits: TransformerLens' paths, then what the probe saw."""
-    chains = []
+    chains: list[tuple[tuple[str, ...], list[nn.Module]]] = []
     for head in candidates.heads:
         for norm in candidates.norms:
             chains.append(((norm, head), [resolve(module, norm), resolve(module, head)]))

@@ -141,9 +141,9 @@ def _module_lists(module: nn.Module) -> list[str]:
 
 def _scales_in(config: Any) -> list[float]:
     values = [getattr(config, name, None) for name in ("residual_multiplier", "residual_scale")]
-    depth_scale = getattr(config, "scale_depth", None)
-    if isinstance(depth_scale, (int, float)) and getattr(config, "num_hidden_layers", 0):
-        values.append(depth_scale / config.num_hidden_layers**0.5)  # MiniCPM
+    depth_scale, depth = getattr(config, "scale_depth", None), getattr(config, "num_hidden_layers", None)
+    if isinstance(depth_scale, (int, float)) and depth:
+        values.append(depth_scale / depth**0.5)  # MiniCPM
     return [float(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
 
 

@@ -22,8 +22,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         if (folder / "adapter_config.json").is_file():
             raise UnsupportedModelError(
-                f"{str(folder)!r} is a PEFT adapter; merge it into its base model (merge_and_unload) "
-                "and save that"
+                f"{str(folder)!r} is a PEFT adapter; merge it into its base model (merge_and_unload) and save that"
             )
         raise InputError(f"{str(folder)!r} has no config.json; a Hugging Face folder or a .gguf file works")
     try:
@@ -46,9 +45,7 @@ def check_config(config: dict[str, Any], where: str, trust_remote_code: bool) ->
         InputError, UnsupportedModelError: one line that names the flag or the kind.
     """
     if config.get("auto_map") and not trust_remote_code and not _is_native(config):
-        raise InputError(
-            f"{where} brings its own code (auto_map); --trust-remote-code runs it, if you trust it"
-        )
+        raise InputError(f"{where} brings its own code (auto_map); --trust-remote-code runs it, if you trust it")
     if config.get("is_encoder_decoder"):
         raise UnsupportedModelError(
             f"{where} is an encoder-decoder model ({config.get('model_type')}); causal language models work"

@@ -122,10 +122,14 @@ def _locate(source: str) -> Path | str:
         return shipped[source]
     looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or source.endswith(".gguf")
     if looks_like_path or os.sep + os.sep in source or not source.strip():
-        raise InputError(f"{source!r} does not exist; name a folder, a .gguf file, a hub id or one of `depthsig models`")
+        raise InputError(
+            f"{source!r} does not exist; name a folder, a .gguf file, a hub id or one of `depthsig models`"
+        )
     if "/" not in source:
         names = ", ".join(shipped) or "none"
-        raise InputError(f"{source!r} is no folder, and no shipped checkpoint (there are: {names}); hub ids read owner/name")
+        raise InputError(
+            f"{source!r} is no folder, and no shipped checkpoint (there are: {names}); hub ids read owner/name"
+        )
     return source
 
 
@@ -160,9 +164,11 @@ def _explain(error: Exception, target: str, kind: str) -> str:
     if "trust_remote_code" in str(error):
         return f"{target!r} brings its own code; --trust-remote-code runs it, if you trust it"
     if kind == "hub":
-        offline = isinstance(error, OSError) and "couldn't connect" in str(error) or os.environ.get("HF_HUB_OFFLINE")
+        offline = (isinstance(error, OSError) and "couldn't connect" in str(error)) or os.environ.get("HF_HUB_OFFLINE")
         if offline:
-            return f"{target!r} is no local folder, and the hub cannot be reached (or is switched off); give a local path"
+            return (
+                f"{target!r} is no local folder, and the hub cannot be reached (or is switched off); give a local path"
+            )
         return f"{target!r} could not be loaded from the hub: {first}"
     return f"{target!r} could not be loaded: {first}"
 
@@ -170,10 +176,16 @@ def _explain(error: Exception, target: str, kind: str) -> str:
 def _check_kind(config: Any, source: str) -> None:
     """Refuse by name what is no causal language model."""
     if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(f"{source!r} is an encoder-decoder model ({config.model_type}); causal language models work")
+        raise UnsupportedModelError(
+            f"{source!r} is an encoder-decoder model ({config.model_type}); causal language models work"
+        )
     quantization = getattr(config, "quantization_config", None)
     if quantization:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else getattr(quantization, "quant_method", None)
+        method = (
+            quantization.get("quant_method")
+            if isinstance(quantization, dict)
+            else getattr(quantization, "quant_method", None)
+        )
         if str(getattr(method, "value", method)) not in ("gguf", "QuantizationMethod.GGUF"):
             _check_quantizer(str(getattr(method, "value", method)), source)
 
@@ -181,7 +193,12 @@ def _check_kind(config: Any, source: str) -> None:
 def _check_quantizer(method: str, source: str) -> None:
     from importlib.util import find_spec
 
-    needs = {"bitsandbytes": "bitsandbytes", "gptq": "gptqmodel", "awq": "gptqmodel", "compressed-tensors": "compressed_tensors"}
+    needs = {
+        "bitsandbytes": "bitsandbytes",
+        "gptq": "gptqmodel",
+        "awq": "gptqmodel",
+        "compressed-tensors": "compressed_tensors",
+    }
     package = needs.get(method)
     if package is None or find_spec(package) is None:
         raise UnsupportedModelError(
@@ -221,8 +238,10 @@ def _load(
 ) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
+    module: Any
+    info: dict[str, Any]
     try:
-        module, info = AutoModelForCausalLM.from_pretrained(
+        module, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
             target, config=config if kind != "gguf" else None, dtype=dtype, device_map=device_map,
             output_loading_info=True, **options,
         )  # fmt: skip

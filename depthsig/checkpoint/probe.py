@@ -45,10 +45,11 @@ class Probe:
 
 def probe_ids(module: nn.Module, rows: int = 1, tokens: int = PROBE_TOKENS) -> Tensor:
     """Small valid token ids [rows, tokens] on the device of the model's embedding."""
-    weight = None
-    if hasattr(module, "get_input_embeddings"):
+    weight: Tensor | None = None
+    find: Any = getattr(module, "get_input_embeddings", None)
+    if find is not None:
         try:
-            weight = getattr(module.get_input_embeddings(), "weight", None)
+            weight = getattr(find(), "weight", None)
         except (NotImplementedError, AttributeError):
             weight = None
     if weight is None:

@@ -54,6 +54,7 @@ class Readout:
         if not self._plain_linear(hidden.dtype):
             return view.copy_(self(hidden))
         head = self.head
+        assert isinstance(head, nn.Linear)
         torch.mm(self.normed(hidden), head.weight.t(), out=view)
         if head.bias is not None:
             view += head.bias

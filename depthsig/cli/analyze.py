@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,7 +44,7 @@ def analyze(
     # The request is checked first: a wrong option must not cost the loading of a model.
     from depthsig.analysis.request import Request
 
-    asked = {
+    asked: dict[str, Any] = {
         "metrics": metrics, "n": n, "max_tokens": max_tokens, "chat_template": chat_template,
         "positions": positions, "keep_first": keep_first, "agg": agg, "memory": memory,
         "batch_size": batch_size, "seed": seed,

@@ -21,9 +21,7 @@ Checkpoint = Annotated[
 Order = Annotated[str | None, typer.Option(help="Run the layers in this order, e.g. 0:4,4:8x4,8:12.")]
 Loop = Annotated[str | None, typer.Option(help="Label layers A:B as a loop.", metavar="A:B")]
 Grown = Annotated[str | None, typer.Option(help="Label layers A:B as grown in blocks of b.", metavar="A:B/b")]
-Prompts = Annotated[
-    str | None, typer.Option(help="Built-in prompts (`depthsig prompts`), or a .txt or .jsonl file.")
-]
+Prompts = Annotated[str | None, typer.Option(help="Built-in prompts (`depthsig prompts`), or a .txt or .jsonl file.")]
 Count = Annotated[int, typer.Option("-n", help="Use the first n prompts.")]
 MaxTokens = Annotated[int, typer.Option(help="Cut prompts after this many tokens.")]
 Dtype = Annotated[str | None, typer.Option(help="float32 (default), bfloat16, float16, or auto.")]

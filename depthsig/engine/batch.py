@@ -35,9 +35,7 @@ class Batch:
         return torch.arange(self.ids.shape[1], device=self.ids.device) < lengths[:, None]
 
 
-def make_batch(
-    prompts: Sequence[Sequence[int]], rows: Sequence[int], device: torch.device | str
-) -> Batch:
+def make_batch(prompts: Sequence[Sequence[int]], rows: Sequence[int], device: torch.device | str) -> Batch:
     """One batch of the prompts at ``rows``."""
     lengths = tuple(len(prompts[r]) for r in rows)
     ids = torch.zeros(len(rows), max(lengths), dtype=torch.long)

@@ -29,9 +29,7 @@ def cache_activations(
             output whose place in this model is not known.
     """
     wanted = {name: _parse(name, len(model.plan)) for name in names}
-    token_prompts = tokenize(
-        prompts, model.tokenizer, max_tokens=max_tokens, model_max=model.checkpoint.model_max
-    )
+    token_prompts = tokenize(prompts, model.tokenizer, max_tokens=max_tokens, model_max=model.checkpoint.model_max)
     found: dict[str, list[Tensor]] = {name: [] for name in names}
     parts = any(kind in ("resid_mid", "attn_out", "mlp_out") for _, kind in wanted.values())
     for prompt in token_prompts:

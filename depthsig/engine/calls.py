@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from depthsig.checkpoint.hooks import first_tensor, with_hidden
@@ -46,19 +45,20 @@ class LayerCall:
         return cls(module, tuple(leaves), structure)
 
     def __call__(
-        self, hidden: Float[Tensor, "row token d"], prompts: Int[Tensor, "row"] | None = None
+        self, hidden: Float[Tensor, "row token d"], prompts: Int[Tensor, row] | None = None
     ) -> Float[Tensor, "row token d"]:
         """Run the layer on ``hidden``; row i gets the arguments of prompt ``prompts[i]``."""
         leaves = list(self.leaves)
         if prompts is not None:
             leaves = [self._select(leaf, spec, prompts) for leaf, spec in zip(leaves, self.rows, strict=True)]
-        args, kwargs = with_hidden(*tree_unflatten(leaves, self.structure), hidden)
+        args, kwargs = tree_unflatten(leaves, self.structure)
+        args, kwargs = with_hidden(args, kwargs, hidden)
         output = first_tensor(self.module(*args, **kwargs))
         assert output is not None, "a layer returned no tensor"
         return output
 
     @staticmethod
-    def _select(leaf: Any, spec: RowSpec | None, prompts: Int[Tensor, "row"]) -> Any:
+    def _select(leaf: Any, spec: RowSpec | None, prompts: Int[Tensor, row]) -> Any:
         if spec is None or not isinstance(leaf, Tensor):
             return leaf
         index = prompts.to(leaf.device)
@@ -98,8 +98,7 @@ def row_specs(two: Sequence[LayerCall], three: Sequence[LayerCall]) -> list[tupl
     Masks, rotary tables and ALiBi biases grow in their own ways; nothing is inferred from names.
     """
     return [
-        tuple(_row_spec(a, b) for a, b in zip(x.leaves, y.leaves, strict=True))
-        for x, y in zip(two, three, strict=True)
+        tuple(_row_spec(a, b) for a, b in zip(x.leaves, y.leaves, strict=True)) for x, y in zip(two, three, strict=True)
     ]
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from depthsig.checkpoint.adapter import tolerance
@@ -87,9 +86,7 @@ def certify(model: Model, prompts: Sequence[Sequence[int]]) -> list[Certificate]
         batch = make_batch([ids], [0], model.device).ids
         plain = model.logits(batch)
         scale = max(scale, float(plain.float().abs().max()))
-        observed, watched = native_run(
-            model.module, model.anatomy, model.trace, batch, parts=True, logits=True
-        )
+        observed, watched = native_run(model.module, model.anatomy, model.trace, batch, parts=True, logits=True)
         assert watched is not None, "the model's own forward gave no logits"
         deviations = {
             "readout": _deviation(model, observed.outputs[-1], plain),
@@ -109,9 +106,7 @@ def certify(model: Model, prompts: Sequence[Sequence[int]]) -> list[Certificate]
         del worst["parts"]
     if not model.trace.is_chain:
         del worst["identity"]
-    return [
-        Certificate(n, v, relative if n == "parts" else relative * scale) for n, v in worst.items()
-    ]
+    return [Certificate(n, v, relative if n == "parts" else relative * scale) for n, v in worst.items()]
 
 
 def _choose(prompts: Sequence[Sequence[int]]) -> list[Sequence[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,17 +100,19 @@ def _sublayers(layer: Layer) -> list[tuple[str, Sublayer]]:
 
 
 def native_run(
-    module: nn.Module, anatomy: Anatomy, trace: Trace, ids: Int[Tensor, "row token"], *,
-    parts: bool = False, logits: bool = False,
+    module: nn.Module,
+    anatomy: Anatomy,
+    trace: Trace,
+    ids: Int[Tensor, "row token"],
+    *,
+    parts: bool = False,
+    logits: bool = False,
 ) -> tuple[CleanRun, Float[Tensor, "row token vocab"] | None]:
     """The model's own forward, observed; it ends after the last step unless ``logits`` are wanted."""
     recorder = _Recorder(anatomy.layers, trace, parts, stop=not logits)
     result = None
-    with undisturbed(module), hooked(**recorder.hooks()):
-        try:
-            result = forward(module, ids)
-        except StopForward:
-            pass
+    with undisturbed(module), hooked(**recorder.hooks()), contextlib.suppress(StopForward):
+        result = forward(module, ids)
     return recorder.run, result
 
 
@@ -121,10 +124,8 @@ def layer_calls(
     modules = [layer.module for layer in anatomy.layers]
     tuples = [trace.returns_tuple.get(layer.index, False) for layer in anatomy.layers]
     with undisturbed(module), passing_through(modules, tuples), hooked(**recorder.hooks()):
-        try:
+        with contextlib.suppress(StopForward):
             forward(module, ids)
-        except StopForward:
-            pass
     calls: dict[int, LayerCall] = {}
     for layer, call in zip(trace.layers, recorder.run.calls, strict=True):
         calls.setdefault(layer, call)
@@ -132,7 +133,12 @@ def layer_calls(
 
 
 def ordered_run(
-    module: nn.Module, anatomy: Anatomy, trace: Trace, plan: Plan, ids: Int[Tensor, "row token"], *,
+    module: nn.Module,
+    anatomy: Anatomy,
+    trace: Trace,
+    plan: Plan,
+    ids: Int[Tensor, "row token"],
+    *,
     parts: bool = False,
 ) -> CleanRun:
     """Run the plan's layers one by one, each with the arguments its own call has.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 QUANTITIES = frozenset(
-    "kl kl_reverse jsd overlap5 top1 entropy nll rank l2 loss tokens probs".split()
+    ("kl", "kl_reverse", "jsd", "overlap5", "top1", "entropy", "nll", "rank", "l2", "loss", "tokens", "probs")
 )
 """What can be asked for: with p the reference and q the alternative, ``kl`` is KL(q‖p) and
 ``kl_reverse`` KL(p‖q); ``nll``, ``rank`` and ``loss`` (NLL of q − NLL of p) are of the targets;
@@ -43,13 +43,13 @@ class Reference:
     """
 
     logits: Float[Tensor, "row vocab"]
-    targets: Int[Tensor, "row"]
+    targets: Int[Tensor, row]
     wanted: frozenset[str]
     probs: Float[Tensor, "row vocab"] | None = None
-    logsum: Float[Tensor, "row"] = field(init=False)
-    norm2: Float[Tensor, "row"] | None = field(init=False, default=None)
+    logsum: Float[Tensor, row] = field(init=False)
+    norm2: Float[Tensor, row] | None = field(init=False, default=None)
     top: Int[Tensor, "row 5"] | None = field(init=False, default=None)
-    nll: Float[Tensor, "row"] = field(init=False)
+    nll: Float[Tensor, row] = field(init=False)
 
     def __post_init__(self) -> None:
         import torch
@@ -81,7 +81,7 @@ class Reference:
         self.nll = self.logsum - self._at_target(self.logits)
         self.nll[self.targets < 0] = float("nan")
 
-    def _at_target(self, logits: Float[Tensor, "row vocab"]) -> Float[Tensor, "row"]:
+    def _at_target(self, logits: Float[Tensor, "row vocab"]) -> Float[Tensor, row]:
         return logits.gather(-1, self.targets.clamp_min(0)[:, None]).squeeze(-1)
 
     def compare(self, logits: Float[Tensor, "row vocab"]) -> dict[str, Float[Tensor, "row ..."]]:
@@ -97,7 +97,8 @@ class Reference:
     def _compare_view(self, logits: Float[Tensor, "row vocab"], view: slice) -> dict[str, Tensor]:
         import torch
 
-        want, out = self.wanted, {}
+        want = self.wanted
+        out: dict[str, Tensor] = {}
         targets = self.targets[view]
         at_target = logits.gather(-1, targets.clamp_min(0)[:, None])
         if want & {"overlap5", "top1", "tokens", "probs"}:
@@ -134,8 +135,12 @@ class Reference:
         return out
 
     def _divergences(
-        self, weights: Float[Tensor, "row vocab"], total: Float[Tensor, "row"],
-        logsum: Float[Tensor, "row"], delta: Float[Tensor, "row vocab"], view: slice,
+        self,
+        weights: Float[Tensor, "row vocab"],
+        total: Float[Tensor, row],
+        logsum: Float[Tensor, row],
+        delta: Float[Tensor, "row vocab"],
+        view: slice,
     ) -> dict[str, Tensor]:
         """KL both ways, JSD and entropy from q's weights and δ = logits_q − logits_p."""
         want, out = self.wanted, {}
@@ -161,9 +166,7 @@ class Reference:
                 out[name][near] = value
         return out
 
-    def _near(
-        self, near: Bool[Tensor, "row"], delta: Float[Tensor, "row vocab"], view: slice
-    ) -> dict[str, Tensor]:
+    def _near(self, near: Bool[Tensor, row], delta: Float[Tensor, "row vocab"], view: slice) -> dict[str, Tensor]:
         """The divergences of nearly equal rows, in double precision."""
         p = self.logits[view][near].double()
         q = p + delta[near].double()
@@ -177,9 +180,13 @@ class Reference:
         return out
 
     def _jsd(
-        self, weights: Float[Tensor, "row vocab"], total: Float[Tensor, "row"],
-        delta: Float[Tensor, "row vocab"], kl: Float[Tensor, "row"], view: slice,
-    ) -> Float[Tensor, "row"]:
+        self,
+        weights: Float[Tensor, "row vocab"],
+        total: Float[Tensor, row],
+        delta: Float[Tensor, "row vocab"],
+        kl: Float[Tensor, row],
+        view: slice,
+    ) -> Float[Tensor, row]:
         """ln 2 − ½[Σ (p + q)·ln(1 + q/p) − KL(q‖p)], with ln(1 + q/p) = ln(p + q) − ln p."""
         import math
 
@@ -193,9 +200,7 @@ class Reference:
         ratio.sub_(self.logits[view]).add_(self.logsum[view][:, None])
         return (math.log(2.0) - 0.5 * (_dot(both, ratio) - kl)).clamp_min(0.0)
 
-    def _l2(
-        self, weights: Float[Tensor, "row vocab"], total: Float[Tensor, "row"], view: slice
-    ) -> Float[Tensor, "row"]:
+    def _l2(self, weights: Float[Tensor, "row vocab"], total: Float[Tensor, row], view: slice) -> Float[Tensor, row]:
         """‖p − q‖₂; the plain difference, since ‖p‖² − 2p·q + ‖q‖² cancels where p ≈ q."""
         assert self.probs is not None
         weights /= total[:, None]
@@ -206,7 +211,7 @@ class Reference:
 def compare_logits(
     reference: Float[Tensor, "row vocab"],
     other: Float[Tensor, "row vocab"],
-    targets: Int[Tensor, "row"],
+    targets: Int[Tensor, row],
     wanted: Iterable[str],
 ) -> dict[str, Float[Tensor, "row ..."]]:
     """One comparison, leaving both inputs as they were.
@@ -228,7 +233,7 @@ def _views(rows: int) -> list[slice]:
     return [slice(i, min(i + VIEW_ROWS, rows)) for i in range(0, rows, VIEW_ROWS)]
 
 
-def _dot(a: Float[Tensor, "row vocab"], b: Float[Tensor, "row vocab"]) -> Float[Tensor, "row"]:
+def _dot(a: Float[Tensor, "row vocab"], b: Float[Tensor, "row vocab"]) -> Float[Tensor, row]:
     """Row dot products (faster than a batched matmul of single rows)."""
     import torch
 

@@ -24,25 +24,64 @@ _SOURCE = "Csordás, Manning & Potts 2505.13898"
 
 METRICS = (
     Metric(
-        "contribution.norm", ("residual",), "profile", "contribution norm ‖u‖", "‖u‖₂", _SOURCE,
-        axis="step", parts=PARTS, log=True, limits=(0, None),
+        "contribution.norm",
+        ("residual",),
+        "profile",
+        "contribution norm ‖u‖",
+        "‖u‖₂",
+        _SOURCE,
+        axis="step",
+        parts=PARTS,
+        log=True,
+        limits=(0, None),
     ),
     Metric(
-        "contribution.relative", ("residual",), "profile", "relative contribution ‖u‖/‖r‖",
-        "‖u‖/max(‖r‖, 1e-6) per token", _SOURCE, axis="step", parts=PARTS, log=True, limits=(0, None),
+        "contribution.relative",
+        ("residual",),
+        "profile",
+        "relative contribution ‖u‖/‖r‖",
+        "‖u‖/max(‖r‖, 1e-6) per token",
+        _SOURCE,
+        axis="step",
+        parts=PARTS,
+        log=True,
+        limits=(0, None),
     ),
     Metric(
-        "contribution.cosine", ("residual",), "profile", "cos(contribution, residual)", "cos(u, r)", _SOURCE,
-        axis="step", parts=PARTS, limits=(-1, 1), diverging=0.0,
+        "contribution.cosine",
+        ("residual",),
+        "profile",
+        "cos(contribution, residual)",
+        "cos(u, r)",
+        _SOURCE,
+        axis="step",
+        parts=PARTS,
+        limits=(-1, 1),
+        diverging=0.0,
     ),
     Metric(
-        "contribution.cosine_matrix", ("residual",), "matrix", "cosine of contributions", "cos(u_s, u_s')",
-        "Kapl et al. 2512.08819", parts=PARTS, rows="step", cols="step", worst="max", diverging=0.0, limits=(-1, 1),
+        "contribution.cosine_matrix",
+        ("residual",),
+        "matrix",
+        "cosine of contributions",
+        "cos(u_s, u_s')",
+        "Kapl et al. 2512.08819",
+        parts=PARTS,
+        rows="step",
+        cols="step",
+        worst="max",
+        diverging=0.0,
+        limits=(-1, 1),
     ),
     Metric(
-        "effective_depth.cosine", ("residual",), "score", "effective depth (cosine)",
+        "effective_depth.cosine",
+        ("residual",),
+        "score",
+        "effective depth (cosine)",
         "first step from which the mean of contribution.cosine over parts stays ≥ 0 to the end",
-        "Hu et al. 2512.14064", unit="step", worst=None,
+        "Hu et al. 2512.14064",
+        unit="step",
+        worst=None,
     ),
 )
 
@@ -52,9 +91,7 @@ def contribution_norm(u: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
     return u.double().norm(dim=-1)
 
 
-def contribution_relative(
-    u: Float[Tensor, "*batch d"], r: Float[Tensor, "*batch d"]
-) -> Float[Tensor, "*batch"]:
+def contribution_relative(u: Float[Tensor, "*batch d"], r: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
     """‖u‖/max(‖r‖, 1e-6).
 
     >>> import torch
@@ -64,9 +101,7 @@ def contribution_relative(
     return contribution_norm(u) / r.double().norm(dim=-1).clamp_min(EPSILON)
 
 
-def contribution_cosine(
-    u: Float[Tensor, "*batch d"], r: Float[Tensor, "*batch d"]
-) -> Float[Tensor, "*batch"]:
+def contribution_cosine(u: Float[Tensor, "*batch d"], r: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
     """cos(u, r): positive where a part strengthens what is there, negative where it erases."""
     return cosine(u, r)
 

@@ -7,7 +7,6 @@ agree lose everything below 1e-6 when they are subtracted.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -123,17 +122,13 @@ def _overlap(a: Int[Tensor, "*batch k"], b: Int[Tensor, "*batch k"]) -> Float[Te
     return shared.double().mean(-1)
 
 
-def target_nll(
-    logits: Float[Tensor, "*batch vocab"], targets: Int[Tensor, "*batch"]
-) -> Float[Tensor, "*batch"]:
+def target_nll(logits: Float[Tensor, "*batch vocab"], targets: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """−ln p(target) in nats."""
     logits = logits.double()
     return logits.logsumexp(-1) - logits.gather(-1, targets[..., None]).squeeze(-1)
 
 
-def target_rank(
-    logits: Float[Tensor, "*batch vocab"], targets: Int[Tensor, "*batch"]
-) -> Int[Tensor, "*batch"]:
+def target_rank(logits: Float[Tensor, "*batch vocab"], targets: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
     """1 + how many tokens have a strictly larger logit than the target.
 
     >>> import torch

@@ -24,7 +24,14 @@ _LENS = "nostalgebraist 2020; Csordás, Manning & Potts 2505.13898"
 def _profile(name: str, label: str, unit: str, formula: str, **kwargs: object) -> Metric:
     kwargs.setdefault("source", _LENS)
     return Metric(
-        f"lens.{name}", ("lens",), "profile", label, formula, axis="depth", unit=unit, **kwargs,  # type: ignore[arg-type]
+        f"lens.{name}",
+        ("lens",),
+        "profile",
+        label,
+        formula,
+        axis="depth",
+        unit=unit,
+        **kwargs,  # type: ignore[arg-type]
     )
 
 
@@ -32,35 +39,74 @@ METRICS = (
     _profile("kl", "KL(lens ‖ final)", "nats", "KL(q_d‖p)", limits=(0, None)),
     _profile("kl_reverse", "KL(final ‖ lens)", "nats", "KL(p‖q_d)", limits=(0, None)),
     _profile("jsd", "JSD(lens, final)", "nats", "½KL(p‖m) + ½KL(q_d‖m), m = (p+q_d)/2", limits=(0, math.log(2))),
-    _profile("overlap5", "top-5 overlap with final", "fraction", "|top5(q_d) ∩ top5(p)| / 5", worst="min", limits=(0, 1)),
+    _profile(
+        "overlap5", "top-5 overlap with final", "fraction", "|top5(q_d) ∩ top5(p)| / 5", worst="min", limits=(0, 1)
+    ),
     _profile("top1", "top-1 agreement with final", "fraction", "[argmax q_d = argmax p]", worst="min", limits=(0, 1)),
     _profile("entropy", "lens entropy", "nats", "−Σ q_d ln q_d", limits=(0, None)),
     _profile("target_nll", "lens loss", "nats", "−ln q_d(next token)", limits=(0, None)),
-    _profile("target_rank", "rank of next token", "rank", "1 + number of tokens with a strictly larger logit", log=True, limits=(1, None)),
+    _profile(
+        "target_rank",
+        "rank of next token",
+        "rank",
+        "1 + number of tokens with a strictly larger logit",
+        log=True,
+        limits=(1, None),
+    ),
     _profile("target_log_rank", "ln rank of next token", "ln rank", "ln(target_rank)", limits=(0, None)),
     Metric(
-        "lens.tokens", ("lens",), "token", "top tokens", "the five likeliest tokens of q_d with their probabilities, first four prompts",
-        _LENS, axis="depth", unit="probability", worst=None, limits=(0, 1),
+        "lens.tokens",
+        ("lens",),
+        "token",
+        "top tokens",
+        "the five likeliest tokens of q_d with their probabilities, first four prompts",
+        _LENS,
+        axis="depth",
+        unit="probability",
+        worst=None,
+        limits=(0, 1),
     ),
     Metric(
-        "settling_depth", ("lens",), "score", "settling depth",
+        "settling_depth",
+        ("lens",),
+        "score",
+        "settling depth",
         "per position the first depth from which JSD(q_d, p)/ln 2 stays < 0.5, then the mean",
-        "Chen et al. 2602.13517", unit="depth",
+        "Chen et al. 2602.13517",
+        unit="depth",
     ),
     Metric(
-        "effective_depth.kl", ("lens",), "score", "effective depth (KL)",
-        "first depth from which lens.kl stays < half its maximum", "Hu et al. 2512.14064", unit="depth", worst=None,
+        "effective_depth.kl",
+        ("lens",),
+        "score",
+        "effective depth (KL)",
+        "first depth from which lens.kl stays < half its maximum",
+        "Hu et al. 2512.14064",
+        unit="depth",
+        worst=None,
     ),
     Metric(
-        "effective_depth.overlap", ("lens",), "score", "effective depth (overlap)",
-        "first depth from which lens.overlap5 stays > 0.3", "Hu et al. 2512.14064", unit="depth", worst=None,
+        "effective_depth.overlap",
+        ("lens",),
+        "score",
+        "effective depth (overlap)",
+        "first depth from which lens.overlap5 stays > 0.3",
+        "Hu et al. 2512.14064",
+        unit="depth",
+        worst=None,
     ),
 )
 
 NEEDS: dict[str, str] = {
-    "lens.kl": "kl", "lens.kl_reverse": "kl_reverse", "lens.jsd": "jsd", "lens.overlap5": "overlap5",
-    "lens.top1": "top1", "lens.entropy": "entropy", "lens.target_nll": "nll",
-    "lens.target_rank": "rank", "lens.target_log_rank": "rank",
+    "lens.kl": "kl",
+    "lens.kl_reverse": "kl_reverse",
+    "lens.jsd": "jsd",
+    "lens.overlap5": "overlap5",
+    "lens.top1": "top1",
+    "lens.entropy": "entropy",
+    "lens.target_nll": "nll",
+    "lens.target_rank": "rank",
+    "lens.target_log_rank": "rank",
 }
 """Which quantity of :mod:`depthsig.metrics.comparison` each lens profile is made of."""
 

@@ -17,30 +17,74 @@ if TYPE_CHECKING:
 
 METRICS = (
     Metric(
-        "residual.norm", ("residual",), "profile", "residual norm ‖h‖", "‖h_d‖₂",
-        "Csordás, Manning & Potts 2505.13898", axis="depth", log=True, limits=(0, None),
+        "residual.norm",
+        ("residual",),
+        "profile",
+        "residual norm ‖h‖",
+        "‖h_d‖₂",
+        "Csordás, Manning & Potts 2505.13898",
+        axis="depth",
+        log=True,
+        limits=(0, None),
     ),
     Metric(
-        "residual.io_cosine", ("residual",), "profile", "cos(in, out)", "cos(in_s, out_s)",
-        "Gromov 2403.17887; Men et al. (ShortGPT) 2403.03853", axis="step", worst="min", limits=(-1, 1),
+        "residual.io_cosine",
+        ("residual",),
+        "profile",
+        "cos(in, out)",
+        "cos(in_s, out_s)",
+        "Gromov 2403.17887; Men et al. (ShortGPT) 2403.03853",
+        axis="step",
+        worst="min",
+        limits=(-1, 1),
     ),
     Metric(
-        "residual.block_influence", ("residual",), "profile", "block influence", "1 − cos(in_s, out_s)",
-        "Men et al. (ShortGPT) 2403.03853", axis="step", limits=(0, 2),
+        "residual.block_influence",
+        ("residual",),
+        "profile",
+        "block influence",
+        "1 − cos(in_s, out_s)",
+        "Men et al. (ShortGPT) 2403.03853",
+        axis="step",
+        limits=(0, 2),
     ),
     Metric(
-        "residual.angular", ("residual",), "matrix", "angular distance", "arccos(cos(h_d, h_{d+n}))/π",
-        "Gromov et al. 2403.17887", rows="depth d", cols="layers ahead n", unit="half turns", limits=(0, 1),
+        "residual.angular",
+        ("residual",),
+        "matrix",
+        "angular distance",
+        "arccos(cos(h_d, h_{d+n}))/π",
+        "Gromov et al. 2403.17887",
+        rows="depth d",
+        cols="layers ahead n",
+        unit="half turns",
+        limits=(0, 1),
     ),
     Metric(
-        "residual.cosine", ("residual",), "matrix", "cosine of residual states", "cos(h_d, h_d')",
-        "Sun et al. (Painters) 2407.09298", rows="depth", cols="depth", worst="min", diverging=0.0, limits=(-1, 1),
+        "residual.cosine",
+        ("residual",),
+        "matrix",
+        "cosine of residual states",
+        "cos(h_d, h_d')",
+        "Sun et al. (Painters) 2407.09298",
+        rows="depth",
+        cols="depth",
+        worst="min",
+        diverging=0.0,
+        limits=(-1, 1),
     ),
     Metric(
-        "residual.cka", ("residual",), "matrix", "debiased linear CKA",
+        "residual.cka",
+        ("residual",),
+        "matrix",
+        "debiased linear CKA",
         "HSIC_u(K,L)/√(HSIC_u(K,K) HSIC_u(L,L)), K = XXᵀ U-centred, first 2,048 pooled tokens",
         "Kornblith et al. 1905.00414; Székely & Rizzo 2014 (U-centring)",
-        rows="depth", cols="depth", worst=None, limits=(None, 1), default=False,
+        rows="depth",
+        cols="depth",
+        worst=None,
+        limits=(None, 1),
+        default=False,
     ),
 )
 
@@ -65,16 +109,12 @@ def residual_norm(h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
     return h.double().norm(dim=-1)
 
 
-def io_cosine(
-    before: Float[Tensor, "*batch d"], after: Float[Tensor, "*batch d"]
-) -> Float[Tensor, "*batch"]:
+def io_cosine(before: Float[Tensor, "*batch d"], after: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
     """cos(in, out) of a step."""
     return cosine(before, after)
 
 
-def block_influence(
-    before: Float[Tensor, "*batch d"], after: Float[Tensor, "*batch d"]
-) -> Float[Tensor, "*batch"]:
+def block_influence(before: Float[Tensor, "*batch d"], after: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
     """1 − cos(in, out) of a step (ShortGPT 2403.03853); 0 for a step that only rescales."""
     return 1.0 - cosine(before, after)
 

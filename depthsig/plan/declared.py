@@ -27,9 +27,7 @@ class Declared:
         return {key: value for key, value in entries.items() if value is not None}
 
 
-def gather(
-    options: Mapping[str, str | None], config_entry: Mapping[str, Any], config: Any = None
-) -> Declared:
+def gather(options: Mapping[str, str | None], config_entry: Mapping[str, Any], config: Any = None) -> Declared:
     """Options first, then the config's ``"depthsig"`` entry, then known fields of configs.
 
     Raises:
@@ -88,7 +86,8 @@ def declare(observed: Plan, declared: Declared, n_layers: int) -> Plan:
 def _with_loop(plan: Plan, loop: Span) -> Plan:
     size = loop.end - loop.start
     matching = [
-        s for s in plan.spans
+        s
+        for s in plan.spans
         if s.size == size and plan.layers[s.start : s.start + size] == tuple(range(loop.start, loop.end))
     ]
     if matching:
@@ -109,8 +108,7 @@ def _with_grown(plan: Plan, grown: Span, explicit: bool) -> Plan:
     first = _once_in_order(plan, grown)
     if first is None:
         message = (
-            f"--grown {grown} contradicts what runs: its layers do not run once each and in "
-            f"order ({_shown(plan)})"
+            f"--grown {grown} contradicts what runs: its layers do not run once each and in order ({_shown(plan)})"
         )
         if explicit:
             raise InputError(message + "; leave --grown out or change the order")
@@ -133,7 +131,6 @@ def _once_in_order(plan: Plan, span: Span) -> int | None:
 def _shown(plan: Plan) -> str:
     if plan.spans:
         return "; ".join(
-            f"layers {plan.layers[s.start]}..{plan.layers[s.start + s.size - 1]} {s.count} times"
-            for s in plan.spans
+            f"layers {plan.layers[s.start]}..{plan.layers[s.start + s.size - 1]} {s.count} times" for s in plan.spans
         )
     return f"{len(plan)} steps, {plan.n_layers} layers, no loop"

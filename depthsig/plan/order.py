@@ -53,7 +53,7 @@ def parse_order(text: str, n_layers: int) -> tuple[int, ...]:
         raise InputError(f"an order is a string, found {type(text).__name__}; {_EXAMPLE}")
     loop = _LOOP.fullmatch(text.strip())
     if loop:
-        text = _expand_loop(text, *(int(g) for g in loop.groups()), n_layers=n_layers)
+        text = _expand_loop(text, [int(g) for g in loop.groups()], n_layers)
     layers: list[int] = []
     for item in text.split(","):
         start, end, times = _parse_item(item.strip(), text, n_layers)
@@ -63,7 +63,8 @@ def parse_order(text: str, n_layers: int) -> tuple[int, ...]:
     return tuple(layers)
 
 
-def _expand_loop(text: str, first: int, block: int, times: int, last: int, n_layers: int) -> str:
+def _expand_loop(text: str, sizes: list[int], n_layers: int) -> str:
+    first, block, times, last = sizes
     if first + block + last != n_layers:
         raise InputError(
             f"order {text!r} names {first + block + last} layers, the model has {n_layers}; "
@@ -90,8 +91,7 @@ def _parse_item(item: str, text: str, n_layers: int) -> tuple[int, int, int]:
         raise InputError(f"empty range {item!r} in order {text!r}; ranges are start:end, end > start")
     if end > n_layers:
         raise InputError(
-            f"item {item!r} in order {text!r} reaches layer {end - 1}, the model has layers "
-            f"0..{n_layers - 1}"
+            f"item {item!r} in order {text!r} reaches layer {end - 1}, the model has layers 0..{n_layers - 1}"
         )
     if times < 1:
         raise InputError(f"{item!r} in order {text!r} runs 0 times; a count is 1 or more")
@@ -119,12 +119,8 @@ def parse_span(text: str | Span, n_layers: int, *, option: str, grown: bool = Fa
     if end <= start:
         raise InputError(f"{option} {text!r} is empty; the end must be larger than the start")
     if end > n_layers:
-        raise InputError(
-            f"{option} {text!r} reaches layer {end - 1}, the model has layers 0..{n_layers - 1}"
-        )
+        raise InputError(f"{option} {text!r} reaches layer {end - 1}, the model has layers 0..{n_layers - 1}")
     block = rest[0] if rest else 0
     if grown and (block < 1 or (end - start) % block):
-        raise InputError(
-            f"{option} {text!r}: {end - start} layers are no whole number of blocks of {block}"
-        )
+        raise InputError(f"{option} {text!r}: {end - start} layers are no whole number of blocks of {block}")
     return Span(start, end, block)

@@ -173,10 +173,9 @@ def _label(steps: list[Step], span: SpanInfo, nested: bool = False) -> list[Step
     out = list(steps)
     for index in range(span.start, span.end):
         block, phase = divmod(index - span.start, span.size)
-        labels = {"span": f"{span.start}:{span.end}", "block": block, "phase": phase}
-        if nested:
-            labels["outer"] = block
-        out[index] = replace(out[index], **labels)
+        outer = block if nested else out[index].outer
+        name = f"{span.start}:{span.end}"
+        out[index] = replace(out[index], span=name, block=block, phase=phase, outer=outer)
     return out
 
 

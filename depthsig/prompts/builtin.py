@@ -62,9 +62,7 @@ def load_prompts(source: Any, n: int | None = 20, seed: int = 0) -> list[Prompt]
         if str(source) in BUILTIN:
             return builtin_prompts(str(source), n, seed)
         if isinstance(source, str) and not Path(source).exists() and not Path(source).suffix:
-            raise InputError(
-                f"{source!r} is neither a file nor built-in prompts; there are {', '.join(BUILTIN)}"
-            )
+            raise InputError(f"{source!r} is neither a file nor built-in prompts; there are {', '.join(BUILTIN)}")
         return read_prompts(source, n)
     if not isinstance(source, Sequence) or isinstance(source, bytes) or not len(source):
         raise InputError("prompts are a name, a file, or a non-empty list of strings, dicts or token ids")

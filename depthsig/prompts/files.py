@@ -24,7 +24,8 @@ def read_prompts(path: str | Path, n: int | None = None) -> list[Prompt]:
         raise InputError(f"prompt file {str(path)!r} does not exist; `depthsig prompts` lists built-in ones")
     if path.is_dir():
         raise InputError(f"prompt file {str(path)!r} is a folder; {_FORMS}")
-    found, left_out = [], 0
+    found: list[Prompt] = []
+    left_out = 0
     for number, line in _lines(path):
         if not line.strip():
             continue
@@ -36,8 +37,7 @@ def read_prompts(path: str | Path, n: int | None = None) -> list[Prompt]:
         raise InputError(f"prompt file {str(path)!r} holds no prompts; {_FORMS}")
     if left_out:
         warnings.warn(
-            f"the first {len(found)} of {len(found) + left_out} prompts in {path.name} are used; "
-            "-n raises the number",
+            f"the first {len(found)} of {len(found) + left_out} prompts in {path.name} are used; -n raises the number",
             DepthsigWarning,
             stacklevel=3,
         )

@@ -9,7 +9,7 @@ mixing hash of their own text, so that no item is ever on both sides.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,15 +18,16 @@ from depthsig.prompts.prompt import Prompt
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 DIGITS = "0123456789"
-WORDS = (
-    "time year people way day man thing woman life child world school state family student group "
-    "country problem hand part place case week company system program question work number night "
-    "point home water room mother area money story fact month lot right study book eye job word "
-    "business issue side kind head house service friend father power hour game line end member law "
-    "car city community name president team minute idea body information back parent face others "
-    "level office door health person art war history party result change morning reason research "
-    "girl guy moment air teacher force education"
-).split()
+_NOUNS = """
+time year people way day man thing woman life child world school state family student group country
+problem hand part place case week company system program question work number night point home water
+room mother area money story fact month lot right study book eye job word business issue side kind
+head house service friend father power hour game line end member law car city community name
+president team minute idea body information back parent face others level office door health person
+art war history party result change morning reason research girl guy moment air teacher force
+education
+"""
+WORDS = tuple(_NOUNS.split())
 
 Generator = Callable[[np.random.Generator], Prompt]
 
@@ -47,7 +48,8 @@ def generate(task: str, n: int, seed: int, split: str = "heldout") -> list[Promp
     True
     """
     rng = np.random.default_rng([seed, *task.encode()])
-    make, found = TASKS[task].make, []
+    make = TASKS[task].make
+    found: list[Prompt] = []
     while len(found) < n:
         item = make(rng)
         if held_out(item) == (split == "heldout"):
@@ -55,7 +57,7 @@ def generate(task: str, n: int, seed: int, split: str = "heldout") -> list[Promp
     return found
 
 
-def _pick(rng: np.random.Generator, pool: str | list[str], k: int) -> list[str]:
+def _pick(rng: np.random.Generator, pool: Sequence[str], k: int) -> list[str]:
     return [pool[i] for i in rng.choice(len(pool), size=k, replace=False)]
 
 

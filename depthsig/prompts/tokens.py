@@ -134,9 +134,7 @@ def _render(prompt: Prompt, tokenizer: Any) -> tuple[str, int]:
     messages = [{"role": "user", "content": prompt.text}]
     if prompt.answer:
         messages.append({"role": "assistant", "content": prompt.answer})
-    text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=not prompt.answer
-    )
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not prompt.answer)
     at = text.rfind(prompt.answer) if prompt.answer else len(text)
     if at < 0:  # templates may strip an answer's white space
         at = text.rfind((prompt.answer or "").strip())
@@ -194,8 +192,7 @@ def _check_usable(prompts: Sequence[TokenPrompt], positions: str) -> None:
     if short:
         shown = ", ".join(map(str, short[:10])) + (" ..." if len(short) > 10 else "")
         warnings.warn(
-            f"{len(short)} of {len(prompts)} prompts have fewer than two tokens and take no part "
-            f"(rows {shown})",
+            f"{len(short)} of {len(prompts)} prompts have fewer than two tokens and take no part (rows {shown})",
             DepthsigWarning,
             stacklevel=3,
         )

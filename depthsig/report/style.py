@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -19,7 +20,7 @@ SPAN = ("#0072B2", "#E69F00")
 UNDEFINED = "#d9d9d9"
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 
-RC = {
+RC: dict[Any, Any] = {
     "font.size": 8.0,
     "axes.titlesize": 8.5,
     "axes.labelsize": 8.0,

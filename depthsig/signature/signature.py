@@ -133,9 +133,7 @@ _ATTRIBUTES = {
 _DEFAULTS = {"part": "layer", "scope": "current", "agg": "mean"}
 
 
-def _choose(
-    frame: pd.DataFrame, metric: str, part: str | None, scope: str | None, agg: str | None
-) -> pd.DataFrame:
+def _choose(frame: pd.DataFrame, metric: str, part: str | None, scope: str | None, agg: str | None) -> pd.DataFrame:
     rows = frame[frame["metric"] == metric]
     if rows.empty:
         raise InputError(f"no {metric!r} in this signature; {_there(frame)}")

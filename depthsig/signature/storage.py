@@ -158,6 +158,4 @@ def _read(path: Path, table: str) -> pd.DataFrame:
     text = [c for c, k in columns.items() if k == TEXT]
     # "" is empty text but a missing number; "nan" and "null" are words that may be meant.
     missing = {c: [""] for c in columns if c not in text}
-    return pd.read_csv(
-        path, dtype=types, keep_default_na=False, na_values=missing, float_precision="round_trip"
-    )
+    return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing, float_precision="round_trip")

@@ -95,7 +95,9 @@ def plot_metric(signature: Signature, metric: str, ax: Any = None, **choice: Any
         if entry.kind == "profile":
             rows = signature.profile(metric, **choice)
             if not choice:
-                rows = signature.profiles[(signature.profiles["metric"] == metric) & (signature.profiles["agg"] == rows["agg"].iloc[0])]
+                rows = signature.profiles[
+                    (signature.profiles["metric"] == metric) & (signature.profiles["agg"] == rows["agg"].iloc[0])
+                ]
             return draw_profile(ax, rows, entry, signature.plan)
         if entry.kind == "matrix":
             return draw_heatmap(ax, signature.matrix(metric, **choice), entry, signature.plan)

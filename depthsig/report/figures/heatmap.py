@@ -49,7 +49,7 @@ def _norm(values: np.ndarray, entry: Metric) -> Normalize:
         return Normalize(finite.min(), finite.max() if finite.max() > finite.min() else finite.min() + 1)
     centre = entry.diverging
     # The diagonal of a cosine matrix is 1 by definition and would wash out everything else.
-    off = values[~np.eye(*values.shape, dtype=bool)] if values.shape[0] == values.shape[1] else finite
+    off = values[np.eye(*values.shape) == 0] if values.shape[0] == values.shape[1] else finite
     off = off[np.isfinite(off)]
     reach = float(np.abs((off if off.size else finite) - centre).max()) or 1.0
     return TwoSlopeNorm(centre, centre - reach, centre + reach)

@@ -26,7 +26,12 @@ def draw_lens_tokens(ax: Axes, tokens: pd.DataFrame) -> Axes:
             colour = "white" if values[i, j] > 0.55 else "black"
             ax.text(j, i, text, ha="center", va="center", fontsize=5.2, color=colour, parse_math=False)
     given = [readable(str(cells.loc[(depths[0], p), "input_token"])) for p in positions]
-    ax.set_xticks(range(len(positions)), [f"{g}\n{p}" for g, p in zip(given, positions, strict=True)], fontsize=5.5, parse_math=False)
+    ax.set_xticks(
+        range(len(positions)),
+        [f"{g}\n{p}" for g, p in zip(given, positions, strict=True)],
+        fontsize=5.5,
+        parse_math=False,
+    )
     ax.set_yticks(range(len(depths)), [str(d) for d in depths], fontsize=6)
     ax.set_xlabel("input token and position")
     ax.set_ylabel("depth d")
