@@ -3,8 +3,10 @@
 from depthsig.prompts.builtin import BUILTIN, builtin_prompts, load_prompts
 from depthsig.prompts.files import read_prompts
 from depthsig.prompts.prompt import Prompt, TokenPrompt
+from depthsig.prompts.shipped import data_path, shipped_checkpoints
 from depthsig.prompts.tokens import as_prompt, tokenize
 
 __all__ = [
-    "BUILTIN", "Prompt", "TokenPrompt", "as_prompt", "builtin_prompts", "load_prompts", "read_prompts", "tokenize",
+    "BUILTIN", "Prompt", "TokenPrompt", "as_prompt", "builtin_prompts", "data_path", "load_prompts", "read_prompts",
+    "shipped_checkpoints", "tokenize",
 ]  # fmt: skip

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from depthsig.errors import InputError
-from depthsig.prompts.files import read_prompts
+from depthsig.errors import DepthsigWarning, InputError
+from depthsig.prompts.files import exists, read_prompts
 from depthsig.prompts.primitives import TASKS, generate
 from depthsig.prompts.prompt import Prompt
 from depthsig.prompts.shipped import data_path
 from depthsig.prompts.tokens import as_prompt
+
+DEFAULT_N = 20
 
 BUILTIN: dict[str, str] = {
     "gsm8k": "grade-school maths, question and gold answer (200 of the GSM8K test set, MIT)",
@@ -22,48 +25,80 @@ BUILTIN: dict[str, str] = {
 """Name and description of every built-in set."""
 
 
-def builtin_prompts(name: str, n: int | None = 20, seed: int = 0) -> list[Prompt]:
+def builtin_prompts(name: str, n: int | None = DEFAULT_N, seed: int = 0) -> list[Prompt]:
     """The first ``n`` prompts of a built-in set; generated ones depend on ``seed``.
 
-    Raises:
-        InputError: for an unknown name.
+    Generated ones are held-out items: none was an answer in the training of the checkpoints that
+    ship. None takes all of a set that is finite, and 20 generated ones.
 
-    >>> builtin_prompts("lookup", 2, seed=1)[0].answer
-    '7'
+    Raises:
+        InputError: for an unknown name, or an ``n`` below 1.
+
+    >>> builtin_prompts("gsm8k", 1)[0].answer[-7:]
+    '#### 18'
     """
+    if n is not None and n < 1:
+        raise InputError(f"the number of prompts is {n}; 1 is the least")
     if name in TASKS:
-        return generate(name, 20 if n is None else n, seed)
-    if name == "gsm8k":
-        return _gsm8k()[:n]
-    if name == "wikitext":
-        lines = data_path("prompts", "wikitext.txt").read_text(encoding="utf-8").splitlines()
-        return [Prompt(line) for line in lines][:n]
-    raise InputError(f"no built-in prompts are called {name!r}; there are {', '.join(BUILTIN)}")
+        return generate(name, DEFAULT_N if n is None else n, seed)
+    if name not in BUILTIN:
+        raise InputError(f"no built-in prompts are called {name!r}; there are {', '.join(BUILTIN)}")
+    found = _gsm8k() if name == "gsm8k" else _wikitext()
+    if n is not None and n > len(found):
+        message = f"{name} has {len(found)} prompts, {n} were asked for; the generated ones have any number"
+        warnings.warn(message, DepthsigWarning, stacklevel=2)
+    return found[:n]
 
 
 def _gsm8k() -> list[Prompt]:
     """Question, line break, gold answer; the calculator annotations are part of the data."""
-    lines = data_path("prompts", "gsm8k.jsonl").read_text(encoding="utf-8").splitlines()
-    entries = [json.loads(line) for line in lines]
+    entries = [json.loads(line) for line in _lines("gsm8k.jsonl")]
     return [Prompt(entry["question"] + "\n", entry["answer"]) for entry in entries]
 
 
-def load_prompts(source: Any, n: int | None = 20, seed: int = 0) -> list[Prompt]:
+def _wikitext() -> list[Prompt]:
+    return [Prompt(line) for line in _lines("wikitext.txt")]
+
+
+def _lines(name: str) -> list[str]:
+    """Lines of a file that ships; only newlines end one."""
+    return data_path("prompts", name).read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+
+
+def load_prompts(source: Any, n: int | None = DEFAULT_N, seed: int = 0) -> list[Prompt]:
     """Prompts from a built-in name, a .txt or .jsonl file, or a sequence.
 
     Args:
-        source: a name, a path, or a sequence of strings, dicts, token ids or :class:`Prompt`.
+        source: a name (which wins over a file of that name), a path, or a sequence of strings,
+            dicts, token ids or :class:`Prompt`.
         n: the first n (None: all of a sequence or file; 20 generated ones).
+        seed: of generated prompts.
 
     Raises:
         InputError: if nothing usable is there.
+
+    >>> [p.text for p in load_prompts(["One", "Two", "Three"], n=2)]
+    ['One', 'Two']
     """
     if isinstance(source, (str, Path)):
-        if str(source) in BUILTIN:
-            return builtin_prompts(str(source), n, seed)
-        if isinstance(source, str) and not Path(source).exists() and not Path(source).suffix:
-            raise InputError(f"{source!r} is neither a file nor built-in prompts; there are {', '.join(BUILTIN)}")
-        return read_prompts(source, n)
-    if not isinstance(source, Sequence) or isinstance(source, bytes) or not len(source):
-        raise InputError("prompts are a name, a file, or a non-empty list of strings, dicts or token ids")
-    return [as_prompt(value) for value in source][:n]
+        return _by_name(source, n, seed)
+    if isinstance(source, (Mapping, Prompt, bytes)) or not isinstance(source, Iterable):
+        raise InputError(
+            f"prompts are a name, a file, or a list of strings, dicts or token ids; found {type(source).__name__}"
+        )
+    if n is not None and n < 1:
+        raise InputError(f"the number of prompts is {n}; 1 is the least")
+    found = [as_prompt(value) for value in source]
+    if not found:
+        raise InputError("the list of prompts is empty; give at least one string, dict or list of token ids")
+    return found[:n]
+
+
+def _by_name(source: str | Path, n: int | None, seed: int) -> list[Prompt]:
+    name = str(source)
+    if name in BUILTIN:
+        return builtin_prompts(name, n, seed)
+    if not exists(source):
+        shown = name if len(name) <= 80 else name[:77] + "..."
+        raise InputError(f"{shown!r} is neither a file nor built-in prompts; there are {', '.join(BUILTIN)}")
+    return read_prompts(source, n)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 from depthsig.errors import DepthsigWarning, InputError
@@ -16,58 +15,95 @@ _FORMS = "a .txt file has one prompt a line; a .jsonl file has objects with `tex
 def read_prompts(path: str | Path, n: int | None = None) -> list[Prompt]:
     """The first ``n`` prompts of a file; what is left out is said in a warning.
 
+    A .jsonl file has one object a line; every other file is read as text, one prompt a line. Only
+    newlines end a line, and a carriage return before one is part of the line's end. Lines of
+    white space are skipped.
+
     Raises:
-        InputError: for a file that is missing, no UTF-8 text, empty, or malformed (with its line).
+        InputError: for a file that is missing, no UTF-8 text, empty, or malformed (with its line),
+            or an ``n`` below 1.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"prompt file {str(path)!r} does not exist; `depthsig prompts` lists built-in ones")
-    if path.is_dir():
-        raise InputError(f"prompt file {str(path)!r} is a folder; {_FORMS}")
+    _check(path, n)
+    read = _from_json if path.suffix.lower() == ".jsonl" else _from_text
     found: list[Prompt] = []
     left_out = 0
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        if n is not None and len(found) >= n:
-            left_out += 1
-            continue
-        found.append(_from_json(line, path, number) if path.suffix == ".jsonl" else Prompt(line))
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                if n is not None and len(found) >= n:
+                    # Counted without being parsed, so that a large file costs no more than reading it.
+                    left_out += not _is_blank(raw)
+                    continue
+                line = _decode(raw, path, number)
+                if line.strip():
+                    found.append(read(line, path, number))
+    except OSError as error:
+        raise InputError(f"prompt file {str(path)!r} cannot be read: {error.strerror}; {_FORMS}") from None
     if not found:
         raise InputError(f"prompt file {str(path)!r} holds no prompts; {_FORMS}")
     if left_out:
-        warnings.warn(
-            f"the first {len(found)} of {len(found) + left_out} prompts in {path.name} are used; -n raises the number",
-            DepthsigWarning,
-            stacklevel=3,
-        )
+        _warn(len(found), left_out, path)
     return found
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their ends; only newlines end a line."""
+def exists(path: str | Path) -> bool:
+    """Whether there is such a file or folder; False too for what cannot be a path."""
     try:
-        with path.open(encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, 1):
-                line = line.removesuffix("\n").removesuffix("\r")
-                if "\0" in line:
-                    raise InputError(f"{str(path)!r} is not a text file (line {number} holds a NUL byte)")
-                yield number, line.removeprefix("\ufeff") if number == 1 else line
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _check(path: Path, n: int | None) -> None:
+    if n is not None and n < 1:
+        raise InputError(f"the number of prompts is {n}; 1 is the least")
+    if not exists(path):
+        shown = str(path) if len(str(path)) <= 80 else str(path)[:77] + "..."
+        raise InputError(f"prompt file {shown!r} does not exist; `depthsig prompts` lists built-in ones")
+    if path.is_dir():
+        raise InputError(f"prompt file {str(path)!r} is a folder; {_FORMS}")
+
+
+def _is_blank(raw: bytes) -> bool:
+    # White space outside ASCII exists too, and is rare.
+    return not raw.strip() or (not raw.isascii() and not raw.decode("utf-8", "replace").strip())
+
+
+def _decode(raw: bytes, path: Path, number: int) -> str:
+    if b"\0" in raw:
+        raise InputError(f"prompt file {str(path)!r} is not text: line {number} holds a NUL byte; {_FORMS}")
+    try:
+        line = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{str(path)!r} is not UTF-8 text ({error.reason}); {_FORMS}") from None
-    except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+        raise InputError(f"prompt file {str(path)!r} is not UTF-8: line {number}, {error.reason}; {_FORMS}") from None
+    line = line.removesuffix("\n").removesuffix("\r")
+    return line.removeprefix("\ufeff") if number == 1 else line
+
+
+def _from_text(line: str, path: Path, number: int) -> Prompt:
+    return Prompt(line)
 
 
 def _from_json(line: str, path: Path, number: int) -> Prompt:
     where = f"{path.name} line {number}"
     try:
         entry = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON ({error}); {_FORMS}") from None
-    if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
-        raise InputError(f"{where} has no string `text`; {_FORMS}")
-    answer = entry.get("answer")
-    if answer is not None and not isinstance(answer, str):
-        raise InputError(f"{where}: `answer` is {type(answer).__name__}, it must be a string")
-    return Prompt(entry["text"], answer)
+    if not isinstance(entry, dict) or "text" not in entry:
+        found = f"the keys {sorted(entry)}" if isinstance(entry, dict) else type(entry).__name__
+        raise InputError(f"{where} has no `text`, found {found}; {_FORMS}")
+    for key in ("text", "answer"):
+        value = entry.get(key)
+        if not isinstance(value, str) and not (key == "answer" and value is None):
+            raise InputError(f"{where}: `{key}` is {type(value).__name__}; it must be a string")
+    return Prompt(entry["text"], entry.get("answer"))
+
+
+def _warn(kept: int, left_out: int, path: Path) -> None:
+    warnings.warn(
+        f"the first {kept} of {kept + left_out} prompts in {path.name} are used; -n raises the number",
+        DepthsigWarning,
+        stacklevel=4,
+    )

@@ -2,172 +2,231 @@
 
 Copying, look-up, variable assignment of depth 0/1/2 (Saunshi et al. 2024, MIDAS), p-hop induction
 (Saunshi et al. 2502.17416) and addition, in forms that a model of a few million parameters can
-learn: the answer directly follows its key. Items are split into training and held-out ones by a
-mixing hash of their own text, so that no item is ever on both sides.
+learn: the answer directly follows its key. Most prompts ask several questions and show all answers
+but the last. Items are split into training and held-out ones by a mixing hash, so that nothing
+asked for in a held-out prompt was ever an answer in training.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from depthsig.errors import InputError
 from depthsig.prompts.prompt import Prompt
+from depthsig.prompts.words import LETTERS, NAMES, THINGS, WORDS
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-DIGITS = "0123456789"
-_NOUNS = """
-time year people way day man thing woman life child world school state family student group country
-problem hand part place case week company system program question work number night point home water
-room mother area money story fact month lot right study book eye job word business issue side kind
-head house service friend father power hour game line end member law car city community name
-president team minute idea body information back parent face others level office door health person
-art war history party result change morning reason research girl guy moment air teacher force
-education
-"""
-WORDS = tuple(_NOUNS.split())
-
-Generator = Callable[[np.random.Generator], Prompt]
+HELD_OUT_SHARE = 16
+"""One item in this many is held out."""
 
 
-def held_out(item: Prompt, share: int = 16) -> bool:
-    """Whether an item belongs to the held-out split: one in ``share``, by a mixing hash.
+@dataclass(frozen=True)
+class Item:
+    """A generated item.
+
+    Attributes:
+        pairs: (text, answer) pairs, in order; the last answer is the one that is asked for.
+        keys: what must not be on both sides of the split, the asked one last: the whole text for
+            random tables and strings, the two operands for a sum.
+        candidates: how many answers are plausible to somebody who cannot do the task, None where
+            answers are long: loss and accuracy are to be held against ln(candidates) and
+            1/candidates, not against chance over the whole alphabet.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    keys: tuple[str, ...]
+    candidates: int | None = None
+
+    @property
+    def prompt(self) -> Prompt:
+        """Everything up to the last answer, and that answer."""
+        shown = "".join(text + answer for text, answer in self.pairs[:-1])
+        text, answer = self.pairs[-1]
+        return Prompt(shown + text, answer)
+
+
+Generator = Callable[[np.random.Generator], Item]
+
+
+def held_out(key: str, share: int = HELD_OUT_SHARE) -> bool:
+    """Whether a key belongs to the held-out split: one in ``share``, by a mixing hash.
 
     A hash that is linear in the operands would leave out sums of one last digit only.
     """
-    digest = hashlib.blake2b(item.full.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") % share == 0
 
 
-def generate(task: str, n: int, seed: int, split: str = "heldout") -> list[Prompt]:
-    """``n`` items of a task, of the ``heldout`` or the ``train`` split.
+def belongs(item: Item, split: str) -> bool:
+    """Whether an item may be used in a split; one of mixed keys can be of neither.
 
-    >>> generate("addition", 1, seed=0) == generate("addition", 1, seed=0)
+    Training items hold no held-out key at all; in held-out ones the asked key is held out.
+    """
+    if split == "train":
+        return not any(held_out(key) for key in item.keys)
+    return held_out(item.keys[-1])
+
+
+def items(task: str, seed: int, split: str = "heldout") -> Iterator[Item]:
+    """An endless stream of a task's items, of the ``heldout`` or the ``train`` split.
+
+    Raises:
+        InputError: for an unknown task or split.
+
+    >>> next(items("addition", seed=0)) == next(items("addition", seed=0))
     True
     """
+    every = {**TASKS, **TRAINING_ONLY}
+    if task not in every:
+        raise InputError(f"no generator is called {task!r}; there are {', '.join(every)}")
+    if split not in ("train", "heldout"):
+        raise InputError(f"split is {split!r}; it is 'train' or 'heldout'")
     rng = np.random.default_rng([seed, *task.encode()])
-    make = TASKS[task].make
-    found: list[Prompt] = []
-    while len(found) < n:
-        item = make(rng)
-        if held_out(item) == (split == "heldout"):
-            found.append(item)
-    return found
+    while True:
+        item = every[task].make(rng)
+        if belongs(item, split):
+            yield item
+
+
+def generate(task: str, n: int, seed: int, split: str = "heldout") -> list[Prompt]:
+    """``n`` prompts of a task; the first ones are the same for every ``n``.
+
+    Raises:
+        InputError: for an unknown task or split.
+
+    >>> generate("addition", 1, seed=0) == generate("addition", 2, seed=0)[:1]
+    True
+    """
+    stream = items(task, seed, split)
+    return [next(stream).prompt for _ in range(n)]
+
+
+def copying(rng: np.random.Generator) -> Item:
+    """``abcdefg>abcdefg``: a random string, or real words, and the same again."""
+    if rng.random() < 0.5:
+        text = "".join(LETTERS[i] for i in rng.integers(0, 26, size=int(rng.integers(16, 33))))
+    else:
+        text = " ".join(_pick(rng, WORDS, int(rng.integers(3, 7))))
+    return Item(((f"{text}>", text),), (text,))
+
+
+def lookup(rng: np.random.Generator) -> Item:
+    """``a4k7x2>k7>a4``: keys with values, and the values of one to four of them."""
+    keys = _pick(rng, LETTERS, int(rng.integers(8, 17)))
+    values = [str(i) for i in rng.integers(0, 10, size=len(keys))]
+    table = "".join(k + v for k, v in zip(keys, values, strict=True))
+    asked = rng.choice(len(keys), size=int(rng.integers(1, 5)), replace=False)
+    return _questions(table, [(keys[i], values[i]) for i in asked], candidates=len(set(values)))
+
+
+def variables(depth: int, fewest: int, most: int) -> Generator:
+    """``a4;b7;xa;yb>x4``: variables assigned through ``depth`` others, among distractors.
+
+    Args:
+        depth: steps from the asked variable to the one that holds a digit.
+        fewest, most: how many chains there are, and so how many digits to choose from.
+    """
+
+    def make(rng: np.random.Generator) -> Item:
+        chains = int(rng.integers(fewest, most + 1))
+        # names[level][chain] is assigned to names[level - 1][chain], and at level 0 to a digit.
+        letters = _pick(rng, LETTERS, chains * (depth + 1))
+        names = [letters[d * chains : (d + 1) * chains] for d in range(depth + 1)]
+        digits = [str(i) for i in rng.choice(10, size=chains, replace=False)]
+        sources = [digits, *names]
+        lines = [names[d][c] + sources[d][c] for d in range(depth + 1) for c in rng.permutation(chains)]
+        asked = rng.choice(chains, size=int(rng.integers(1, max(1, chains // 2) + 1)), replace=False)
+        # A chain that was asked for is out, so fewer digits are left for the last one.
+        left = chains - len(asked) + 1
+        return _questions(";".join(lines), [(names[-1][c], digits[c]) for c in asked], candidates=left)
+
+    return make
+
+
+def phop(rng: np.random.Generator, hops: int = 2, length: int = 40) -> Item:
+    """p-hop induction: find the last symbol's previous occurrence, step one on, repeat.
+
+    The answer is the symbol reached after ``hops`` hops; sequences where a hop fails are redrawn.
+    """
+    while True:
+        symbols = rng.integers(0, 6, size=length)
+        answer = hop(symbols, hops)
+        if answer is not None:
+            text = "".join(LETTERS[i] for i in symbols)
+            return Item(((f"{text}>", LETTERS[answer]),), (text,), candidates=6)
+
+
+def hop(symbols: np.ndarray, hops: int) -> int | None:
+    """The symbol that ``hops`` hops from the last position lead to, None where one fails.
+
+    >>> hop(np.array([0, 1, 2, 0]), 1)  # 0 occurred before, and 1 followed it
+    1
+    """
+    at = len(symbols) - 1
+    for _ in range(hops):
+        before = np.flatnonzero(symbols[:at] == symbols[at])
+        if not len(before):
+            return None
+        at = int(before[-1]) + 1
+    return int(symbols[at])
+
+
+def addition(below: int) -> Generator:
+    """``12+35=47;8+64=72``: worked sums of numbers under ``below``, and one more to finish."""
+
+    def make(rng: np.random.Generator) -> Item:
+        operands = [tuple(sorted(rng.integers(0, below, size=2).tolist())) for _ in range(int(rng.integers(3, 6)))]
+        flipped = [(a, b) if rng.random() < 0.5 else (b, a) for a, b in operands]
+        pairs = [(f"{';' if i else ''}{a}+{b}=", str(a + b)) for i, (a, b) in enumerate(flipped)]
+        return Item(tuple(pairs), tuple(f"{a}+{b}" for a, b in operands))
+
+    return make
+
+
+def word_problem(rng: np.random.Generator) -> Item:
+    """A templated problem of one or two steps; used in training only."""
+    name, other = _pick(rng, NAMES, 2)
+    thing = THINGS[int(rng.integers(len(THINGS)))]
+    a, b, c = (int(x) for x in rng.integers(1, 10, size=3))
+    text, total = f"{name} has {a} {thing}. {other} gives {name} {b} more.", a + b
+    if rng.random() < 0.5:
+        c = min(c, total)
+        text, total = f"{text} {name} loses {c}.", total - c
+    return Item(((f"{text} How many {thing} has {name}? ", str(total)),), (text,))
 
 
 def _pick(rng: np.random.Generator, pool: Sequence[str], k: int) -> list[str]:
     return [pool[i] for i in rng.choice(len(pool), size=k, replace=False)]
 
 
-def copying(rng: np.random.Generator) -> Prompt:
-    """``abcdefg>def``: a random string, or real words, and its continuation from a random place."""
-    if rng.random() < 0.5:
-        letters = rng.integers(0, 26, size=int(rng.integers(24, 40)))
-        text = "".join(LETTERS[i] for i in letters)
-    else:
-        text = " ".join(_pick(rng, WORDS, int(rng.integers(5, 9))))
-    return Prompt(f"{text}>", text)
-
-
-def lookup(rng: np.random.Generator) -> Prompt:
-    """``a4k7x2...>k7``: keys with values, and the value of one of them."""
-    keys = _pick(rng, LETTERS, int(rng.integers(8, 15)))
-    values = [DIGITS[i] for i in rng.integers(0, 10, size=len(keys))]
-    chosen = int(rng.integers(len(keys)))
-    table = "".join(k + v for k, v in zip(keys, values, strict=True))
-    return Prompt(f"{table}>{keys[chosen]}", values[chosen])
-
-
-def variables(depth: int) -> Generator:
-    """``a4;xa;yx>y4``: variables assigned through ``depth`` others, shuffled among distractors."""
-
-    def make(rng: np.random.Generator) -> Prompt:
-        chains = int(rng.integers(4, 7)) if depth else int(rng.integers(6, 11))
-        names = _pick(rng, LETTERS, chains * (depth + 1))
-        values = [DIGITS[i] for i in rng.choice(10, size=chains, replace=False)]
-        lines: list[str] = []
-        for level in range(depth + 1):
-            order = rng.permutation(chains)
-            for c in order:
-                source = values[c] if level == 0 else names[(level - 1) * chains + c]
-                lines.append(f"{names[level * chains + c]}{source};")
-        chosen = int(rng.integers(chains))
-        return Prompt("".join(lines) + f">{names[depth * chains + chosen]}", values[chosen])
-
-    return make
-
-
-def phop(rng: np.random.Generator, hops: int = 2, length: int = 40) -> Prompt:
-    """p-hop induction: look for the last symbol's last occurrence before, step one on, repeat.
-
-    The answer is the symbol reached after ``hops`` hops; sequences where a hop fails are redrawn.
-    """
-    while True:
-        symbols = rng.integers(0, 6, size=length)
-        at = length - 1
-        for _ in range(hops):
-            before = np.flatnonzero(symbols[:at] == symbols[at])
-            if not len(before):
-                break
-            at = int(before[-1]) + 1
-        else:
-            text = "".join(LETTERS[i] for i in symbols)
-            return Prompt(f"{text}>", LETTERS[symbols[at]])
-
-
-def addition(rng: np.random.Generator) -> Prompt:
-    """``12+35=47;``: worked sums, and one more to finish."""
-    shown = [_sum(rng) for _ in range(int(rng.integers(3, 6)))]
-    a, b = (int(x) for x in rng.integers(0, 100, size=2))
-    return Prompt("".join(shown) + f"{a}+{b}=", f"{a + b}")
-
-
-def _sum(rng: np.random.Generator) -> str:
-    a, b = (int(x) for x in rng.integers(0, 100, size=2))
-    return f"{a}+{b}={a + b};"
-
-
-def word_problem(rng: np.random.Generator) -> Prompt:
-    """A templated problem of one or two steps; used in training only."""
-    names = ("Ann", "Ben", "Eva", "Tom", "Mia", "Leo")
-    things = ("apples", "books", "coins", "stones", "cards")
-    name, other = _pick(rng, list(names), 2)
-    thing = things[int(rng.integers(len(things)))]
-    a, b, c = (int(x) for x in rng.integers(1, 10, size=3))
-    text = f"{name} has {a} {thing}. {other} gives {name} {b} more."
-    total = a + b
-    if rng.random() < 0.5:
-        c = min(c, total)
-        text += f" {name} loses {c}."
-        total -= c
-    return Prompt(f"{text} How many {thing} has {name}? ", f"{total}")
+def _questions(table: str, asked: list[tuple[str, str]], candidates: int) -> Item:
+    pairs = [(f"{table if i == 0 else ''}>{key}", value) for i, (key, value) in enumerate(asked)]
+    return Item(tuple(pairs), (table,), candidates)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A generator with a line of description, and the cost of guessing.
-
-    ``candidates`` is how many answers are plausible to somebody who cannot do the task: its
-    accuracy and loss are to be held against 1/candidates and ln(candidates), not against chance
-    over the whole vocabulary. None where answers are long.
-    """
+    """A generator with a line of description."""
 
     make: Generator
     description: str
-    candidates: int | None = None
 
 
 TASKS: dict[str, Task] = {
     "copying": Task(copying, "copy a random string or real words"),
-    "lookup": Task(lookup, "look a key's value up in a table", 10),
-    "variables0": Task(variables(0), "value of a variable, assigned directly", 10),
-    "variables1": Task(variables(1), "value of a variable, assigned through another one", 6),
-    "variables2": Task(variables(2), "value of a variable, assigned through two others", 6),
-    "phop": Task(phop, "p-hop induction, two hops", 6),
-    "addition": Task(addition, "sums of two-digit numbers"),
+    "lookup": Task(lookup, "look a key's value up in a table"),
+    "variables0": Task(variables(0, 4, 10), "value of a variable, assigned directly"),
+    "variables1": Task(variables(1, 2, 5), "value of a variable, assigned through another one"),
+    "variables2": Task(variables(2, 2, 4), "value of a variable, assigned through two others"),
+    "phop": Task(phop, "p-hop induction, two hops"),
+    "addition": Task(addition(100), "sums of numbers of up to two digits"),
 }
+"""The generated built-in prompts."""
 TRAINING_ONLY: dict[str, Task] = {
+    "addition1": Task(addition(10), "sums of one-digit numbers"),
     "word_problem": Task(word_problem, "templated word problems of one or two steps"),
 }
+"""Generators that only help to train."""

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Prompt:
-    """Text with an optional answer, appended verbatim; or ready token ids."""
+    """Text with an optional answer, appended verbatim; or ready token ids.
+
+    >>> Prompt("2+2=", "4").full
+    '2+2=4'
+    """
 
     text: str
     answer: str | None = None
@@ -30,8 +34,9 @@ class TokenPrompt:
             decimals, where ids were given).
         tokens_sha256: of the ids as run, little-endian int64.
         answer_span: half-open token positions of the answer inside ``ids``, None without one.
-        positions: the measured positions; empty where the prompt takes no part.
-        text: the text with its answer.
+        positions: the measured positions, never 0; empty where the prompt takes no part.
+        text: what was tokenised: the text with its answer, through the chat template where one was
+            asked for; empty where ids were given.
     """
 
     index: int

@@ -15,6 +15,10 @@ import numpy as np
 
 from depthsig.errors import DepthsigWarning, InputError
 from depthsig.prompts.prompt import Prompt, TokenPrompt
+from depthsig.prompts.spans import Span, clip, encode, render
+
+POSITIONS = ("all", "answer", "last")
+_LARGEST_ID = 2**63 - 1
 
 
 def as_prompt(value: Any) -> Prompt:
@@ -22,25 +26,35 @@ def as_prompt(value: Any) -> Prompt:
 
     Raises:
         InputError: for anything else.
+
+    >>> as_prompt({"text": "2+2=", "answer": "4"}).full
+    '2+2=4'
     """
     if isinstance(value, Prompt):
         return value
     if isinstance(value, str):
         return Prompt(value)
     if isinstance(value, Mapping):
-        text, answer = value.get("text"), value.get("answer")
-        if not isinstance(text, str) or not (answer is None or isinstance(answer, str)):
-            raise InputError(
-                f"a prompt needs a string `text` and may have a string `answer`, found keys {sorted(map(str, value))}"
-            )
-        return Prompt(text, answer)
+        return _from_mapping(value)
     if hasattr(value, "tolist"):
         value = value.tolist()
-    if isinstance(value, Sequence) and all(isinstance(i, (int, np.integer)) for i in value):
+    if isinstance(value, Sequence) and not isinstance(value, bytes) and all(map(_is_id, value)):
         return Prompt("", ids=tuple(int(i) for i in value))
-    raise InputError(
-        f"a prompt is a string, a dict with `text` and `answer`, or token ids; found {type(value).__name__}"
-    )
+    found = f"a list holding {value[0]!r}"[:60] if isinstance(value, list) and value else type(value).__name__
+    raise InputError(f"a prompt is a string, a dict with `text` and `answer`, or token ids; found {found}")
+
+
+def _from_mapping(value: Mapping[str, Any]) -> Prompt:
+    text, answer = value.get("text"), value.get("answer")
+    if not isinstance(text, str) or not (answer is None or isinstance(answer, str)):
+        raise InputError(
+            f"a prompt needs a string `text` and may have a string `answer`, found keys {sorted(map(str, value))}"
+        )
+    return Prompt(text, answer)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def tokenize(
@@ -49,6 +63,7 @@ def tokenize(
     *,
     max_tokens: int = 256,
     model_max: int | None = None,
+    vocab_size: int | None = None,
     chat_template: bool = False,
     positions: str = "all",
 ) -> list[TokenPrompt]:
@@ -58,43 +73,91 @@ def tokenize(
         prompts: see :func:`as_prompt`.
         tokenizer: a Hugging Face tokenizer; None is enough for token ids.
         max_tokens, model_max: the cut is at the smaller of the two.
+        vocab_size: ids from here on are refused; None leaves that to the model.
         chat_template: render each prompt through the tokenizer's template first.
-        positions: ``all`` (1 .. T−1), ``answer`` (those that predict the answer's tokens) or
-            ``last``.
+        positions: ``all`` (1 .. T−1), ``answer`` (t ≥ 1 such that t+1 is one of the answer's
+            tokens) or ``last`` (T−1). A prompt without any takes no part.
+
+    Returns:
+        One :class:`TokenPrompt` a prompt, in order, those too short to take part included.
 
     Raises:
-        InputError: if no prompt is long enough, or none has an answer where one is needed.
+        InputError: if a prompt or option cannot be used, no prompt is long enough, or none has an
+            answer where one is needed.
     """
+    _check_options(max_tokens, positions)
     limit = min(max_tokens, model_max) if model_max else max_tokens
-    found, cut, cut_answers = [], 0, 0
+    found, cut, lost = [], 0, 0
     for index, value in enumerate(prompts):
         prompt = as_prompt(value)
-        ids, span, full = _ids_and_span(prompt, tokenizer, chat_template)
+        ids, span, text = _encode(prompt, tokenizer, chat_template, positions, index)
+        _check_ids(ids, vocab_size, index)
         cut += len(ids) > limit
-        cut_answers += span is not None and span[1] > limit
-        ids, span = ids[:limit], _clip(span, limit)
-        found.append(_token_prompt(index, prompt, full, ids, span, positions))
-    _warn_of_cuts(cut, cut_answers, limit, len(found))
+        lost += _loses_answer(prompt, ids, span, limit)
+        found.append(_token_prompt(index, prompt, text, ids[:limit], clip(span, limit), positions))
+    _warn_of_cuts(cut, lost, limit, len(found))
     _check_usable(found, positions)
     return found
 
 
+def _check_options(max_tokens: int, positions: str) -> None:
+    if max_tokens < 2:
+        raise InputError(f"--max-tokens is {max_tokens}; position 0 never counts, so 2 is the least")
+    if positions not in POSITIONS:
+        raise InputError(f"--positions is {positions!r}; it is one of {', '.join(POSITIONS)}")
+
+
+def _encode(
+    prompt: Prompt, tokenizer: Any, chat_template: bool, positions: str, index: int
+) -> tuple[tuple[int, ...], Span | None, str]:
+    """Ids before the cut, the answer's span in them, and the text as it was tokenised."""
+    if prompt.ids is not None:
+        return prompt.ids, None, ""
+    if tokenizer is None:
+        raise InputError("this checkpoint has no tokenizer; give prompts as lists of token ids")
+    rendered = render(prompt, tokenizer, chat_template)
+    ids, span = encode(rendered, tokenizer)
+    if positions == "answer" and rendered.has_answer and span is None:
+        raise InputError(
+            f"--positions answer: prompt {index}: this tokenizer gives no offsets, and the answer begins or "
+            "ends inside a token, so its place is not known; begin it with a space, or use --positions all"
+        )
+    return ids, span, rendered.text
+
+
+def _loses_answer(prompt: Prompt, ids: Sequence[int], span: Span | None, limit: int) -> bool:
+    if not prompt.answer or len(ids) <= limit:
+        return False
+    # Where the span is not known the answer is still the end of the text.
+    return span is None or span[1] > limit
+
+
+def _check_ids(ids: Sequence[int], vocab_size: int | None, index: int) -> None:
+    if not ids:
+        return
+    low, high = min(ids), max(ids)
+    if low < 0 or high > (_LARGEST_ID if vocab_size is None else vocab_size - 1):
+        bad = low if low < 0 else high
+        upper = "the vocabulary's size" if vocab_size is None else vocab_size
+        raise InputError(f"prompt {index} holds the token id {bad}; ids are at least 0 and less than {upper}")
+
+
 def _token_prompt(
-    index: int, prompt: Prompt, full: str, ids: tuple[int, ...], span: tuple[int, int] | None, positions: str
+    index: int, prompt: Prompt, text: str, ids: tuple[int, ...], span: Span | None, positions: str
 ) -> TokenPrompt:
     hashed = prompt.full if prompt.ids is None else " ".join(map(str, prompt.ids))
     return TokenPrompt(
         index=index,
         ids=ids,
-        sha256=hashlib.sha256(hashed.encode("utf-8", "surrogatepass")).hexdigest(),
+        sha256=hashlib.sha256(hashed.encode()).hexdigest(),
         tokens_sha256=hashlib.sha256(np.asarray(ids, dtype="<i8").tobytes()).hexdigest(),
         answer_span=span,
         positions=_positions(len(ids), span, positions),
-        text=full,
+        text=text,
     )
 
 
-def _positions(n: int, span: tuple[int, int] | None, which: str) -> tuple[int, ...]:
+def _positions(n: int, span: Span | None, which: str) -> tuple[int, ...]:
     if n < 2:
         return ()
     if which == "last":
@@ -104,73 +167,12 @@ def _positions(n: int, span: tuple[int, int] | None, which: str) -> tuple[int, .
     return tuple(range(1, n))
 
 
-def _ids_and_span(
-    prompt: Prompt, tokenizer: Any, chat_template: bool
-) -> tuple[tuple[int, ...], tuple[int, int] | None, str]:
-    if prompt.ids is not None:
-        return prompt.ids, None, ""
-    if tokenizer is None:
-        raise InputError("this checkpoint has no tokenizer; give prompts as lists of token ids")
-    text, answer_at = prompt.full, len(prompt.text)
-    extra: dict[str, Any] = {}
-    if chat_template:
-        text, answer_at = _render(prompt, tokenizer)
-        extra["add_special_tokens"] = False
-    if prompt.answer and getattr(tokenizer, "is_fast", False):
-        encoded = tokenizer(text, return_offsets_mapping=True, **extra)
-        end = answer_at + len(prompt.answer)
-        span = _span(encoded["offset_mapping"], answer_at, end)
-        return tuple(encoded["input_ids"]), span, text
-    ids = tuple(tokenizer(text, **extra)["input_ids"])
-    if not prompt.answer:
-        return ids, None, text
-    return ids, _span_by_prefix(tokenizer, text, answer_at, ids, extra), text
-
-
-def _render(prompt: Prompt, tokenizer: Any) -> tuple[str, int]:
-    """The prompt through the chat template, and where its answer begins."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise InputError("--chat-template: this tokenizer has no chat template; leave the option out")
-    messages = [{"role": "user", "content": prompt.text}]
-    if prompt.answer:
-        messages.append({"role": "assistant", "content": prompt.answer})
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not prompt.answer)
-    at = text.rfind(prompt.answer) if prompt.answer else len(text)
-    if at < 0:  # templates may strip an answer's white space
-        at = text.rfind((prompt.answer or "").strip())
-    if at < 0:
-        raise InputError("--chat-template: the answer was not found in the rendered conversation")
-    return text, at
-
-
-def _span(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int] | None:
-    """Tokens that hold a character of [start, end); one that straddles the border belongs to it."""
-    inside = [i for i, (a, b) in enumerate(offsets) if b > a and b > start and a < end]
-    return (inside[0], inside[-1] + 1) if inside else None
-
-
-def _span_by_prefix(
-    tokenizer: Any, text: str, answer_at: int, ids: tuple[int, ...], extra: dict[str, Any]
-) -> tuple[int, int] | None:
-    """For tokenizers without offsets: the answer starts where the text's own tokens stop agreeing."""
-    alone = tokenizer(text[:answer_at], **extra)["input_ids"]
-    shared = next((i for i, (a, b) in enumerate(zip(alone, ids, strict=False)) if a != b), None)
-    start = min(len(alone), len(ids)) if shared is None else shared
-    return (start, len(ids)) if start < len(ids) else None
-
-
-def _clip(span: tuple[int, int] | None, limit: int) -> tuple[int, int] | None:
-    if span is None or span[0] >= limit:
-        return None
-    return span[0], min(span[1], limit)
-
-
-def _warn_of_cuts(cut: int, answers: int, limit: int, total: int) -> None:
+def _warn_of_cuts(cut: int, lost: int, limit: int, total: int) -> None:
     if not cut:
         return
-    lost = f", {answers} of them inside or before the answer" if answers else ""
+    answers = f", and with them all or part of {lost} answers" if lost else ""
     warnings.warn(
-        f"{cut} of {total} prompts were cut at {limit} tokens{lost}; --max-tokens raises the limit "
+        f"{cut} of {total} prompts were cut at {limit} tokens{answers}; --max-tokens raises the limit "
         "as far as the model reaches",
         DepthsigWarning,
         stacklevel=3,
