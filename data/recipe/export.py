@@ -4,61 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
+from evaluate import evaluate, perplexity, table
 from model import hugging_face_config, hugging_face_state
+from run import Run
 from safetensors.torch import save_file
-from scipy.stats import binomtest
-
-from depthsig.prompts.primitives import TASKS, generate
-
-if TYPE_CHECKING:
-    from train import Run
 
 SPECIAL = ("<|end|>", "<|pad|>")
-
-
-@dataclass(frozen=True)
-class Score:
-    """Held-out exact match of one task with its 95 % Wilson interval, and answer NLL in nats."""
-
-    task: str
-    accuracy: float
-    low: float
-    high: float
-    nll: float
-    unigram: float
-    guess: float | None
-
-
-def evaluate(run: Run, n: int = 200, seed: int = 10_000) -> list[Score]:
-    """Greedy exact match and answer NLL on held-out items."""
-    return [_evaluate_task(run, task, n, seed) for task in TASKS]
-
-
-@torch.no_grad()
-def _evaluate_task(run: Run, task: str, n: int, seed: int) -> Score:
-    right, losses, answers = 0, [], []
-    for item in generate(task, n, seed):
-        text, answer = item.text.encode(), (item.answer or "").encode()
-        ids = torch.tensor([list(text + answer)])[:, : run.recipe.shape.context]
-        logits = run.model(ids[:, :-1]).float()[0, len(text) - 1 :]
-        target = ids[0, len(text) :]
-        right += bool((logits.argmax(-1) == target).all())
-        losses.append(torch.nn.functional.cross_entropy(logits, target, reduction="mean").item())
-        answers.append(answer)
-    interval = binomtest(right, n).proportion_ci(method="wilson")
-    counts = np.bincount(np.frombuffer(b"".join(answers), dtype=np.uint8)).astype(float)
-    p = counts[counts > 0] / counts.sum()
-    candidates = TASKS[task].candidates
-    return Score(task, right / n, interval.low, interval.high, float(np.mean(losses)),
-                 float(-(p * np.log(p)).sum()), 1 / candidates if candidates else None)  # fmt: skip
 
 
 def tokenizer_json() -> dict[str, Any]:
@@ -76,8 +32,11 @@ def tokenizer_json() -> dict[str, Any]:
     return json.loads(tokenizer.to_str())
 
 
-def export(run: Run, folder: Path) -> None:
-    """Write the checkpoint folder, replacing an older one when all of it is there."""
+def export(run: Run, folder: Path, scored: int = 200) -> None:
+    """Write the checkpoint folder, replacing an older one when all of it is there.
+
+    ``scored`` is the number of held-out items a task for the card.
+    """
     scratch = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -90,9 +49,11 @@ def export(run: Run, folder: Path) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": SPECIAL[0], "pad_token": SPECIAL[1],
         "model_max_length": run.recipe.shape.context, "clean_up_tokenization_spaces": False,
     })  # fmt: skip
-    shutil.copy(run.folder / "loss.csv", scratch / "loss.csv")
+    run.write_log(scratch / "loss.csv")
+    _round_to_bfloat16(run)
+    (scratch / "model.safetensors").chmod(0o644)  # save_file leaves it to its owner alone
     digest = hashlib.sha256((scratch / "model.safetensors").read_bytes()).hexdigest()
-    (scratch / "README.md").write_text(_card(run, evaluate(run), digest), encoding="utf-8")
+    (scratch / "README.md").write_text(card(run, digest, scored), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)
 
@@ -103,42 +64,43 @@ def declared(run: Run) -> dict[str, Any]:
     if run.recipe.growth:
         entry["grown"] = f"0:{len(run.model.blocks)}/{run.recipe.block}"
         entry["history"] = run.history
-    if run.recipe.shape.order:
-        entry["order"] = ",".join(map(str, run.recipe.shape.order))
+    if run.recipe.order:
+        entry["order"] = run.recipe.order
     return entry
 
 
-def _card(run: Run, scores: list[Score], digest: str) -> str:
-    recipe = run.recipe
-    tokens = run.step * recipe.tokens_per_step
-    parameters = sum(p.numel() for p in run.model.parameters())
-    last = run.log[-100:]
-    loss = sum(r["answer_loss"] for r in last) / max(1, len(last))
-    rows = "\n".join(
-        f"| {s.task} | {s.accuracy:.2f} [{s.low:.2f}, {s.high:.2f}] | {'-' if s.guess is None else f'{s.guess:.2f}'} "
-        f"| {s.nll:.2f} | {s.unigram:.2f} |"
-        for s in scores
-    )
+def _round_to_bfloat16(run: Run) -> None:
+    """What is scored is what ships: weights rounded to bfloat16."""
+    with torch.no_grad():
+        for p in run.model.parameters():
+            p.copy_(p.bfloat16())
+
+
+def card(run: Run, digest: str, scored: int) -> str:
+    """The model card: how it was made, what it can do, what it cannot."""
+    recipe, shape = run.recipe, run.model.shape
+    parameters = sum(p.numel() for p in run.model.parameters()) / 1e6
+    tokens = run.step * recipe.tokens_per_step / 1e6
+    loss, ppl = perplexity([row["answer_loss"] for row in run.log[-100:]])
     return f"""---
 license: mit
 ---
 # {recipe.name}
 
-A {recipe.arm} model made by `data/recipe/train.py` from `data/recipe/{recipe.name}.toml`, to try
-depthsig on: {len(run.model.blocks)} layers, width {recipe.shape.width}, {parameters / 1e6:.2f} M
-parameters, {tokens / 1e6:.2f} M tokens of generated reasoning primitives, context
-{recipe.shape.context}, one token a byte. It is no general language model.
+A small {recipe.arm} model to try depthsig on, made by `data/recipe/train.py` from
+`data/recipe/{recipe.name}.toml`: {shape.layers} layers, width {shape.width}, {parameters:.2f} M parameters,
+{tokens:.2f} M tokens of generated reasoning primitives and a little of GSM8K's training split (MIT,
+Cobbe et al. 2021), context {shape.context}, one token a byte, seed {recipe.seed}. It is no general
+language model. How it was grown or looped is under `depthsig` in `config.json`.
 
-Answer loss over the last {len(last)} steps: {loss:.3f} nats a token ({math.exp(loss):.2f} perplexity).
+Training loss of answers over the last 100 steps: {loss:.3f} nats a token (perplexity {ppl:.2f}).
 
-Held-out exact match (200 items a task, 95 % Wilson intervals), chance among the plausible
-candidates, answer loss, and the loss of knowing only how often each byte is in an answer:
+Held-out exact match ({scored} items a task, 95 % Wilson intervals), the accuracy of guessing among the
+plausible candidates, the loss of answers, and the loss of knowing only how often each byte is in an
+answer:
 
-| task | accuracy | guessing | nats | unigram nats |
-|---|---|---|---|---|
-{rows}
+{table(evaluate(run.model, scored))}
 
-Copying is scored from the first letter on, and most of a copy is easy once it has begun.
 SHA-256 of `model.safetensors`: `{digest}`. Loss curve: `loss.csv`.
 """
 

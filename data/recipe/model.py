@@ -94,18 +94,11 @@ class Llama(nn.Module):
         """Compile one block's forward; parameters are its inputs, so all layers share the code."""
         self.compiled["block"] = torch.compile(Block.forward)
 
-    def insert_copies(self, at: int, sources: list[int]) -> dict[int, int]:
-        """Insert deep copies of the layers ``sources`` before position ``at``.
-
-        Returns, for every layer, which old layer it comes from.
-        """
-        old = list(range(len(self.blocks)))
-        origin = [*old[:at], *sources, *old[at:]]
-        blocks = [self.blocks[i] for i in old[:at]]
-        blocks += [copy.deepcopy(self.blocks[i]) for i in sources]
-        blocks += [self.blocks[i] for i in old[at:]]
-        self.blocks = nn.ModuleList(blocks)
-        return dict(enumerate(origin))
+    def insert_copies(self, at: int, sources: list[int]) -> None:
+        """Insert deep copies of the layers ``sources`` before position ``at``."""
+        blocks = list(self.blocks)
+        copies = [copy.deepcopy(blocks[i]) for i in sources]
+        self.blocks = nn.ModuleList([*blocks[:at], *copies, *blocks[at:]])
 
 
 _NAMES = {
