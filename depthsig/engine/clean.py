@@ -123,9 +123,13 @@ def layer_calls(
     recorder = _Recorder(anatomy.layers, trace, parts=False, stop=True)
     modules = [layer.module for layer in anatomy.layers]
     tuples = [trace.returns_tuple.get(layer.index, False) for layer in anatomy.layers]
-    with undisturbed(module), passing_through(modules, tuples), hooked(**recorder.hooks()):
-        with contextlib.suppress(StopForward):
-            forward(module, ids)
+    with (
+        undisturbed(module),
+        passing_through(modules, tuples),
+        hooked(**recorder.hooks()),
+        contextlib.suppress(StopForward),
+    ):
+        forward(module, ids)
     calls: dict[int, LayerCall] = {}
     for layer, call in zip(trace.layers, recorder.run.calls, strict=True):
         calls.setdefault(layer, call)
