@@ -23,12 +23,12 @@ EXCERPT = 96  # bytes of a piece of real text
 STAGES: tuple[dict[str, float], ...] = (
     {"lookup": 0.6, "copying": 0.4},
     {
-        "lookup": 0.2, "copying": 0.15, "variables0": 0.15, "variables1": 0.35, "phop": 0.05,
+        "lookup": 0.17, "copying": 0.15, "variables0": 0.13, "variables1": 0.33, "phop1": 0.12,
         "addition1": 0.05, "word_problem": 0.05,
     },
     {
-        "lookup": 0.08, "copying": 0.06, "variables0": 0.06, "variables1": 0.24, "variables2": 0.24,
-        "phop": 0.1, "addition1": 0.03, "addition": 0.12, "word_problem": 0.04, TEXT: 0.03,
+        "lookup": 0.06, "copying": 0.06, "variables0": 0.04, "variables1": 0.14, "variables2": 0.2,
+        "phop1": 0.08, "phop": 0.16, "addition1": 0.03, "addition": 0.16, "word_problem": 0.04, TEXT: 0.03,
     },
 )  # fmt: skip
 """Task shares of each stage: the induction circuit first, then chains of one, then everything."""

@@ -23,7 +23,7 @@ class Score:
         accuracy, low, high: greedy exact match with its 95 % Wilson interval.
         nll: mean loss of the answer's tokens, in nats.
         unigram: loss of knowing only how often each byte occurs in the task's answers.
-        guess: accuracy of guessing among the plausible candidates; None where answers are long.
+        guess: accuracy of guessing among the plausible answers; None where they are long.
     """
 
     task: str
@@ -44,7 +44,7 @@ def _evaluate_task(model: Llama, task: str, asked: list[Item]) -> Score:
     results = [_answer(model, item) for item in asked]
     right, n = sum(r for r, _ in results), len(asked)
     interval = binomtest(right, n).proportion_ci(method="wilson")
-    chances = [1 / item.candidates for item in asked if item.candidates]
+    chances = [item.guess for item in asked if item.guess is not None]
     return Score(
         task, right / n, interval.low, interval.high, float(np.mean([loss for _, loss in results])),
         unigram_entropy([item.pairs[-1][1] for item in asked]), float(np.mean(chances)) if chances else None,

@@ -96,8 +96,9 @@ language model. How it was grown or looped is under `depthsig` in `config.json`.
 Training loss of answers over the last 100 steps: {loss:.3f} nats a token (perplexity {ppl:.2f}).
 
 Held-out exact match ({scored} items a task, 95 % Wilson intervals), the accuracy of guessing among the
-plausible candidates, the loss of answers, and the loss of knowing only how often each byte is in an
-answer:
+plausible answers, the loss of answers, and the loss of knowing only how often each byte is in an
+answer. Plausible are the values of a table that were not asked for yet, and for `phop` the symbol
+that most often follows the one before the last hop:
 
 {table(evaluate(run.model, scored))}
 

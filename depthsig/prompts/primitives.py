@@ -31,14 +31,14 @@ class Item:
         pairs: (text, answer) pairs, in order; the last answer is the one that is asked for.
         keys: what must not be on both sides of the split, the asked one last: the whole text for
             random tables and strings, the two operands for a sum.
-        candidates: how many answers are plausible to somebody who cannot do the task, None where
-            answers are long: loss and accuracy are to be held against ln(candidates) and
-            1/candidates, not against chance over the whole alphabet.
+        guess: how often somebody who cannot do the task is right who guesses among the plausible
+            answers, None where answers are long. Accuracy is to be held against this, not against
+            chance over the whole alphabet.
     """
 
     pairs: tuple[tuple[str, str], ...]
     keys: tuple[str, ...]
-    candidates: int | None = None
+    guess: float | None = None
 
     @property
     def prompt(self) -> Prompt:
@@ -119,7 +119,7 @@ def lookup(rng: np.random.Generator) -> Item:
     values = [str(i) for i in rng.integers(0, 10, size=len(keys))]
     table = "".join(k + v for k, v in zip(keys, values, strict=True))
     asked = rng.choice(len(keys), size=int(rng.integers(1, 5)), replace=False)
-    return _questions(table, [(keys[i], values[i]) for i in asked], candidates=len(set(values)))
+    return _questions(table, [(keys[i], values[i]) for i in asked], guess=1 / len(set(values)))
 
 
 def variables(depth: int, fewest: int, most: int) -> Generator:
@@ -140,38 +140,55 @@ def variables(depth: int, fewest: int, most: int) -> Generator:
         lines = [names[d][c] + sources[d][c] for d in range(depth + 1) for c in rng.permutation(chains)]
         asked = rng.choice(chains, size=int(rng.integers(1, max(1, chains // 2) + 1)), replace=False)
         # A chain that was asked for is out, so fewer digits are left for the last one.
-        left = chains - len(asked) + 1
-        return _questions(";".join(lines), [(names[-1][c], digits[c]) for c in asked], candidates=left)
+        guess = 1 / (chains - len(asked) + 1)
+        return _questions(";".join(lines), [(names[-1][c], digits[c]) for c in asked], guess=guess)
 
     return make
 
 
-def phop(rng: np.random.Generator, hops: int = 2, length: int = 40) -> Item:
-    """p-hop induction: find the last symbol's previous occurrence, step one on, repeat.
+def phop(hops: int, symbols: int = 6, length: int = 40) -> Generator:
+    """``...cab...c>a``, p-hop induction: find the last symbol's previous occurrence, step one on, repeat.
 
-    The answer is the symbol reached after ``hops`` hops; sequences where a hop fails are redrawn.
+    There are as many ``>`` as hops. Paths are redrawn where a hop fails or a symbol comes twice: in
+    plain random strings the answer to two hops is the last symbol itself 46 % of the time, and that is
+    learned instead of hopping.
     """
-    while True:
-        symbols = rng.integers(0, 6, size=length)
-        answer = hop(symbols, hops)
-        if answer is not None:
-            text = "".join(LETTERS[i] for i in symbols)
-            return Item(((f"{text}>", LETTERS[answer]),), (text,), candidates=6)
+
+    def make(rng: np.random.Generator) -> Item:
+        while True:
+            drawn = rng.integers(0, symbols, size=length)
+            path = hop_path(drawn, hops)
+            if len(set(path)) == hops + 1:
+                text = "".join(LETTERS[i] for i in drawn)
+                return Item(((text + ">" * hops, LETTERS[path[-1]]),), (text,), _vote(drawn, path))
+
+    return make
 
 
-def hop(symbols: np.ndarray, hops: int) -> int | None:
-    """The symbol that ``hops`` hops from the last position lead to, None where one fails.
+def hop_path(symbols: np.ndarray, hops: int) -> list[int]:
+    """The last symbol and those that each hop leads to; it ends early where a hop fails.
 
-    >>> hop(np.array([0, 1, 2, 0]), 1)  # 0 occurred before, and 1 followed it
-    1
+    >>> hop_path(np.array([0, 1, 2, 0]), 1)  # 0 occurred before, and 1 followed it
+    [0, 1]
     """
     at = len(symbols) - 1
+    path = [int(symbols[at])]
     for _ in range(hops):
         before = np.flatnonzero(symbols[:at] == symbols[at])
         if not len(before):
-            return None
+            break
         at = int(before[-1]) + 1
-    return int(symbols[at])
+        path.append(int(symbols[at]))
+    return path
+
+
+def _vote(symbols: np.ndarray, path: list[int]) -> float:
+    """Chance of being right with all hops done but the last, and the most frequent follower taken."""
+    followers = symbols[1:][symbols[:-1] == path[-2]]
+    counts = np.bincount(followers, minlength=int(symbols.max()) + 1)
+    counts[path[:-1]] = 0  # the way here is known not to lead to itself
+    best = counts == counts.max()
+    return float(best[path[-1]] / best.sum())
 
 
 def addition(below: int) -> Generator:
@@ -202,9 +219,9 @@ def _pick(rng: np.random.Generator, pool: Sequence[str], k: int) -> list[str]:
     return [pool[i] for i in rng.choice(len(pool), size=k, replace=False)]
 
 
-def _questions(table: str, asked: list[tuple[str, str]], candidates: int) -> Item:
+def _questions(table: str, asked: list[tuple[str, str]], guess: float) -> Item:
     pairs = [(f"{table if i == 0 else ''}>{key}", value) for i, (key, value) in enumerate(asked)]
-    return Item(tuple(pairs), (table,), candidates)
+    return Item(tuple(pairs), (table,), guess)
 
 
 @dataclass(frozen=True)
@@ -221,11 +238,12 @@ TASKS: dict[str, Task] = {
     "variables0": Task(variables(0, 4, 10), "value of a variable, assigned directly"),
     "variables1": Task(variables(1, 2, 5), "value of a variable, assigned through another one"),
     "variables2": Task(variables(2, 2, 4), "value of a variable, assigned through two others"),
-    "phop": Task(phop, "p-hop induction, two hops"),
+    "phop": Task(phop(2), "p-hop induction, two hops"),
     "addition": Task(addition(100), "sums of numbers of up to two digits"),
 }
 """The generated built-in prompts."""
 TRAINING_ONLY: dict[str, Task] = {
+    "phop1": Task(phop(1), "p-hop induction, one hop"),
     "addition1": Task(addition(10), "sums of one-digit numbers"),
     "word_problem": Task(word_problem, "templated word problems of one or two steps"),
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from depthsig.errors import InputError
-from depthsig.prompts.primitives import TASKS, TRAINING_ONLY, generate, held_out, hop, items
+from depthsig.prompts.primitives import TASKS, TRAINING_ONLY, generate, held_out, hop_path, items
 from depthsig.prompts.words import WORDS
 
 N = 200
@@ -43,17 +43,30 @@ def test_variables_resolve(depth):
             while not value.isdigit():
                 value, steps = values[value], steps + 1
             assert (value, steps) == (answer, depth)
-        assert item.candidates == len(lines) // (depth + 1) - len(item.pairs) + 1
+        assert item.guess == 1 / (len(lines) // (depth + 1) - len(item.pairs) + 1)
 
 
 def test_hops_by_hand():
-    # ...a b c a: the a before was followed by b; the b before that one was followed by d.
+    # The 0 before was followed by 1; the 1 before that one was followed by 3; no 3 comes before that.
     symbols = np.array([1, 3, 0, 1, 2, 0])
-    assert hop(symbols, 1) == 1 and hop(symbols, 2) == 3
-    assert hop(symbols, 3) is None
-    for prompt in generate("phop", 50, 0):
-        codes = np.array([ord(c) - ord("a") for c in prompt.text[:-1]])
-        assert hop(codes, 2) == ord(prompt.answer) - ord("a")
+    assert hop_path(symbols, 1) == [0, 1] and hop_path(symbols, 2) == [0, 1, 3]
+    assert hop_path(symbols, 3) == [0, 1, 3]
+
+
+@pytest.mark.parametrize(("task", "hops"), [("phop1", 1), ("phop", 2)])
+def test_hops(task, hops):
+    for item in some(task):
+        text, answer = item.pairs[0]
+        codes = np.array([ord(c) - ord("a") for c in text.rstrip(">")])
+        path = hop_path(codes, hops)
+        assert path[-1] == ord(answer) - ord("a") and text.count(">") == hops
+        assert len(set(path)) == hops + 1
+        assert 0 <= item.guess <= 1
+
+
+def test_no_symbol_is_the_answer_to_hops_more_often_than_others():
+    answers = [p.answer for p in generate("phop", 1200, 0)]
+    assert all(150 < answers.count(letter) < 250 for letter in "abcdef")
 
 
 @pytest.mark.parametrize("task", ["addition", "addition1"])
