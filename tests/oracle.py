@@ -31,6 +31,7 @@ class Clean:
     def __init__(self, model: nn.Module, places: Places, ids: list[int]) -> None:
         self.model, self.places, self.ids = model, places, ids
         self.h: list[np.ndarray] = []
+        self.read: dict[int, np.ndarray] = {}
         self.a: list[np.ndarray] = []
         self.m: list[np.ndarray] = []
         self.out: list[np.ndarray] = []
@@ -69,11 +70,14 @@ class Clean:
         """Logits read from h_d; the model's own at the end."""
         if d == self.steps:
             return self.logits
+        if d in self.read:
+            return self.read[d]
         with torch.no_grad():
             x = torch.tensor(self.h[d], dtype=torch.float32)[None]
             if self.places.norm:
                 x = get(self.model, self.places.norm)(x)
-            return self.places.after(self.model.get_output_embeddings()(x))[0].double().numpy()
+            self.read[d] = self.places.after(self.model.get_output_embeddings()(x))[0].double().numpy()
+        return self.read[d]
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -100,7 +104,7 @@ def jsd(p_logits: np.ndarray, q_logits: np.ndarray) -> float:
 
 
 def top5(x: np.ndarray) -> list[int]:
-    return sorted(range(len(x)), key=lambda i: (-x[i], i))[:5]
+    return np.lexsort((np.arange(len(x)), -x))[:5].tolist()
 
 
 def lens_values(run: Clean, d: int, t: int) -> dict[str, float]:
@@ -114,7 +118,7 @@ def lens_values(run: Clean, d: int, t: int) -> dict[str, float]:
     if t + 1 < len(run.ids):
         y = run.ids[t + 1]
         values["lens.target_nll"] = -float(log_softmax(q)[y])
-        values["lens.target_rank"] = 1.0 + sum(1 for x in q if x > q[y])
+        values["lens.target_rank"] = 1.0 + float((q > q[y]).sum())
         values["lens.target_log_rank"] = math.log(values["lens.target_rank"])
     return values
 
@@ -165,14 +169,10 @@ def hsic(x: np.ndarray, y: np.ndarray) -> float:
 
 def centred(k: np.ndarray) -> np.ndarray:
     n = len(k)
-    k = k.copy()
-    np.fill_diagonal(k, 0)
-    out = np.zeros_like(k)
-    for i in range(n):
-        for j in range(n):
-            if i != j:
-                out[i, j] = k[i, j] - k[i].sum() / (n - 2) - k[:, j].sum() / (n - 2) + k.sum() / ((n - 1) * (n - 2))
-    return out
+    k = k - np.diag(np.diag(k))
+    rows, total = k.sum(1), k.sum()
+    out = k - (rows[:, None] + rows[None, :]) / (n - 2) + total / ((n - 1) * (n - 2))
+    return out - np.diag(np.diag(out))
 
 
 def close(found: Any, wanted: Any, absolute: float = 0.0) -> None:
