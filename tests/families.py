@@ -183,7 +183,9 @@ def places(name: str) -> Places:
 def byte_tokenizer(*, bos: bool = False, left: bool = False, pad: bool = False) -> hf.PreTrainedTokenizerFast:
     """A byte-level tokenizer of 256 words and two special ones, in memory."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i + 2 for i, c in enumerate(alphabet)} | {"<s>": 0, "<p>": 1}, merges=[]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={c: i + 2 for i, c in enumerate(alphabet)} | {"<s>": 0, "<p>": 1}, merges=[])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     if bos:

@@ -72,8 +72,6 @@ def test_judge() -> None:
     assert not Certificate("readout", float("nan"), 1.0).passed
 
 
-
-
 def test_a_model_that_notices_padding_is_run_one_prompt_at_a_time() -> None:
     module, tokenizer = build("llama"), byte_tokenizer()
     original = module.model.layers[0].mlp.forward
@@ -115,7 +113,9 @@ def test_the_callers_model_is_left_as_it_was(family: str) -> None:
     modules = [id(m) for m in module.modules()]
     torch.manual_seed(5)
     rng = torch.get_rng_state()
-    depthsig.analyze(module, PROMPTS, tokenizer=byte_tokenizer(), metrics=["lens", "residual", "weights"], order="1,0,2,3")
+    depthsig.analyze(
+        module, PROMPTS, tokenizer=byte_tokenizer(), metrics=["lens", "residual", "weights"], order="1,0,2,3"
+    )
     assert torch.equal(torch.get_rng_state(), rng)
     assert all(m.training for m in module.modules())
     assert [id(m) for m in module.modules()] == modules

@@ -136,9 +136,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("what", list(OPTIONS))
-def test_bad_options(
-    what: str, checkpoint: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_bad_options(what: str, checkpoint: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "out"
     arguments = ["analyze", str(checkpoint), "--out", str(out), "--prompts", str(prompts), *OPTIONS[what]]
     _refused(capsys, arguments, out)
@@ -204,7 +202,9 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
 
 
-def test_interruption_is_exit_130(checkpoint: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_is_exit_130(
+    checkpoint: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 

@@ -39,23 +39,28 @@ def export(run: Run, folder: Path, scored: int = 200) -> None:
     """
     scratch = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    state = {k: v.to(torch.bfloat16).contiguous() for k, v in hugging_face_state(run.model).items()}
-    save_file(state, scratch / "model.safetensors", metadata={"format": "pt"})
-    config = hugging_face_config(run.model.shape, declared(run))
-    _write(scratch / "config.json", config)
-    _write(scratch / "tokenizer.json", tokenizer_json())
-    _write(scratch / "tokenizer_config.json", {
-        "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": SPECIAL[0], "pad_token": SPECIAL[1],
-        "model_max_length": run.recipe.shape.context, "clean_up_tokenization_spaces": False,
-    })  # fmt: skip
+    write_checkpoint(run, scratch)
     run.write_log(scratch / "loss.csv")
     _round_to_bfloat16(run)
-    (scratch / "model.safetensors").chmod(0o644)  # save_file leaves it to its owner alone
     digest = hashlib.sha256((scratch / "model.safetensors").read_bytes()).hexdigest()
     (scratch / "README.md").write_text(card(run, digest, scored), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)
+
+
+def write_checkpoint(run: Run, folder: Path) -> None:
+    """Weights in bfloat16, config and tokenizer of a run as it stands, as a Hugging Face folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.to(torch.bfloat16).contiguous() for k, v in hugging_face_state(run.model).items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # save_file leaves it to its owner alone
+    config = hugging_face_config(run.model.shape, declared(run))
+    _write(folder / "config.json", config)
+    _write(folder / "tokenizer.json", tokenizer_json())
+    _write(folder / "tokenizer_config.json", {
+        "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": SPECIAL[0], "pad_token": SPECIAL[1],
+        "model_max_length": run.recipe.shape.context, "clean_up_tokenization_spaces": False,
+    })  # fmt: skip
 
 
 def declared(run: Run) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import torch
-from export import export
+from export import export, write_checkpoint
 from recipe import Recipe, read_recipe
 from run import Run
 
@@ -27,11 +27,13 @@ def train(
     stop_at: int | None = None,
     minutes: float | None = None,
     save_every: int = SAVE_EVERY,
+    snapshot_every: int | None = None,
 ) -> Run:
     """Run a recipe to its end, taking up what was left in ``folder``.
 
     Args:
         stop_at, minutes: put the run down at this step, or after this time, whichever is first.
+        snapshot_every: keep a checkpoint of every so many steps under ``folder/snapshots``.
     """
     run = Run(recipe, folder)
     run.resume()
@@ -41,6 +43,8 @@ def train(
     while run.step < min(recipe.steps, stop_at or recipe.steps):
         run.advance()
         spent = time.perf_counter() - started
+        if snapshot_every and run.step % snapshot_every == 0:
+            write_checkpoint(run, folder / "snapshots" / f"{run.step:06d}")
         if run.step % save_every == 0:
             run.save()
             _report(run, (run.step - first) * recipe.tokens_per_step / spent, save_every)
@@ -69,7 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     if (work / "state.pt").exists() and not args.resume:
         print(f"unfinished work lies in {work}: --resume goes on with it; remove it to start anew", file=sys.stderr)
         return 2
-    run = train(recipe, work, compile_block=not (args.no_compile or args.smoke), minutes=args.minutes)
+    run = train(recipe, work, compile_block=not (args.no_compile or args.smoke), minutes=args.minutes,
+                snapshot_every=args.snapshot_every)  # fmt: skip
     if run.step < recipe.steps:
         print(f"put down at step {run.step} of {recipe.steps}; --resume goes on")
         return 0
@@ -84,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, help="where unfinished work lives [OUT.work]")
     parser.add_argument("--resume", action="store_true", help="go on with unfinished work")
     parser.add_argument("--minutes", type=float, help="put the run down after this time")
+    parser.add_argument("--snapshot-every", type=int, metavar="STEPS", help="keep checkpoints along the way")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--smoke", action="store_true", help="24 steps of a narrow model, not compiled")
     parser.add_argument("--no-compile", action="store_true")
