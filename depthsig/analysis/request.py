@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from depthsig.engine.memory import parse_memory
 from depthsig.errors import InputError
 from depthsig.metrics.registry import PARTS, SCOPES, Metric, select
 
@@ -71,22 +71,6 @@ def as_tuple(value: str | Sequence[str]) -> tuple[str, ...]:
     """``"a,b"`` and ``["a", "b"]`` are the same list."""
     pieces = value.split(",") if isinstance(value, str) else value
     return tuple(dict.fromkeys(piece.strip() for piece in pieces if piece.strip()))
-
-
-def parse_memory(text: str | int) -> int:
-    """Bytes of ``4GiB``, ``500MB`` or a plain number.
-
-    >>> parse_memory("1GiB")
-    1073741824
-    """
-    units = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?b?)\s*", str(text).lower())
-    unit = match[2] if match else None
-    if match and unit in ("k", "m", "g", "ki", "mi", "gi"):
-        unit = unit + "b"
-    if not match or unit not in units or float(match[1]) <= 0:
-        raise InputError(f"--memory {text!r} is no amount of memory; write for example 4GiB or 800MB")
-    return int(float(match[1]) * units[unit])
 
 
 def _choice(name: str, values: Sequence[str], allowed: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,10 @@ from depthsig.errors import InputError, UnsupportedModelError
 from depthsig.plan.declared import Declared, declare, gather
 from depthsig.plan.plan import Plan, build_plan
 from depthsig.plan.trace import Trace, trace_forward
+
+if TYPE_CHECKING:
+    from depthsig.engine.edited import EditedRun
+    from depthsig.engine.edits import Edit
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,25 @@ class Model:
         from depthsig.engine.cache import cache_activations
 
         return cache_activations(self, prompts, names, **options)
+
+    def run(self, prompts: Sequence[Any], edits: Sequence[Edit | None], **options: Any) -> list[EditedRun]:
+        """Run every edit on every prompt, together and without doing anything twice.
+
+        Args:
+            prompts: strings, ``{"text", "answer"}`` or token ids.
+            edits: each is one run; ``Skip(3) + Swap(5, 7)`` is one run with both, None the clean one.
+            options: ``observer`` (a :class:`~depthsig.engine.run.StepObserver`), ``max_tokens``,
+                ``memory`` (bytes or e.g. ``"1GiB"`` for the states on their way).
+
+        Returns:
+            One :class:`~depthsig.engine.edited.EditedRun` an edit, with logits per prompt.
+
+        Raises:
+            InputError: a step out of range, a part that does not exist, edits that contradict.
+        """
+        from depthsig.engine.edited import run_edits
+
+        return run_edits(self, prompts, edits, **options)
 
     def row_specs(self, tokens: int) -> dict[int, tuple]:
         """For prompts of ``tokens`` tokens: how each layer's arguments grow with the batch."""
