@@ -50,6 +50,7 @@ class Reference:
     norm2: Float[Tensor, row] | None = field(init=False, default=None)
     top: Int[Tensor, "row 5"] | None = field(init=False, default=None)
     nll: Float[Tensor, row] = field(init=False)
+    _scratch: dict[str, Tensor] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         import torch
@@ -73,13 +74,27 @@ class Reference:
             if self.probs is not None:
                 weights /= total[:, None]
             if "l2" in self.wanted:
-                norms.append(_dot(weights, weights))
+                norms.append(self._dot(weights, weights))
         if norms:
             self.norm2 = torch.cat(norms)
-        if self.wanted & {"overlap5", "top1"}:
+        if "overlap5" in self.wanted:
             self.top = exact.top_ids(self.logits, _five(self.logits))
+        elif "top1" in self.wanted:
+            self.top = self.logits.argmax(-1, keepdim=True)
         self.nll = self.logsum - self._at_target(self.logits)
         self.nll[self.targets < 0] = float("nan")
+
+    def _space(self, name: str, rows: int) -> Float[Tensor, "row vocab"]:
+        """Memory that is used again and again: fresh pages for every view would cost more than the arithmetic."""
+        if name not in self._scratch:
+            self._scratch[name] = self.logits.new_empty(min(VIEW_ROWS, len(self.logits)), self.logits.shape[-1])
+        return self._scratch[name][:rows]
+
+    def _dot(self, a: Float[Tensor, "row vocab"], b: Float[Tensor, "row vocab"]) -> Float[Tensor, row]:
+        """Row dot products (faster than a batched matmul of single rows)."""
+        import torch
+
+        return torch.mul(a, b, out=self._space("product", len(a))).sum(-1)
 
     def _at_target(self, logits: Float[Tensor, "row vocab"]) -> Float[Tensor, row]:
         return logits.gather(-1, self.targets.clamp_min(0)[:, None]).squeeze(-1)
@@ -101,18 +116,24 @@ class Reference:
         out: dict[str, Tensor] = {}
         targets = self.targets[view]
         at_target = logits.gather(-1, targets.clamp_min(0)[:, None])
-        if want & {"overlap5", "top1", "tokens", "probs"}:
+        if want & {"overlap5", "tokens", "probs"}:
             top = exact.top_ids(logits, _five(logits))
             out |= self._top_quantities(top, view)
             values = logits.gather(-1, top)
             peak = values[:, :1]
+        elif "top1" in want:
+            # max(dim) gives the first of equal maxima: the lower id.
+            peak, first = logits.max(-1, keepdim=True)
+            out |= self._top_quantities(first, view)
         else:
             peak = logits.amax(-1, keepdim=True)
         if "rank" in want:
             rank = (logits > at_target).sum(-1, dtype=torch.int32) + 1
             out["rank"] = rank.double().masked_fill(targets < 0, float("nan"))
         need_delta = bool(want & {"kl", "kl_reverse", "jsd", "entropy"})
-        delta = logits - self.logits[view] if need_delta else None
+        delta = None
+        if need_delta:
+            delta = torch.sub(logits, self.logits[view], out=self._space("delta", len(logits)))
         weights = torch.exp_(logits.sub_(peak))
         total = weights.sum(-1)
         logsum = total.log() + peak.squeeze(-1)
@@ -145,38 +166,52 @@ class Reference:
         """KL both ways, JSD and entropy from q's weights and δ = logits_q − logits_p."""
         want, out = self.wanted, {}
         gap = logsum - self.logsum[view]
-        kl = _dot(weights, delta) / total - gap
+        if want & {"kl", "jsd", "entropy"}:
+            kl = self._dot(weights, delta) / total - gap
+            out["kl"] = kl
         if "entropy" in want:
             # Σ q·logits_q = Σ q·δ + Σ q·logits_p: q's own logits are gone, overwritten in place.
-            mean = (_dot(weights, self.logits[view])) / total + kl + gap
+            mean = self._dot(weights, self.logits[view]) / total + kl + gap
             out["entropy"] = logsum - mean
-        reverse = None
-        if self.probs is not None and want & {"kl_reverse", "jsd"}:
-            reverse = gap - _dot(self.probs[view], delta)
-        near = kl < NEAR if reverse is None else (kl < NEAR) | (reverse < NEAR)
-        redo = self._near(near, delta, view) if bool(near.any()) else {}
+        if self.probs is not None and "kl_reverse" in want:
+            mean_p = self._dot(self.probs[view], delta)
+            out["kl_reverse"] = self._refined(gap - mean_p, self.probs[view], delta, mean_p)
         if "jsd" in want:
-            out["jsd"] = self._jsd(weights, total, delta, kl, view)
-        out["kl"] = kl
-        if reverse is not None:
-            out["kl_reverse"] = reverse
-        for name, value in redo.items():
-            if name in out:
-                out[name] = out[name].double()
-                out[name][near] = value
+            # Before the logarithms, which take δ's memory.
+            near = kl < NEAR
+            p = self.logits[view][near].double()
+            exactly = exact.js_divergence(p, p + delta[near].double())
+        if "kl" in want and bool((kl < NEAR).any()):
+            out["kl"] = self._refined(kl, weights / total[:, None], -delta, -kl - gap)
+        if "jsd" in want:
+            out["jsd"] = self._jsd(weights, total, delta, kl, view).double()
+            out["jsd"][near] = exactly
         return out
 
-    def _near(self, near: Bool[Tensor, row], delta: Float[Tensor, "row vocab"], view: slice) -> dict[str, Tensor]:
-        """The divergences of nearly equal rows, in double precision."""
-        p = self.logits[view][near].double()
-        q = p + delta[near].double()
-        out = {}
-        if "kl" in self.wanted:
-            out["kl"] = exact.kl_divergence(q, p)
-        if "kl_reverse" in self.wanted:
-            out["kl_reverse"] = exact.kl_divergence(p, q)
-        if "jsd" in self.wanted:
-            out["jsd"] = exact.js_divergence(p, q)
+    def _refined(
+        self,
+        plain: Float[Tensor, row],
+        probs: Float[Tensor, "row vocab"],
+        gained: Float[Tensor, "row vocab"],
+        mean: Float[Tensor, row],
+    ) -> Float[Tensor, row]:
+        """KL(p‖p') with ``gained`` = logits' − logits: where it is small, not from the plain sums.
+
+        From centred differences of logits, whose first-order terms cancel exactly, float32 is
+        good to 1e-8 there: log1p(Σ p·expm1(gained − Σ p·gained)).
+        """
+        import torch
+
+        near = plain < NEAR
+        if not bool(near.any()):
+            return plain
+        if not bool(near.all()):
+            probs, gained, mean = probs[near], gained[near], mean[near]
+        centred = torch.sub(gained, mean[:, None], out=self._space("centred", len(gained))).expm1_()
+        better = self._dot(probs, centred).double().log1p().clamp_min(0.0)
+        out = plain.double()
+        # A word that gains more than float32 can hold is one that p gives no mass at all.
+        out[near] = torch.where(better.isfinite(), better, out[near])
         return out
 
     def _jsd(
@@ -198,14 +233,16 @@ class Reference:
         # their sums are two large numbers whose difference float32 would lose.
         ratio = torch.log(both.clamp_min_(1e-37), out=delta)
         ratio.sub_(self.logits[view]).add_(self.logsum[view][:, None])
-        return (math.log(2.0) - 0.5 * (_dot(both, ratio) - kl)).clamp_min(0.0)
+        return (math.log(2.0) - 0.5 * (self._dot(both, ratio) - kl)).clamp_min(0.0)
 
     def _l2(self, weights: Float[Tensor, "row vocab"], total: Float[Tensor, row], view: slice) -> Float[Tensor, row]:
         """‖p − q‖₂; the plain difference, since ‖p‖² − 2p·q + ‖q‖² cancels where p ≈ q."""
+        import torch
+
         assert self.probs is not None
         weights /= total[:, None]
         weights -= self.probs[view]
-        return _dot(weights, weights).sqrt()
+        return torch.linalg.vector_norm(weights, dim=-1)
 
 
 def compare_logits(
@@ -231,10 +268,3 @@ def _five(logits: Float[Tensor, "row vocab"]) -> int:
 
 def _views(rows: int) -> list[slice]:
     return [slice(i, min(i + VIEW_ROWS, rows)) for i in range(0, rows, VIEW_ROWS)]
-
-
-def _dot(a: Float[Tensor, "row vocab"], b: Float[Tensor, "row vocab"]) -> Float[Tensor, row]:
-    """Row dot products (faster than a batched matmul of single rows)."""
-    import torch
-
-    return torch.linalg.vecdot(a, b)
