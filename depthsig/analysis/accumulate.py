@@ -23,49 +23,70 @@ class Key:
 
 
 @dataclass
+class _Cut:
+    """Running sums over the measured positions of one cut, per prompt and cell."""
+
+    sums: Float[ndarray, prompt * cell]
+    counts: Int[ndarray, prompt * cell]
+
+
+@dataclass
 class Samples:
     """Values per prompt, ``values[key][agg]`` of shape [prompt, *cell]; NaN where undefined.
 
     Positions are averaged within a cut and cuts within a prompt (``mean``), or the extreme over
-    all of them is taken (``max``), as values come in; nothing per position is kept.
+    all of them is taken (``max``). Only sums are kept, so it does not matter in how many pieces,
+    or in which order, the tokens of a cut come in.
     """
 
     n_prompts: int
-    values: dict[Key, dict[str, Float[ndarray, prompt * cell]]] = field(default_factory=dict)
-    _cuts: dict[Key, Int[ndarray, prompt * cell]] = field(default_factory=dict)
+    _cuts: dict[Key, dict[int, _Cut]] = field(default_factory=dict)
+    _worst: dict[Key, Float[ndarray, prompt * cell]] = field(default_factory=dict)
+    _finished: dict[Key, dict[str, Float[ndarray, prompt * cell]]] = field(default_factory=dict)
 
-    def add(self, key: Key, values: Float[ndarray, token * cell], prompts: Int[ndarray, token]) -> None:
-        """Add one cut's values at tokens of the given prompts; a prompt's tokens stand together."""
+    @property
+    def values(self) -> dict[Key, dict[str, Float[ndarray, prompt * cell]]]:
+        """Per-prompt values by key and aggregation, of everything that was added."""
+        for key in self._cuts.keys() - self._finished.keys():
+            self._finished[key] = {"mean": self._mean(key), "max": self._worst[key]}
+        return {key: self._finished[key] for key in self._cuts}
+
+    def add(self, key: Key, values: Float[ndarray, token * cell], prompts: Int[ndarray, token], cut: int = 0) -> None:
+        """Add values at tokens of the given prompts; a prompt's tokens stand together.
+
+        Args:
+            cut: which cut of its prompt they belong to; 0 where there is none.
+        """
         values = np.asarray(values, dtype=float)
         if not len(values):
             return
         starts = np.flatnonzero(np.r_[True, prompts[1:] != prompts[:-1]])
         rows = prompts[starts]
         defined = ~np.isnan(values)
-        counts = np.add.reduceat(defined, starts, axis=0, dtype=np.int64)
-        sums = np.add.reduceat(np.where(defined, values, 0.0), starts, axis=0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means = sums / counts
+        into = self._cut(key, cut, values.shape[1:])
+        into.counts[rows] += np.add.reduceat(defined, starts, axis=0, dtype=np.int64)
+        into.sums[rows] += np.add.reduceat(np.where(defined, values, 0.0), starts, axis=0)
         extreme = np.fmin if metric(key.metric).worst == "min" else np.fmax
-        self._merge(key, rows, means, extreme.reduceat(values, starts, axis=0), extreme)
+        self._worst[key][rows] = extreme(self._worst[key][rows], extreme.reduceat(values, starts, axis=0))
 
     def put(self, key: Key, prompt: int, values: Float[ndarray, "*cell"]) -> None:
         """Set one prompt's values as they are, without positions to reduce."""
-        values = np.asarray(values, dtype=float)[None]
-        self._merge(key, np.array([prompt]), values, values, np.fmax)
+        self.add(key, np.asarray(values, dtype=float)[None], np.array([prompt]))
 
-    def _merge(self, key: Key, rows: Int[ndarray, row], means: ndarray, worst: ndarray, extreme: np.ufunc) -> None:
-        if key not in self.values:
-            shape = (self.n_prompts, *means.shape[1:])
-            self.values[key] = {agg: np.full(shape, np.nan) for agg in AGGS}
-            self._cuts[key] = np.zeros(shape, dtype=np.int64)
-        store, cuts = self.values[key], self._cuts[key]
-        defined = ~np.isnan(means)
-        total = np.nan_to_num(store["mean"][rows]) * cuts[rows] + np.nan_to_num(means)
-        cuts[rows] += defined
+    def _cut(self, key: Key, cut: int, cell: tuple[int, ...]) -> _Cut:
+        shape = (self.n_prompts, *cell)
+        cuts = self._cuts.setdefault(key, {})
+        if cut not in cuts:
+            cuts[cut] = _Cut(np.zeros(shape), np.zeros(shape, dtype=np.int64))
+        if key not in self._worst:
+            self._worst[key] = np.full(shape, np.nan)
+        self._finished.pop(key, None)
+        return cuts[cut]
+
+    def _mean(self, key: Key) -> Float[ndarray, prompt * cell]:
         with np.errstate(invalid="ignore", divide="ignore"):
-            store["mean"][rows] = total / cuts[rows]
-        store["max"][rows] = extreme(store["max"][rows], worst)
+            means = np.stack([cut.sums / cut.counts for cut in self._cuts[key].values()])
+        return aggregate(means, "mean", None)
 
 
 def aggregate(values: Float[ndarray, prompt * cell], agg: str, worst: str | None) -> ndarray:

@@ -22,7 +22,7 @@ from depthsig.engine.certificates import Certificate, certify, judge
 from depthsig.engine.model import Model, check_vocabulary, load
 from depthsig.errors import DepthsigWarning, InputError
 from depthsig.progress import Progress
-from depthsig.prompts import TokenPrompt, load_prompts, tokenize
+from depthsig.prompts import BUILTIN, TokenPrompt, load_prompts, tokenize
 from depthsig.signature import Signature
 from depthsig.signature.schema import SCHEMA
 
@@ -56,6 +56,7 @@ def analyze(
         InputError: bad input or options. CertificateError: the numbers could not be trusted.
     """
     started = time.perf_counter()
+    n = options.get("n")
     request, declared, loading = _split(options)
     if out is not None:
         from depthsig.signature.storage import ensure_writable
@@ -64,7 +65,7 @@ def analyze(
     show = progress if isinstance(progress, Progress) else Progress(bool(progress))
     with _recorded() as messages:
         opened = _open(model, tokenizer, declared, loading, show)
-        texts, name = _prompts(prompts, opened, request)
+        texts, name = _prompts(prompts, opened, request, n)
         ready = _tokens(texts, opened, request)
         with show.stage("certificates"):
             certificates = certify(opened, [p.ids for p in ready])
@@ -107,12 +108,27 @@ def _open(model: Any, tokenizer: Any, declared: dict[str, Any], loading: dict[st
         return load(model, tokenizer, **declared, **loading, progress=show.visible)
 
 
-def _prompts(prompts: Any, model: Model, request: Request) -> tuple[Any, str]:
+def _prompts(prompts: Any, model: Model, request: Request, n: int | None) -> tuple[Any, str]:
+    """What to run, and its name; all of a list, unless ``n`` was asked for."""
     if prompts is None:
-        prompts = model.checkpoint.declared.get("prompts", "gsm8k")
-    name = str(prompts) if isinstance(prompts, (str, Path)) else "given"
-    n = request.n if isinstance(prompts, (str, Path)) else None
-    return load_prompts(prompts, n=n, seed=request.seed), name
+        prompts = default_prompts(model)
+    named = isinstance(prompts, (str, Path))
+    return load_prompts(prompts, n=request.n if named else n, seed=request.seed), str(prompts) if named else "given"
+
+
+def default_prompts(model: Model) -> str:
+    """The built-in prompts that a checkpoint names, else ``gsm8k``.
+
+    Raises:
+        InputError: for any other name: a checkpoint is untrusted, and must not have a file read.
+    """
+    name = model.checkpoint.declared.get("prompts", "gsm8k")
+    if not isinstance(name, str) or name not in BUILTIN:
+        raise InputError(
+            f"the config's \"depthsig\" entry 'prompts' is {name!r}; it may be one of {', '.join(BUILTIN)} "
+            "(--prompts takes files, too)"
+        )
+    return name
 
 
 def _tokens(texts: Sequence[Any], model: Model, request: Request) -> list[TokenPrompt]:

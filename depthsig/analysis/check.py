@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from depthsig.analysis.analyze import default_prompts
 from depthsig.engine.certificates import Certificate, certify
 from depthsig.engine.model import Model, check_vocabulary, load
 from depthsig.prompts import load_prompts, tokenize
@@ -20,7 +21,7 @@ def check(
     """
     opened = model if isinstance(model, Model) else load(model, **options)
     if prompts is None:
-        prompts = opened.checkpoint.declared.get("prompts", "gsm8k")
+        prompts = default_prompts(opened)
     ready = tokenize(
         load_prompts(prompts, n=n, seed=seed), opened.tokenizer,
         max_tokens=max_tokens, model_max=opened.checkpoint.model_max,

@@ -55,15 +55,15 @@ def analyze(
 
     ensure_writable(target)
     from depthsig.analysis.analyze import analyze as run
-    from depthsig.report import build
+    from depthsig.report import save
 
     loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     with opt.plain_warnings():
         signature = run(
-            checkpoint, prompts, order=order, loop=loop, grown=grown, out=target,
+            checkpoint, prompts, order=order, loop=loop, grown=grown,
             progress=opt.wants_progress(no_progress), **asked, **loading,
         )  # fmt: skip
-        build(target)
+        save(signature, target)  # with the report in it, so that a folder is the old result or the new one
     _say_where(signature, target, json)
 
 

@@ -14,6 +14,7 @@ app = typer.Typer(
     name="depthsig",
     help="Measure how a language model uses its depth: lens, contributions, signatures.",
     no_args_is_help=True,
+    epilog="`--debug` with any command shows where an error came from.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -70,5 +70,6 @@ def plain_warnings() -> Iterator[None]:
 
 def default_out(checkpoint: str) -> Path:
     """``depthsig-results/NAME``, NAME being the last piece of what was given."""
-    path = Path(checkpoint)
+    path = Path(checkpoint).expanduser()
+    path = path.resolve() if path.exists() else path  # "." has a name, too
     return Path("depthsig-results") / (path.stem if path.suffix == ".gguf" else path.name or "model")

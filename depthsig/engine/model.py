@@ -97,7 +97,9 @@ class Model:
             return self.readout(hidden)
 
     def relabelled(self, **options: str | None) -> Model:
-        """The same model under other declarations (``order``, ``loop``, ``grown``)."""
+        """The same model with these declarations (``order``, ``loop``, ``grown``); others stay."""
+        kept = {name: getattr(self.declared, name) for name in self.declared.explicit}
+        options = {**kept, **{name: value for name, value in options.items() if value is not None}}
         declared = gather(options, self.checkpoint.declared, self.checkpoint.config)
         plan = declare(self.native, declared, len(self.anatomy.layers))
         _check_order(self.trace, self.native, plan)

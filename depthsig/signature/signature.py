@@ -99,9 +99,13 @@ class Signature:
     def save(self, directory: str | Path) -> Path:
         """Write the results folder, whole or not at all; an older result is replaced."""
         with storage.writing(directory) as partial:
-            tables = {name: getattr(self, attribute) for name, attribute in _ATTRIBUTES.items()}
-            storage.write_tables(partial, self.info, tables)
+            self.write(partial)
         return Path(directory)
+
+    def write(self, folder: Path) -> None:
+        """Write ``signature.json`` and the tables into a folder that exists."""
+        tables = {name: getattr(self, attribute) for name, attribute in _ATTRIBUTES.items()}
+        storage.write_tables(folder, self.info, tables)
 
     @classmethod
     def load(cls, directory: str | Path) -> Signature:
