@@ -14,7 +14,7 @@ class Progress:
     visible: bool = False
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[float], None]]:
         """A stage of known or unknown length; yields ``tick(amount)``."""
         if not self.visible:
             yield lambda amount: None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,11 +65,46 @@ class Samples:
         starts = np.flatnonzero(np.r_[True, prompts[1:] != prompts[:-1]])
         rows = prompts[starts]
         defined = ~np.isnan(values)
-        into = self._cut(key, cut, values.shape[1:])
-        into.counts[rows] += np.add.reduceat(defined, starts, axis=0, dtype=np.int64)
-        into.sums[rows] += np.add.reduceat(np.where(defined, values, 0.0), starts, axis=0)
-        extreme = np.fmin if metric(key.metric).worst == "min" else np.fmax
-        self._worst[key][rows] = extreme(self._worst[key][rows], extreme.reduceat(values, starts, axis=0))
+        counts = np.add.reduceat(defined, starts, axis=0, dtype=np.int64)
+        sums = np.add.reduceat(np.where(defined, values, 0.0), starts, axis=0)
+        self.add_sums(key, rows, sums, counts, _extreme(key).reduceat(values, starts, axis=0), cut)
+
+    def add_sums(
+        self,
+        key: Key,
+        rows: Int[ndarray, row],
+        sums: Float[ndarray, row * cell],
+        counts: Int[ndarray, row * cell],
+        worst: Float[ndarray, row * cell],
+        cut: int = 0,
+    ) -> None:
+        """Add what was already summed over positions of one cut, a row a prompt, with the extremes."""
+        into = self._cut(key, cut, sums.shape[1:])
+        into.counts[rows] += counts
+        into.sums[rows] += sums
+        self._worst[key][rows] = _extreme(key)(self._worst[key][rows], worst)
+
+    def state(self) -> dict[str, ndarray]:
+        """Everything, as arrays by name, of the prompts that have any value."""
+        names, arrays = [], {}
+        for number, (key, cuts) in enumerate(self._cuts.items()):
+            names.append([key.metric, key.part, key.scope, *cuts])
+            rows = np.flatnonzero(sum(c.counts.reshape(self.n_prompts, -1).sum(1) for c in cuts.values()))
+            arrays[f"{number}.rows"], arrays[f"{number}.worst"] = rows, self._worst[key][rows]
+            for cut, values in cuts.items():
+                arrays[f"{number}.{cut}.sums"], arrays[f"{number}.{cut}.counts"] = (
+                    values.sums[rows],
+                    values.counts[rows],
+                )
+        return {"names": np.array(json.dumps(names)), **arrays}
+
+    def absorb(self, state: Mapping[str, ndarray]) -> None:
+        """Add what :meth:`state` gave."""
+        for number, (name, part, scope, *cuts) in enumerate(json.loads(str(state["names"]))):
+            key, rows = Key(name, part, scope), state[f"{number}.rows"]
+            for cut in cuts:
+                sums, counts = state[f"{number}.{cut}.sums"], state[f"{number}.{cut}.counts"]
+                self.add_sums(key, rows, sums, counts, state[f"{number}.worst"], int(cut))
 
     def put(self, key: Key, prompt: int, values: Float[ndarray, "*cell"]) -> None:
         """Set one prompt's values as they are, without positions to reduce."""
@@ -87,6 +124,10 @@ class Samples:
         with np.errstate(invalid="ignore", divide="ignore"):
             means = np.stack([cut.sums / cut.counts for cut in self._cuts[key].values()])
         return aggregate(means, "mean", None)
+
+
+def _extreme(key: Key) -> np.ufunc:
+    return np.fmin if metric(key.metric).worst == "min" else np.fmax
 
 
 def aggregate(values: Float[ndarray, prompt * cell], agg: str, worst: str | None) -> ndarray:

@@ -16,11 +16,16 @@ from typing import Any
 import pandas as pd
 
 from depthsig.analysis import scores, tables
-from depthsig.analysis.clean import run_clean
+from depthsig.analysis.accumulate import Samples
+from depthsig.analysis.clean import run_clean, with_token_rows
+from depthsig.analysis.jobs import needed, run_jobs
 from depthsig.analysis.request import Request
+from depthsig.analysis.skip_scores import skip_scores
+from depthsig.analysis.units import Units
 from depthsig.engine.certificates import Certificate, certify, judge
 from depthsig.engine.model import Model, check_vocabulary, load
 from depthsig.errors import DepthsigWarning, InputError
+from depthsig.metrics.skip import future_cuts
 from depthsig.progress import Progress
 from depthsig.prompts import BUILTIN, TokenPrompt, load_prompts, tokenize
 from depthsig.signature import Signature
@@ -37,6 +42,7 @@ def analyze(
     tokenizer: Any = None,
     out: str | Path | None = None,
     progress: bool | Progress = False,
+    resume: bool = False,
     **options: Any,
 ) -> Signature:
     """Measure a model's depth-wise signature.
@@ -49,6 +55,7 @@ def analyze(
         tokenizer: for a live model.
         out: folder to save the signature in; checked before anything is computed.
         progress: show progress on standard error.
+        resume: go on from what an interrupted run with the same ``out`` and options left.
         options: as the command's options (``metrics``, ``agg``, ``max_tokens``, ``order``,
             ``loop``, ``grown``, ``memory``, ``seed`` ...).
 
@@ -69,12 +76,15 @@ def analyze(
         ready = _tokens(texts, opened, request)
         with show.stage("certificates"):
             certificates = certify(opened, [p.ids for p in ready])
-        only_parts = False
-        verdict = judge(certificates, only_parts=only_parts)
+        verdict = judge(certificates, only_parts=request.only_parts)
         for message in verdict.warnings:
             warnings.warn(message, DepthsigWarning, stacklevel=2)
         certified = time.perf_counter()
+        units = Units.open(out, _identity(opened, ready, request, declared), resume)
         measured = run_clean(opened, ready, request, verdict, show)
+        rows = run_jobs(opened, ready, request, verdict, measured.samples, units, show)
+        measured.tokens = with_token_rows(measured.tokens, rows, opened, ready)
+        measured.cuts = cuts_of(ready, request)
     info = describe(opened, request, certificates, name, messages)
     info["timings"] = {
         "load_and_certify_s": round(certified - started, 3),
@@ -213,11 +223,40 @@ def build_signature(
         info=info,
         profiles=tables.profiles_table(samples, wanted, model.plan, request.aggs, seed),
         matrices=tables.matrices_table(samples, wanted, request.aggs, seed),
-        scores=scores.clean_scores(samples, wanted, request.aggs, seed),
+        scores=all_scores(samples, model, request),
         prompts=prompts_table(prompts, measured.cuts),
         samples_table=tables.samples_table(samples, wanted),
         tokens_table=measured.tokens,
     )
+
+
+def all_scores(samples: Samples, model: Model, request: Request) -> pd.DataFrame:
+    """Every score that was asked for."""
+    wanted, aggs, seed = request.wanted, request.aggs, request.seed
+    found = [
+        scores.clean_scores(samples, wanted, aggs, seed),
+        skip_scores(samples, wanted, len(model.plan), aggs, seed),
+        scores.prompt_mean(samples, wanted, "attribution.completeness", seed),
+    ]
+    filled = [frame for frame in found if not frame.empty]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+
+
+def cuts_of(prompts: Sequence[TokenPrompt], request: Request) -> dict[int, Sequence[int]]:
+    """The cuts of every prompt, where the future is looked at."""
+    if "future" not in request.scopes or not any(m.startswith(("skip.", "local.")) for m in needed(request.wanted)):
+        return {}
+    return {p.index: future_cuts(p.n_tokens, request.cuts) for p in prompts if p.positions}
+
+
+def _identity(model: Model, prompts: Sequence[TokenPrompt], request: Request, declared: dict[str, Any]) -> dict:
+    """What must be the same for unfinished work to be gone on with."""
+    return {
+        "checkpoint": model.checkpoint.content_hash or model.checkpoint.source,
+        "plan": list(model.plan.layers), "declared": model.declared.record(),
+        "dtype": str(model.dtype), "prompts": [p.tokens_sha256 for p in prompts],
+        "version": version("depthsig"), **request.record(),
+    }  # fmt: skip
 
 
 def prompts_table(prompts: Sequence[TokenPrompt], cuts: dict[int, Sequence[int]]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 import torch
@@ -117,6 +118,18 @@ def _tokens_frame(lens: LensObserver, model: Model, prompts: Sequence[TokenPromp
     where = zip(frame["prompt"], frame["position"], strict=True)
     frame["input_token"] = [texts[ids[p][t]] for p, t in where]
     return frame
+
+
+def with_token_rows(
+    frame: pd.DataFrame, rows: list[dict[str, Any]], model: Model, prompts: Sequence[TokenPrompt]
+) -> pd.DataFrame:
+    """Token-level rows of edited runs, with the text of the token at each position, after what there is."""
+    if not rows:
+        return frame
+    more = pd.DataFrame(rows)
+    texts = _texts(model, set(more["token_id"]))
+    more["token"] = more["input_token"] = more["token_id"].map(texts)
+    return more if frame.empty else pd.concat([frame, more], ignore_index=True)
 
 
 def _texts(model: Model, ids: set[int]) -> dict[int, str]:

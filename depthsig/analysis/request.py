@@ -11,7 +11,7 @@ from depthsig.errors import InputError
 from depthsig.metrics.registry import PARTS, SCOPES, Metric, select
 
 POSITIONS = ("all", "answer", "last")
-DEFAULT_METRICS = ("lens", "residual")
+DEFAULT_METRICS = ("lens", "residual", "skip")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,12 @@ class Request:
     def aggs(self) -> tuple[str, ...]:
         """The aggregations to write."""
         return ("mean", "max") if self.agg == "both" else (self.agg,)
+
+    @property
+    def only_parts(self) -> bool:
+        """Whether nothing but attention and MLP rows was asked for."""
+        edited = all(m.id.startswith(("skip.", "local.", "late_share", "depth_score.")) for m in self.selected)
+        return edited and "layer" not in self.parts
 
     @property
     def wanted(self) -> frozenset[str]:

@@ -73,6 +73,14 @@ def clean_scores(samples: Samples, wanted: Iterable[str], aggs: Sequence[str], s
     return pd.DataFrame(rows)
 
 
+def prompt_mean(samples: Samples, wanted: Iterable[str], name: str, seed: int) -> pd.DataFrame:
+    """A score that every prompt has a value of: its mean over prompts."""
+    if name not in set(wanted) or Key(name) not in samples.values:
+        return pd.DataFrame()
+    values = samples.values[Key(name)]["mean"][:, None]
+    return pd.DataFrame([_row(name, *interval([values], lambda x: x[..., 0], seed))])
+
+
 def _settling(samples: Samples, aggs: Sequence[str], seed: int) -> list[dict]:
     values = samples.values[Key("settling_depth")]
     rows = []

@@ -73,21 +73,24 @@ def matrices_table(samples: Samples, wanted: Iterable[str], aggs: Sequence[str],
                 "metric": key.metric, "part": key.part, "scope": key.scope, "agg": agg,
                 "row": rows, "col": cols, "value": value, "ci_low": low, "ci_high": high, "n_prompts": n,
             })  # fmt: skip
-            frames.append(frame[in_domain(key.metric, frame, values[agg].shape[1:])])
+            kept = in_domain(key.metric, frame, values[agg].shape[1:])
+            if key.metric == "repeat.loss":
+                kept &= frame["n_prompts"] > 0  # spans that were not run
+            frames.append(frame[kept])
     return _concat(frames)
 
 
 def cells(name: str, shape: tuple[int, ...]) -> tuple[ndarray, ndarray]:
-    """Row and column of every cell of a flattened matrix; residual.angular counts n from 1."""
+    """Row and column of every cell of a flattened matrix; n counts from 1, and so does an exclusive end."""
     rows, cols = np.indices(shape)
-    return rows.ravel(), cols.ravel() + (name == "residual.angular")
+    return rows.ravel(), cols.ravel() + (name in ("residual.angular", "repeat.loss"))
 
 
 def in_domain(name: str, frame: pd.DataFrame, shape: tuple[int, ...]) -> pd.Series:
     """Which cells a metric has at all; others are not written."""
     if name == "residual.angular":
         return frame["row"] + frame["col"] <= shape[0]
-    if name in ("skip.effect", "local.effect"):
+    if name in ("skip.effect", "local.effect", "repeat.loss"):
         return frame["col"] > frame["row"]
     return pd.Series(True, index=frame.index)
 

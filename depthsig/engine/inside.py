@@ -124,9 +124,7 @@ class _Forward:
                 ops = [self.programs[i].slots[step][number] for i in members]
                 if ops[0].save:
                     saved = state
-                own = run == step and whole
-                call = (lambda h, _: first_tensor(original(*with_hidden(args, kwargs, h)[0],
-                                                           **with_hidden(args, kwargs, h)[1]))) if own else None  # fmt: skip
+                call = _own_call(original, args, kwargs) if run == step and whole else None
                 state = self._op(run, ops, state, rows, call)
                 if ops[0].blend is not None:
                     state = saved.lerp(state, ops[0].blend)
@@ -142,6 +140,18 @@ class _Forward:
         if self.observer is not None and update is not None:
             self.observer.step(step, Rows(self.numbers[rows], self.rows[rows]), state, out, update)
         return out
+
+
+def _own_call(original: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """The call that the forward is making, on any rows of it."""
+
+    def call(hidden: Tensor, prompts: Tensor) -> Tensor:
+        own_args, own_kwargs = with_hidden(args, kwargs, hidden)
+        output = first_tensor(original(*own_args, **own_kwargs))
+        assert output is not None, "a layer returned no tensor"
+        return output
+
+    return call
 
 
 @contextlib.contextmanager

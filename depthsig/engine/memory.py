@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from depthsig.errors import InputError
+
+if TYPE_CHECKING:
+    from depthsig.engine.model import Model
 
 
 def parse_memory(text: str | int) -> int:
@@ -37,3 +41,23 @@ class Budget:
     batch_tokens: int
     states: int
     rows: int
+
+
+def divide(model: Model, memory: int) -> Budget:
+    """Divide a budget: a quarter each for a batch's clean run, the edits' states and the readout.
+
+    What is left over is for a step's own intermediate results.
+    """
+    import torch
+
+    from depthsig.engine.run import CPU_BLOCK_TOKENS
+
+    quarter = memory // 4
+    half = model.dtype in (torch.bfloat16, torch.float16)
+    size = 2 if half else 4
+    # Inputs, attention and MLP of every step, and the updates in hand.
+    per_token = model.trace.width * (3 * len(model.plan) + 8) * size
+    tokens = max(1, min(CPU_BLOCK_TOKENS // 2, quarter // per_token))
+    # Clean and edited logits and probabilities, and as much again while they are made.
+    rows = max(8, min(256, quarter // (6 * 4 * max(1, model.readout.vocab))))
+    return Budget(tokens, quarter, rows)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from depthsig.metrics import distributions as exact
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 QUANTITIES = frozenset(

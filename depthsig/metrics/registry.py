@@ -98,6 +98,7 @@ def select(names: Iterable[str]) -> list[Metric]:
         name = name.strip()
         hits = [m for m in all_metrics().values() if name == m.id]
         hits = hits or [m for m in all_metrics().values() if name in m.groups and m.default]
+        hits = hits or [m for m in all_metrics().values() if name and m.id.startswith(name + ".") and m.default]
         if not hits:
             raise InputError(f"unknown metric {name!r}; {_known()}")
         chosen.update({m.id: m for m in hits})

@@ -1,0 +1,68 @@
+"""Scores of skip profiles: depth scores and the share of late steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
+
+from depthsig.analysis.accumulate import Samples, aggregate
+from depthsig.analysis.scores import interval
+from depthsig.analysis.tables import score_row
+from depthsig.metrics.depth import depth_score, effect_profile, late_share, reaching_steps
+
+Statistic = Callable[[Float[ndarray, "*batch cell"]], Float[ndarray, "*batch"]]
+
+
+def skip_scores(samples: Samples, wanted: Iterable[str], steps: int, aggs: Sequence[str], seed: int) -> pd.DataFrame:
+    """``depth_score.*`` and ``late_share`` of every part, scope and aggregation that was measured."""
+    rows = []
+    for name in [m for m in _SCORES if m in set(wanted)]:
+        source, _ = _SCORES[name]
+        for key in [k for k in samples.values if k.metric == source]:
+            statistic = _statistic(name, steps, key.scope)
+            for agg in aggs:
+                value, low, high, n = _summary(samples.values[key], agg, statistic, seed)
+                note = "no effect anywhere" if np.isnan(value) and n else ""
+                rows.append(score_row(name, value, part=key.part, scope=key.scope, agg=agg, ci_low=low,
+                                      ci_high=high, n_prompts=n, note=note))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+_SCORES = {
+    "depth_score.effect": ("skip.effect", "effect"),
+    "depth_score.effect.relative": ("skip.effect", "effect"),
+    "depth_score.output": ("skip.output_l2", "output"),
+    "depth_score.output.relative": ("skip.output_l2", "output"),
+    "late_share": ("skip.output_l2", "output"),
+}
+
+
+def _statistic(name: str, steps: int, scope: str) -> Statistic:
+    kind = _SCORES[name][1]
+    n = reaching_steps(steps, kind, scope)
+
+    def score(cells: Float[ndarray, "*batch cell"]) -> Float[ndarray, "*batch"]:
+        if kind == "effect":
+            effects = effect_profile(np.nan_to_num(cells).reshape(*cells.shape[:-1], steps, steps))
+        else:
+            effects = cells
+        if name == "late_share":
+            return late_share(effects, n)
+        score = depth_score(effects)
+        return score / max(n - 1, 1) if name.endswith(".relative") else score
+
+    return score
+
+
+def _summary(
+    values: dict[str, Float[ndarray, prompt * cell]], agg: str, statistic: Statistic, seed: int
+) -> tuple[float, float, float, int]:
+    flat = values[agg].reshape(len(values[agg]), -1)
+    if agg == "mean":
+        return interval([flat], statistic, seed)
+    n = int((~np.isnan(flat)).any(1).sum())
+    return float(statistic(aggregate(flat, agg, "max"))), np.nan, np.nan, n

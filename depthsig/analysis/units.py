@@ -1,0 +1,85 @@
+"""Finished pieces of an interrupted analysis, kept in ``DIR.partial/units`` for ``--resume``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from depthsig.analysis.accumulate import Samples
+from depthsig.errors import InputError
+from depthsig.signature.storage import partial_path
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Units:
+    """Pieces by name; without a folder nothing is kept.
+
+    A piece is a job's result on one batch: per-prompt sums and token-level rows. It is written
+    whole or not at all, and adding it again gives the numbers that an uninterrupted run has.
+    """
+
+    folder: Path | None = None
+
+    @classmethod
+    def open(cls, out: str | Path | None, request: dict[str, Any], resume: bool) -> Units:
+        """The pieces of this very request; those of another, or without ``resume``, are cleared.
+
+        Raises:
+            InputError: with ``resume``, if what lies there was made by another request.
+        """
+        if out is None:
+            if resume:
+                raise InputError("--resume needs the --out folder that the interrupted analysis had")
+            return cls()
+        folder = partial_path(out) / "units"
+        text = json.dumps(request, sort_keys=True, default=str)
+        stamp = hashlib.sha256(text.encode()).hexdigest()
+        found = folder / "request.json"
+        if folder.exists() and resume:
+            before = json.loads(found.read_text(encoding="utf-8")) if found.exists() else {}
+            if before.get("stamp") != stamp:
+                different = [k for k in request if before.get("request", {}).get(k) != json.loads(text).get(k)]
+                raise InputError(
+                    f"--resume: {str(partial_path(out))!r} was begun with another {', '.join(different) or 'request'}; "
+                    "give the same options, or leave --resume out to start anew"
+                )
+            return cls(folder)
+        shutil.rmtree(partial_path(out), ignore_errors=True)
+        folder.mkdir(parents=True)
+        found.write_text(json.dumps({"stamp": stamp, "request": json.loads(text)}), encoding="utf-8")
+        return cls(folder)
+
+    def load(self, name: str, samples: Samples) -> Rows | None:
+        """Add a finished piece to ``samples`` and return its token rows; None where there is none."""
+        path = self._path(name)
+        if path is None or not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as arrays:
+            samples.absorb({k: arrays[k] for k in arrays.files if k != "tokens"})
+            return json.loads(str(arrays["tokens"]))
+
+    def save(self, name: str, samples: Samples, rows: Rows) -> None:
+        """Keep a finished piece."""
+        path = self._path(name)
+        if path is None:
+            return
+        scratch = path.with_suffix(".tmp")
+        with scratch.open("wb") as file:
+            np.savez(file, tokens=np.array(json.dumps(rows)), **samples.state())  # type: ignore[arg-type]
+        scratch.replace(path)
+
+    def _path(self, name: str) -> Path | None:
+        return None if self.folder is None else self.folder / f"{name}.npz"
+
+    def close(self) -> None:
+        """Remove the pieces: the result that they were for is about to be written."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
