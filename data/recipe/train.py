@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     if run.step < recipe.steps:
         print(f"put down at step {run.step} of {recipe.steps}; --resume goes on")
         return 0
-    export(run, out, scored=10 if args.smoke else 200)
+    export(run, out, scored=10 if args.smoke else 500)
     return 0
 
 
