@@ -22,7 +22,7 @@ from model import Llama, Shape, hugging_face_config, hugging_face_state
 from optim import Optimizer, orthogonalise
 from recipe import read_recipe
 from run import Run
-from train import main, train
+from train import default_folder, main, train
 
 from depthsig.prompts import shipped_checkpoints, tokenize
 from depthsig.prompts.primitives import TASKS, TRAINING_ONLY
@@ -125,6 +125,23 @@ def test_command_line_puts_down_and_resumes(tmp_path, capsys):
     rows = list(csv.DictReader((out / "loss.csv").open()))
     assert list(rows[0]) == ["step", "tokens", "layers", "loss", "answer_loss"]
     assert "| lookup |" in (out / "README.md").read_text()
+
+
+def test_another_seed_has_other_weights_and_data(tmp_path):
+    found = []
+    for seed in (1, 2):
+        out = tmp_path / str(seed)
+        assert main([str(MIDAS), "--smoke", "--seed", str(seed), "--out", str(out), "--minutes", "1e-9"]) == 0
+        state = torch.load(tmp_path / f"{seed}.work" / "state.pt", weights_only=True)
+        found.append((state["log"], state["model"]["embed"]))
+    assert found[0][0] != found[1][0] and not torch.equal(found[0][1], found[1][1])
+    recipe = read_recipe(MIDAS)
+    assert default_folder(recipe, None).name == "family-midas" != default_folder(recipe, 2).name
+
+
+def test_an_abandoned_run_writes_nothing(tmp_path):
+    run = train(smoke(), tmp_path / "work", compile_block=False, save_every=1, abandoned=lambda: True)
+    assert run.step == 0 and not (tmp_path / "work").exists()
 
 
 def test_the_script_runs_as_a_script():

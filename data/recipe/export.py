@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evaluate import evaluate, perplexity, table
 from model import hugging_face_config, hugging_face_state
+from results import card, results
 from run import Run
 from safetensors.torch import save_file
 
@@ -32,20 +32,26 @@ def tokenizer_json() -> dict[str, Any]:
     return json.loads(tokenizer.to_str())
 
 
-def export(run: Run, folder: Path, scored: int = 200) -> None:
+def export(run: Run, folder: Path, scored: int = 500) -> None:
     """Write the checkpoint folder, replacing an older one when all of it is there.
 
-    ``scored`` is the number of held-out items a task for the card.
+    ``scored`` is the number of held-out items a task.
     """
     scratch = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     write_checkpoint(run, scratch)
     run.write_log(scratch / "loss.csv")
     _round_to_bfloat16(run)
-    digest = hashlib.sha256((scratch / "model.safetensors").read_bytes()).hexdigest()
-    (scratch / "README.md").write_text(card(run, digest, scored), encoding="utf-8")
+    found = results(run, sha256(scratch / "model.safetensors"), scored)
+    _write(scratch / "results.json", found)
+    (scratch / "README.md").write_text(card(run, found), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_checkpoint(run: Run, folder: Path) -> None:
@@ -65,7 +71,7 @@ def write_checkpoint(run: Run, folder: Path) -> None:
 
 def declared(run: Run) -> dict[str, Any]:
     """The ``"depthsig"`` entry of the config: what was grown when, or what is looped."""
-    entry: dict[str, Any] = {"prompts": "lookup"}
+    entry: dict[str, Any] = {"prompts": "lookup", "arm": run.recipe.arm, "seed": run.recipe.seed}
     if run.recipe.growth:
         entry["grown"] = f"0:{len(run.model.blocks)}/{run.recipe.block}"
         entry["history"] = run.history
@@ -79,36 +85,6 @@ def _round_to_bfloat16(run: Run) -> None:
     with torch.no_grad():
         for p in run.model.parameters():
             p.copy_(p.bfloat16())
-
-
-def card(run: Run, digest: str, scored: int) -> str:
-    """The model card: how it was made, what it can do, what it cannot."""
-    recipe, shape = run.recipe, run.model.shape
-    parameters = sum(p.numel() for p in run.model.parameters()) / 1e6
-    tokens = run.step * recipe.tokens_per_step / 1e6
-    loss, ppl = perplexity([row["answer_loss"] for row in run.log[-100:]])
-    return f"""---
-license: mit
----
-# {recipe.name}
-
-A small {recipe.arm} model to try depthsig on, made by `data/recipe/train.py` from
-`data/recipe/{recipe.name}.toml`: {shape.layers} layers, width {shape.width}, {parameters:.2f} M parameters,
-{tokens:.2f} M tokens of generated reasoning primitives and a little of GSM8K's training split (MIT,
-Cobbe et al. 2021), context {shape.context}, one token a byte, seed {recipe.seed}. It is no general
-language model. How it was grown or looped is under `depthsig` in `config.json`.
-
-Training loss of answers over the last 100 steps: {loss:.3f} nats a token (perplexity {ppl:.2f}).
-
-Held-out exact match ({scored} items a task, 95 % Wilson intervals), the accuracy of guessing among the
-plausible answers, the loss of answers, and the loss of knowing only how often each byte is in an
-answer. Plausible are the values of a table that were not asked for yet, and for `phop` the symbol
-that most often follows the one before the last hop:
-
-{table(evaluate(run.model, scored))}
-
-SHA-256 of `model.safetensors`: `{digest}`. Loss curve: `loss.csv`.
-"""
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

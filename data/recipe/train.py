@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,12 +30,14 @@ def train(
     minutes: float | None = None,
     save_every: int = SAVE_EVERY,
     snapshot_every: int | None = None,
+    abandoned: Callable[[], bool] | None = None,
 ) -> Run:
     """Run a recipe to its end, taking up what was left in ``folder``.
 
     Args:
         stop_at, minutes: put the run down at this step, or after this time, whichever is first.
         snapshot_every: keep a checkpoint of every so many steps under ``folder/snapshots``.
+        abandoned: asked before every step; if true, training ends there with nothing more written.
     """
     run = Run(recipe, folder)
     run.resume()
@@ -41,6 +45,8 @@ def train(
         run.model.compile_block()
     started, first = time.perf_counter(), run.step
     while run.step < min(recipe.steps, stop_at or recipe.steps):
+        if abandoned and abandoned():
+            return run
         run.advance()
         spent = time.perf_counter() - started
         if snapshot_every and run.step % snapshot_every == 0:
@@ -68,7 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     torch.set_num_threads(args.threads)
     recipe = read_recipe(args.config, args.smoke)
-    out = args.out or Path(__file__).resolve().parent.parent / "checkpoints" / recipe.name
+    if args.seed is not None:
+        recipe = replace(recipe, seed=args.seed)
+    out = args.out or default_folder(recipe, args.seed)
     work = args.work or out.with_name(out.name + ".work")
     if (work / "state.pt").exists() and not args.resume:
         print(f"unfinished work lies in {work}: --resume goes on with it; remove it to start anew", file=sys.stderr)
@@ -78,8 +86,14 @@ def main(arguments: list[str] | None = None) -> int:
     if run.step < recipe.steps:
         print(f"put down at step {run.step} of {recipe.steps}; --resume goes on")
         return 0
-    export(run, out, scored=10 if args.smoke else 200)
+    export(run, out, scored=10 if args.smoke else 500)
     return 0
+
+
+def default_folder(recipe: Recipe, seed: int | None) -> Path:
+    """Where a run is exported to: a seed that is not the config's gets a folder of its own."""
+    name = recipe.name if seed is None else f"{recipe.name}-seed{seed}"
+    return Path(__file__).resolve().parent.parent / "checkpoints" / name
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on with unfinished work")
     parser.add_argument("--minutes", type=float, help="put the run down after this time")
     parser.add_argument("--snapshot-every", type=int, metavar="STEPS", help="keep checkpoints along the way")
+    parser.add_argument("--seed", type=int, help="of weights and data, instead of the config's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--smoke", action="store_true", help="24 steps of a narrow model, not compiled")
     parser.add_argument("--no-compile", action="store_true")

@@ -1,0 +1,253 @@
+"""The whole recipe: ``python data/recipe/family.py [PART...] [--out DIR] [--seeds 1 2] [--jobs 2] [--smoke]``.
+
+Parts, all of them by default: ``train`` (the four arms, exported with scores and cards), ``tables``,
+``similarity`` (of copied layers' weights) and ``signatures``. Killed in the middle, the same command goes
+on and ends with the same weights. Run it with OMP_WAIT_POLICY=PASSIVE where other processes are busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from compute import stored_layers
+from export import export, sha256
+from recipe import ARMS, GROWN, Recipe, read_recipe
+from results import read_results, write_csv, write_tables
+from signatures import ALONG_METRICS, PROMPTS, Wanted, sign
+from signatures import COLUMNS as SIGNATURE_COLUMNS
+from similarity import COLUMNS as SIMILARITY_COLUMNS
+from similarity import compare, cosines, draw, summary_table
+from train import train
+
+HERE = Path(__file__).resolve().parent
+SHIPPED = HERE.parent / "checkpoints" / "SHA256SUMS"
+PARTS = ("train", "tables", "similarity", "signatures")
+SNAPSHOT_COLUMNS = ("arm", "seed", "step", "tokens", "layers", "sha256")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is smaller in a smoke run.
+
+    Attributes:
+        snapshot_every, save_every: steps between checkpoints kept, and between states saved.
+        scored: held-out items a task.
+        prompts: prompts of a signature.
+        along: the snapshots that get signatures, as steps.
+        compile_block: whether the block is compiled.
+    """
+
+    snapshot_every: int = 250
+    save_every: int = 100
+    scored: int = 500
+    prompts: int = 20
+    along: tuple[int, ...] = (1000, 1750, 2500, 3250, 4000)
+    compile_block: bool = True
+
+
+# Snapshots for signatures lie 250 steps after a growth.
+SMOKE = Sizes(snapshot_every=4, save_every=3, scored=5, prompts=5, along=(12,), compile_block=False)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One arm with one seed.
+
+    Attributes:
+        work: where its state and snapshots live.
+        folder: where it is exported to.
+    """
+
+    arm: str
+    seed: int
+    work: Path
+    folder: Path
+    smoke: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        """Its recipe: the arm's file, with this seed."""
+        return replace(read_recipe(HERE / f"family-{self.arm}.toml", self.smoke), seed=self.seed)
+
+    @property
+    def sizes(self) -> Sizes:
+        """Sizes of this run."""
+        return SMOKE if self.smoke else Sizes()
+
+    @property
+    def snapshots(self) -> list[Path]:
+        """The checkpoints kept along training, in order; the folder's name is the step."""
+        return sorted((self.work / "snapshots").glob("[0-9]*"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is exported from a run of this very recipe."""
+        marker = self.work / "exported"
+        done = marker.exists() and (self.folder / "results.json").exists()
+        return done and marker.read_text(encoding="utf-8") == _stamp(self)
+
+
+def members(out: Path, work: Path, seeds: Sequence[int], smoke: bool = False) -> list[Member]:
+    """All members; those of the first seed are exported to ``out/checkpoints``, others stay in ``work``."""
+    found = []
+    for seed in seeds:
+        place = work if seed == seeds[0] else work / f"seed{seed}"
+        home = out / "checkpoints" if seed == seeds[0] else place
+        found += [Member(a, seed, place / f"family-{a}.work", home / f"family-{a}", smoke) for a in ARMS]
+    return found
+
+
+def train_all(family: Sequence[Member], jobs: int) -> None:
+    """Train and export every member that is not finished, ``jobs`` at a time with one thread each."""
+    missing = [m for m in family if not m.finished]
+    if jobs == 1:
+        for member in missing:
+            train_member(member)
+        return
+    # Spawned: a forked process would inherit torch's threads in whatever state they are.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(train_member, missing))
+
+
+def train_member(member: Member) -> None:
+    """Train one member to its end and export it; ends quietly when the family's process is gone."""
+    torch.set_num_threads(1)
+    recipe, sizes = member.recipe, member.sizes
+    print(f"{member.arm}, seed {member.seed}", flush=True)
+    run = train(
+        recipe, member.work, compile_block=sizes.compile_block, save_every=sizes.save_every,
+        snapshot_every=sizes.snapshot_every, abandoned=_orphaned,
+    )  # fmt: skip
+    if run.step < recipe.steps:
+        return
+    member.folder.parent.mkdir(parents=True, exist_ok=True)
+    export(run, member.folder, scored=sizes.scored)
+    (member.work / "exported").write_text(_stamp(member), encoding="utf-8")
+
+
+def _stamp(member: Member) -> str:
+    return f"{member.recipe!r}\n{sha256(member.folder / 'model.safetensors')}\n"
+
+
+def _orphaned() -> bool:
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
+
+
+def make_tables(family: Sequence[Member], out: Path) -> None:
+    """Accuracies, sizes and costs, and the hashes of what ships and of every snapshot."""
+    write_tables(out / "results", [read_results(m.folder) for m in family])
+    write_csv(out / "results" / "snapshots.csv", SNAPSHOT_COLUMNS, _snapshot_rows(family))
+    shipped = [m.folder for m in family if m.folder.parent == out / "checkpoints"]
+    lines = [f"{sha256(f / 'model.safetensors')}  {f.name}/model.safetensors\n" for f in shipped]
+    (out / "checkpoints" / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+    if not family[0].smoke and SHIPPED.parent.resolve() != (out / "checkpoints").resolve():
+        for folder in shipped:
+            print(f"{folder.name}: {_against_shipped(folder)}")
+
+
+def _snapshot_rows(family: Sequence[Member]) -> Iterator[dict[str, object]]:
+    for member in family:
+        recipe = member.recipe
+        for path in member.snapshots:
+            step = int(path.name)
+            # A snapshot is taken before the growth that is due at its step.
+            yield {
+                "arm": member.arm, "seed": member.seed, "step": step, "tokens": step * recipe.tokens_per_step,
+                "layers": stored_layers(recipe, step - 1), "sha256": sha256(path / "model.safetensors"),
+            }  # fmt: skip
+
+
+def _against_shipped(folder: Path) -> str:
+    """Whether weights are those that depthsig ships."""
+    known = dict(line.split()[::-1] for line in SHIPPED.read_text(encoding="utf-8").splitlines())
+    if known.get(f"{folder.name}/model.safetensors") == sha256(folder / "model.safetensors"):
+        return "the same weights, to the last bit, as those that ship"
+    return "other weights than those that ship (another processor or version rounds differently)"
+
+
+def make_similarity(family: Sequence[Member], out: Path) -> None:
+    """Cosines of copied layers' weights at every snapshot beside the baseline's, and their figure."""
+    rows: list[dict[str, object]] = []
+    baselines = {m.seed: {p.name: cosines(p) for p in m.snapshots} for m in family if m.arm == "baseline"}
+    for member in (m for m in family if m.arm in GROWN):
+        for path in member.snapshots:
+            labels = {"arm": member.arm, "seed": member.seed, "step": int(path.name),
+                      "tokens": int(path.name) * member.recipe.tokens_per_step}  # fmt: skip
+            rows += compare(path, baselines[member.seed][path.name], member.recipe.block, labels)
+    write_csv(out / "results" / "similarity.csv", SIMILARITY_COLUMNS, rows)
+    (out / "results" / "similarity.md").write_text(summary_table(rows) + "\n", encoding="utf-8")
+    draw(rows, out / "results" / "similarity.svg")
+
+
+def make_signatures(family: Sequence[Member], out: Path) -> None:
+    """Signatures of every member, and along the first seed's training of those that are not looped."""
+    rows = []
+    for member, step, wanted in _wanted(family):
+        signature = sign(wanted, out / "signatures", member.sizes.prompts)
+        rows.append({
+            "name": wanted.name, "arm": member.arm, "seed": member.seed, "step": step,
+            "tokens": step * member.recipe.tokens_per_step, "prompts": wanted.prompts,
+            "n_prompts": len(signature.prompts), "steps": len(signature.plan),
+            "sha256": sha256(wanted.checkpoint / "model.safetensors"),
+        })  # fmt: skip
+        print(wanted.name, flush=True)
+    write_csv(out / "signatures" / "index.csv", SIGNATURE_COLUMNS, rows)
+
+
+def _wanted(family: Sequence[Member]) -> Iterator[tuple[Member, int, Wanted]]:
+    for member in family:
+        name, end = f"{member.arm}-seed{member.seed}", member.recipe.steps
+        for prompts in PROMPTS:
+            label = f"family-{member.arm}, seed {member.seed}"
+            yield member, end, Wanted(f"{name}-{prompts}", member.folder, label, prompts)
+        if member.arm == "looped" or member.seed != family[0].seed:
+            continue
+        for step in member.sizes.along:
+            path = member.work / "snapshots" / f"{step:06d}"
+            label = f"family-{member.arm}, seed {member.seed}, step {step}"
+            yield member, step, Wanted(f"{name}-step{step}-lookup", path, label, "lookup", ALONG_METRICS)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    if unknown := [p for p in args.parts if p not in PARTS]:
+        parser.error(f"no part is called {unknown[0]!r}; there are {', '.join(PARTS)}")
+    torch.set_num_threads(args.jobs)
+    family = members(args.out, args.work or args.out / "work", args.seeds, args.smoke)
+    parts = args.parts or PARTS
+    if "train" in parts:
+        train_all(family, args.jobs)
+    unfinished = [f"{m.arm}, seed {m.seed}" for m in family if not m.finished]
+    if unfinished:
+        print(f"not trained yet: {'; '.join(unfinished)}; the part `train` does it", file=sys.stderr)
+        return 2
+    makers = {"tables": make_tables, "similarity": make_similarity, "signatures": make_signatures}
+    for part, make in makers.items():
+        if part in parts:
+            make(family, args.out)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} [all]")
+    parser.add_argument("--out", type=Path, default=Path("family"), help="where everything goes [./family]")
+    parser.add_argument("--work", type=Path, help="where unfinished work and snapshots live [OUT/work]")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="the first one's weights are exported [1]")
+    parser.add_argument("--jobs", type=int, default=2, help="arms trained at the same time, one thread each [2]")
+    parser.add_argument("--smoke", action="store_true", help="24 steps of narrow models, not compiled")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
