@@ -57,7 +57,8 @@ def analyze(
         progress: show progress on standard error.
         resume: go on from what an interrupted run with the same ``out`` and options left.
         options: as the command's options (``metrics``, ``agg``, ``max_tokens``, ``order``,
-            ``loop``, ``grown``, ``memory``, ``seed`` ...).
+            ``loop``, ``grown``, ``iterations``, ``memory``, ``seed`` ...), and ``forward`` for
+            live models with another way of being called.
 
     Raises:
         InputError: bad input or options. CertificateError: the numbers could not be trusted.
@@ -71,7 +72,7 @@ def analyze(
         ensure_writable(out)
     show = progress if isinstance(progress, Progress) else Progress(bool(progress))
     with _recorded() as messages:
-        opened = _open(model, tokenizer, declared, loading, show)
+        opened = _open(model, tokenizer, declared, {**loading, "seed": request.seed}, show)
         texts, name = _prompts(prompts, opened, request, n)
         ready = _tokens(texts, opened, request)
         with show.stage("certificates"):
@@ -98,22 +99,23 @@ def analyze(
 
 def _split(options: dict[str, Any]) -> tuple[Request, dict[str, Any], dict[str, Any]]:
     """Options of the request, of the plan, and of loading; anything else is refused."""
-    labels: tuple[str, ...] = ("order", "loop", "grown")
+    labels: tuple[str, ...] = ("order", "loop", "grown", "iterations")
     declared = {k: options.pop(k) for k in labels if k in options}
     asked = {k: options.pop(k) for k in list(options) if k in _REQUEST}
-    known = ("dtype", "device", "device_map", "revision", "trust_remote_code", "allow_pickle")
+    known = ("forward", "dtype", "device", "device_map", "revision", "trust_remote_code", "allow_pickle")
     loading = {k: options.pop(k) for k in known if k in options}
     if options:
-        names = sorted(_REQUEST | {"order", "loop", "grown"} | set(known))
+        names = sorted(_REQUEST | set(labels) | set(known))
         raise InputError(f"unknown option {next(iter(options))!r}; known are {', '.join(names)}")
     return Request(**asked), declared, loading
 
 
 def _open(model: Any, tokenizer: Any, declared: dict[str, Any], loading: dict[str, Any], show: Progress) -> Model:
     if isinstance(model, Model):
-        if loading:
-            raise InputError(f"{next(iter(loading))!r} goes with a checkpoint, not with a loaded model")
-        return model.relabelled(**declared) if any(declared.values()) else model
+        given = [name for name in loading if name != "seed"]
+        if given:
+            raise InputError(f"{given[0]!r} goes with a checkpoint, not with a loaded model")
+        return model.relabelled(**declared) if any(v is not None for v in declared.values()) else model
     with show.stage("loading"):
         return load(model, tokenizer, **declared, **loading, progress=show.visible)
 
@@ -190,6 +192,7 @@ def describe(
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "seed": request.seed,
+        "random_state": None if model.random_state is None else {"seed": model.random_state, "by": "position"},
         "plan": plan.records(),
         "spans": {
             "declared": model.declared.record(),

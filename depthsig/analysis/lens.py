@@ -80,8 +80,8 @@ class LensObserver:
             final = readout.into(chunk.take(run.outputs[-1]), self._buffer("final", n))
             reference = Reference(final, chunk.targets, wanted, self._buffer("probs", n))
             found: list[dict[str, Tensor]] = []
-            for state in run.inputs:
-                logits = readout.into(chunk.take(state), self._buffer("lens", n))
+            for depth, state in enumerate(run.inputs):
+                logits = self.model.readout_at(depth).into(chunk.take(state), self._buffer("lens", n))
                 found.append(reference.compare(logits))
             found.append(self._at_the_end(reference))
         self._accumulate(found, chunk)

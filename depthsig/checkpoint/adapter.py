@@ -8,7 +8,7 @@ go wrong in silence). What cannot be found is refused by name or left out, never
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from depthsig.checkpoint.components import Candidates, find_candidates, transforms_in
 from depthsig.checkpoint.hooks import as_residual, resolve
-from depthsig.checkpoint.probe import Probe, outputs_without, residual_mappers, run_probe
+from depthsig.checkpoint.probe import Probe, Tail, outputs_without, residual_mappers, run_probe
 from depthsig.checkpoint.readout import Readout
 from depthsig.errors import UnsupportedModelError
 
@@ -101,13 +101,15 @@ def _find_layers(module: nn.Module, candidates: Candidates) -> tuple[list[str], 
     """Lists whose members pass a residual stream on, and these members, each once."""
     members = [m for path in candidates.layer_lists for m in resolve(module, path)]
     called = residual_mappers(module, members)
-    stacks, found, seen = [], [], set()
-    for path in candidates.layer_lists:
-        stack = list(resolve(module, path))
-        if not any(id(m) in called for m in stack):
-            continue
-        stacks.append(path)
-        for position, member in enumerate(stack):
+    first = {
+        path: min(called[id(m)] for m in resolve(module, path) if id(m) in called)
+        for path in candidates.layer_lists
+        if any(id(m) in called for m in resolve(module, path))
+    }
+    # Several stacks (a prelude, a core, a coda) are numbered in the order in which they first run.
+    stacks, found, seen = sorted(first, key=lambda path: first[path]), [], set()
+    for path in stacks:
+        for position, member in enumerate(resolve(module, path)):
             if id(member) not in seen:
                 seen.add(id(member))
                 found.append((f"{path}.{position}", member))
@@ -192,17 +194,29 @@ def _chains(module: nn.Module, candidates: Candidates, probe: Probe) -> list[tup
     for head in candidates.heads:
         for norm in candidates.norms:
             chains.append(((norm, head), [resolve(module, norm), resolve(module, head)]))
-    seen: list[tuple[str, nn.Module]] = []
-    state = probe.last
-    for tail in probe.tails:
+    for route in _routes(probe.last, probe.tails, probe.logits.shape):
+        chains.append((tuple(n for n, _ in route), [m for _, m in route]))
+    return [(n, c) for n, c in chains if all(isinstance(m, nn.Module) for m in c)]
+
+
+def _routes(state: Tensor, tails: Sequence[Tail], end: torch.Size, depth: int = 6) -> list[list[tuple[str, nn.Module]]]:
+    """Every chain of modules, in the order they ran, from a state to something of the logits' shape.
+
+    Branches off the way (an exit gate reads the same normed state as the head) lead nowhere.
+    """
+    found: list[list[tuple[str, nn.Module]]] = []
+    for number, tail in enumerate(tails):
         if tail.input is None or tail.output is None or tail.input.shape != state.shape:
             continue
-        if torch.equal(tail.input, state):
-            seen.append((tail.name, tail.module))
-            state = tail.output
-    if seen:
-        chains.append((tuple(n for n, _ in seen), [m for _, m in seen]))
-    return [(n, c) for n, c in chains if all(isinstance(m, nn.Module) for m in c)]
+        if not torch.equal(tail.input, state):
+            continue
+        here = (tail.name, tail.module)
+        if tail.output.shape == end:
+            found.append([here])
+        if depth:
+            rest = _routes(tail.output, tails[number + 1 :], end, depth - 1)
+            found += [[here, *route] for route in rest]
+    return found
 
 
 def _readout_error(readout: Readout, probe: Probe) -> float:

@@ -52,8 +52,8 @@ def find_candidates(module: nn.Module, config: Any) -> Candidates:
     if not candidates.layer_lists:
         candidates.layer_lists = _module_lists(module)
     for path in candidates.layer_lists:
-        layers = resolve(module, path)
-        if layers is not None and len(layers):
+        layers = [m for m in resolve(module, path) or () if isinstance(m, nn.Module)]
+        if layers:
             _add_by_name(candidates, layers[0])
     candidates.scales += _scales_in(config)
     return candidates
@@ -134,7 +134,11 @@ def _add_by_name(candidates: Candidates, layer: nn.Module) -> None:
 
 def _module_lists(module: nn.Module) -> list[str]:
     """Paths of the outermost module lists, largest share of the parameters first."""
-    lists = {n: m for n, m in module.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    lists = {
+        n: m
+        for n, m in module.named_modules()
+        if isinstance(m, nn.ModuleList) and len(m) and all(c is not None for c in m)
+    }
     outer = {n: m for n, m in lists.items() if not any(n.startswith(o + ".") for o in lists)}
     return sorted(outer, key=lambda n: -sum(p.numel() for p in outer[n].parameters()))
 

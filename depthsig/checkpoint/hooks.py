@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -91,18 +91,24 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
 def forward(module: nn.Module, ids: Tensor, **kwargs: Any) -> Tensor:
     """The model's own logits ``[prompt, token, vocab]`` for token ids ``[prompt, token]``."""
     parameters = inspect.signature(module.forward).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    # Only transformers' models take use_cache among arguments that they don't name.
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and hasattr(module, "config")
     if "use_cache" in parameters or open_ended:
         kwargs.setdefault("use_cache", False)
-    output = module(ids, **kwargs)
-    logits = getattr(output, "logits", output)
-    logits = first_tensor(logits)
-    if logits is None or logits.ndim != 3:
+    return logits_of(module(ids, **kwargs), module)
+
+
+def logits_of(output: Any, module: nn.Module) -> Tensor:
+    """The logits [prompt, token, vocab] in what a model returns: alone, named, or in a tuple."""
+    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if isinstance(found, (tuple, list)):
+        found = next((t for t in found if isinstance(t, Tensor) and t.ndim == 3), None)
+    if not isinstance(found, Tensor) or found.ndim != 3:
         raise UnsupportedModelError(
             f"{type(module).__name__} returns no logits of shape [prompt, token, vocabulary]; "
             "depthsig analyses causal language models"
         )
-    return logits
+    return found
 
 
 def resolve(root: Any, path: str) -> Any:

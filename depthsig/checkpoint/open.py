@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from depthsig.checkpoint import formats
+from depthsig.checkpoint.xtransformers import is_wrapper, step_view
 from depthsig.errors import InputError, UnsupportedModelError
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
@@ -327,6 +328,8 @@ def _live(module: nn.Module, tokenizer: Any) -> Checkpoint:
         config = getattr(module.original_model, "config", None)
         tokenizer = tokenizer if tokenizer is not None else getattr(module, "tokenizer", None)
         module = module.original_model  # type: ignore[assignment]
+    if is_wrapper(module):
+        module = step_view(module)
     name = str(getattr(config, "_name_or_path", "") or type(module).__name__).rstrip("/").split("/")[-1]
     return Checkpoint(
         module=module,

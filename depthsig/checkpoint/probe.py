@@ -58,14 +58,14 @@ def probe_ids(module: nn.Module, rows: int = 1, tokens: int = PROBE_TOKENS) -> T
     return (torch.arange(1, 1 + rows * tokens, device=device) % size).reshape(rows, tokens)
 
 
-def residual_mappers(module: nn.Module, members: Sequence[nn.Module]) -> set[int]:
-    """Ids of those ``members`` that run and map [prompt, token, d] to the same shape."""
-    called: set[int] = set()
+def residual_mappers(module: nn.Module, members: Sequence[nn.Module]) -> dict[int, int]:
+    """Those ``members`` that run and map [prompt, token, d] to the same shape: id to rank of first call."""
+    called: dict[int, int] = {}
 
     def note(layer: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         hidden, out = hidden_of(args, kwargs), first_tensor(output)
         if hidden is not None and out is not None and hidden.ndim == 3 and out.shape == hidden.shape:
-            called.add(id(layer))
+            called.setdefault(id(layer), len(called))
 
     with undisturbed(module), hooked(post=[(m, note) for m in members]):
         forward(module, probe_ids(module))

@@ -17,6 +17,7 @@ def analyze(
     order: opt.Order = None,
     loop: opt.Loop = None,
     grown: opt.Grown = None,
+    iterations: opt.Iterations = None,
     prompts: opt.Prompts = None,
     n: opt.Count = 20,
     max_tokens: opt.MaxTokens = 256,
@@ -60,7 +61,7 @@ def analyze(
     loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     with opt.plain_warnings():
         signature = run(
-            checkpoint, prompts, order=order, loop=loop, grown=grown,
+            checkpoint, prompts, order=order, loop=loop, grown=grown, iterations=iterations,
             progress=opt.wants_progress(no_progress), **asked, **loading,
         )  # fmt: skip
         save(signature, target)  # with the report in it, so that a folder is the old result or the new one

@@ -12,6 +12,7 @@ def check(
     order: opt.Order = None,
     loop: opt.Loop = None,
     grown: opt.Grown = None,
+    iterations: opt.Iterations = None,
     prompts: opt.Prompts = None,
     n: opt.Count = 20,
     max_tokens: opt.MaxTokens = 256,
@@ -30,7 +31,7 @@ def check(
     loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     with opt.plain_warnings():
         certificates = run(
-            checkpoint, prompts, order=order, loop=loop, grown=grown, n=n, max_tokens=max_tokens,
+            checkpoint, prompts, order=order, loop=loop, grown=grown, iterations=iterations, n=n, max_tokens=max_tokens,
             seed=seed, **loading,
         )  # fmt: skip
     if json:

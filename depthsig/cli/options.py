@@ -19,6 +19,12 @@ Checkpoint = Annotated[
     ),
 ]
 Order = Annotated[str | None, typer.Option(help="Run the layers in this order, e.g. 0:4,4:8x4,8:12.")]
+Iterations = Annotated[
+    str | None,
+    typer.Option(
+        help="Run the loop this often: a native one, or that of --order. N, or H_cycles=3,L_cycles=2.", metavar="N"
+    ),
+]
 Loop = Annotated[str | None, typer.Option(help="Label layers A:B as a loop.", metavar="A:B")]
 Grown = Annotated[str | None, typer.Option(help="Label layers A:B as grown in blocks of b.", metavar="A:B/b")]
 Prompts = Annotated[str | None, typer.Option(help="Built-in prompts (`depthsig prompts`), or a .txt or .jsonl file.")]

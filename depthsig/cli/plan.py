@@ -12,6 +12,7 @@ def plan(
     order: opt.Order = None,
     loop: opt.Loop = None,
     grown: opt.Grown = None,
+    iterations: opt.Iterations = None,
     dtype: opt.Dtype = None,
     device: opt.Device = "auto",
     device_map: opt.DeviceMap = None,
@@ -25,7 +26,7 @@ def plan(
 
     loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     with opt.plain_warnings():
-        model = load(checkpoint, order=order, loop=loop, grown=grown, **loading)
+        model = load(checkpoint, order=order, loop=loop, grown=grown, iterations=iterations, **loading)
     if json:
         import json as codec
 

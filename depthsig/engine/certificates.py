@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -94,6 +94,8 @@ def certify(model: Model, prompts: Sequence[Sequence[int]]) -> list[Certificate]
         }
         if model.trace.is_chain:
             deviations["identity"] = _deviation(model, model.executed(batch).outputs[-1], plain)
+        else:
+            deviations["identity"] = _deviation(model, _answered(model, ids), plain)
         run = observed if model.is_native else model.clean(batch, parts=True)
         alone = plain if model.is_native else model.read(run.outputs[-1])
         deviations["padding"] = _deviation(model, padded[row : row + 1, : len(ids)], alone)
@@ -104,9 +106,21 @@ def certify(model: Model, prompts: Sequence[Sequence[int]]) -> list[Certificate]
             worst[name] = value if value != value else max(worst[name], value)
     if not has_parts:
         del worst["parts"]
-    if not model.trace.is_chain:
-        del worst["identity"]
     return [Certificate(n, v, relative if n == "parts" else relative * scale) for n, v in worst.items()]
+
+
+def _answered(model: Model, ids: Sequence[int]) -> Float[Tensor, "1 token d"]:
+    """The last state of a run without edits whose first half is answered from the clean run.
+
+    It is off where more than the residual stream goes from pass to pass (keys and values, say).
+    """
+    from depthsig.engine.edits import compile_edit
+    from depthsig.engine.inside import run_from
+    from depthsig.engine.run import Clean
+
+    native = replace(model, plan=model.native)
+    clean = Clean.of(native, make_batch([ids], [0], model.device))
+    return run_from(clean, compile_edit(None, len(native.plan)), len(native.plan) // 2)[0]
 
 
 def _choose(prompts: Sequence[Sequence[int]]) -> list[Sequence[int]]:

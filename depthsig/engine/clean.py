@@ -118,8 +118,8 @@ def native_run(
 
 def layer_calls(
     module: nn.Module, anatomy: Anatomy, trace: Trace, ids: Int[Tensor, "row token"]
-) -> tuple[Float[Tensor, "row token d"], dict[int, LayerCall]]:
-    """h_0 and each layer's first call, from a forward in which no layer computes anything."""
+) -> tuple[Float[Tensor, "row token d"], dict[int, list[LayerCall]]]:
+    """h_0 and each layer's calls, pass by pass, from a forward in which no layer computes anything."""
     recorder = _Recorder(anatomy.layers, trace, parts=False, stop=True)
     modules = [layer.module for layer in anatomy.layers]
     tuples = [trace.returns_tuple.get(layer.index, False) for layer in anatomy.layers]
@@ -130,9 +130,9 @@ def layer_calls(
         contextlib.suppress(StopForward),
     ):
         forward(module, ids)
-    calls: dict[int, LayerCall] = {}
+    calls: dict[int, list[LayerCall]] = {}
     for layer, call in zip(trace.layers, recorder.run.calls, strict=True):
-        calls.setdefault(layer, call)
+        calls.setdefault(layer, []).append(call)
     return recorder.run.inputs[0], calls
 
 
@@ -147,24 +147,27 @@ def ordered_run(
 ) -> CleanRun:
     """Run the plan's layers one by one, each with the arguments its own call has.
 
-    Attention type, mask and rotary tables travel with the layer.
+    Attention type, mask and rotary tables travel with the layer; where a model's own loop gives a
+    layer other arguments at every pass, so do these.
     """
     hidden, calls = layer_calls(module, anatomy, trace, ids)
     run = CleanRun([], [], [], [], [])
     with undisturbed(module):
         for step in plan:
             layer = anatomy.layers[step.layer]
+            own = calls[step.layer]
+            call = own[min(step.iteration, len(own) - 1)]
             kept: dict[str, Tensor | None] = {"attn": None, "mlp": None}
             post = [(sub.module, _keep(kept, kind, sub, hidden)) for kind, sub in _sublayers(layer)]
             with hooked(post=post if parts and layer.has_parts else []):
-                output = calls[step.layer](hidden)
+                output = call(hidden)
             run.inputs.append(hidden)
             # A layer may hand back its own input's storage, changed in place by the next one.
             hidden = output.clone() if output.data_ptr() == hidden.data_ptr() else output
             run.outputs.append(hidden)
             run.attn.append(kept["attn"])
             run.mlp.append(kept["mlp"])
-            run.calls.append(calls[step.layer])
+            run.calls.append(call)
     return run
 
 

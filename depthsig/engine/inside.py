@@ -46,6 +46,12 @@ def run_inside(
             yield group, _Forward(clean, [programs[i] for i in group], group, observer, first[group[0]]).run()
 
 
+def run_from(clean: Clean, program: Program, first: int) -> Float[Tensor, "prompt token d"]:
+    """One program, with the steps before ``first`` answered from the clean run."""
+    with undisturbed(clean.model.module):
+        return _Forward(clean, [program], [0], None, first).run()[0]
+
+
 def _first(program: Program) -> int:
     """The first step whose slot is not just that step."""
     for s, slot in enumerate(program.slots):
@@ -133,7 +139,7 @@ class _Forward:
 
     def _op(self, step: int, ops: Sequence[Op], state: Tensor, rows: Tensor, call: Any) -> Tensor:
         changes = [op.changes for op in ops for _ in range(self.prompts)] if any(op.changes for op in ops) else ()
-        layer = self.clean.model.anatomy.layers[self.clean.model.plan[step].layer]
+        layer = self.clean.model.layer_at(step)
         block = Block(state, self.rows[rows], changes)
         with _unanswered(layer.module):
             out, update = run_step(layer, call or self.clean.calls[step], block, want_update=self.observer is not None)

@@ -163,7 +163,7 @@ class _Sweep:
                 self.saved[i] = self.states[i].clone()
         rows = torch.arange(prompts, device=hidden.device).repeat(len(members))
         changes = [op.changes for op in ops for _ in range(prompts)] if any(op.changes for op in ops) else ()
-        layer = clean.model.anatomy.layers[clean.model.plan[step].layer]
+        layer = clean.model.layer_at(step)
         block = Block(hidden, rows, changes)
         out, update = run_step(layer, clean.calls[step], block, want_update=self.observer is not None)
         if self.observer is not None and update is not None:
@@ -206,7 +206,7 @@ def _without(clean: Clean, step: int, where: str) -> Tensor | None:
     before, attn, mlp = run.inputs[step], run.attn[step], run.mlp[step]
     if where in ("layer", "output"):
         return before
-    layer = clean.model.anatomy.layers[clean.model.plan[step].layer]
+    layer = clean.model.layer_at(step)
     if where == "mlp" and attn is not None:
         return before + attn
     if where == "attn" and mlp is not None and layer.parallel:

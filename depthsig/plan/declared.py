@@ -7,23 +7,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from depthsig.checkpoint.loops import parse_iterations
 from depthsig.errors import DepthsigWarning, InputError
-from depthsig.plan.order import Span, parse_order, parse_span
+from depthsig.plan.order import MAX_STEPS, Span, parse_order, parse_span
 from depthsig.plan.plan import Plan, SpanInfo, build_plan, with_span
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What was declared: an order to execute, and labels; ``explicit`` ones come from options."""
+    """What was declared: an order to execute, forced counts, and labels.
+
+    ``explicit`` ones come from options. ``iterations``: ``4``, or ``H_cycles=3,L_cycles=2``.
+    """
 
     order: str | None = None
     loop: str | None = None
     grown: str | None = None
+    iterations: str | None = None
     explicit: frozenset[str] = frozenset()
 
     def record(self) -> dict[str, str]:
         """The declared entries, as ``signature.json`` keeps them."""
-        entries = {"order": self.order, "loop": self.loop, "grown": self.grown}
+        entries = {"order": self.order, "loop": self.loop, "grown": self.grown, "iterations": self.iterations}
         return {key: value for key, value in entries.items() if value is not None}
 
 
@@ -47,7 +52,7 @@ def gather(options: Mapping[str, str | None], config_entry: Mapping[str, Any], c
     if values["grown"] is None and values["order"] is None:
         values["grown"] = _rys_relayer(config)
     explicit = frozenset(k for k in values if options.get(k) is not None)
-    return Declared(**values, explicit=explicit)
+    return Declared(**values, iterations=options.get("iterations"), explicit=explicit)
 
 
 def _rys_relayer(config: Any) -> str | None:
@@ -65,8 +70,40 @@ def _rys_relayer(config: Any) -> str | None:
     return None
 
 
+WHOLE_STACK = ("total_ut_steps", "num_loops", "loop_num")
+"""Fields of models that repeat all their layers."""
+
+
+def check_counts(observed: Plan, counts: Mapping[str, int]) -> Plan:
+    """Hold the iteration counts of a config or an option against what ran.
+
+    Returns:
+        The plan; where nothing repeats, with the label of a loop that is declared but not executed.
+
+    Raises:
+        InputError: if the trace shows other counts; both are shown.
+    """
+    wanted = {name: count for name, count in counts.items() if count > 1}
+    loops = [span for span in observed.spans if span.kind == "loop"]
+    for name, count in wanted.items():
+        if not loops:
+            if name in WHOLE_STACK:
+                observed = with_span(observed, SpanInfo(0, len(observed), len(observed), "loop", False, "config"))
+            note = f"{name} = {count}: declared, not executed (the trace shows no layer run twice)"
+            observed = replace(observed, notes=(*observed.notes, note))
+        elif count not in [span.count for span in loops]:
+            raise InputError(
+                f"{name} is {count}, but the trace shows {_shown(observed)}; the code that came with this "
+                "checkpoint loops in another way than it says, or a forward= or option overrides it"
+            )
+    return observed
+
+
 def declare(observed: Plan, declared: Declared, n_layers: int) -> Plan:
     """The plan to run: the observed one, or the declared order, with every label put on.
+
+    Forced iterations apply to the loop of a declared order here; those of the model's own loop
+    were already run when the plan was observed.
 
     Raises:
         InputError: if a declaration is malformed or contradicts what runs; both are shown.
@@ -75,12 +112,34 @@ def declare(observed: Plan, declared: Declared, n_layers: int) -> Plan:
     if declared.order is not None:
         layers = parse_order(declared.order, n_layers)
         plan = build_plan(layers, n_layers, declared.order)
+        if declared.iterations is not None:
+            plan = with_iterations(plan, parse_iterations(declared.iterations))
     if declared.loop is not None:
         plan = _with_loop(plan, parse_span(declared.loop, n_layers, option="--loop"))
     if declared.grown is not None:
         span = parse_span(declared.grown, n_layers, option="--grown", grown=True)
         plan = _with_grown(plan, span, "grown" in declared.explicit)
     return plan
+
+
+def with_iterations(plan: Plan, iterations: Mapping[str, int]) -> Plan:
+    """The plan with the only loop of its order run another number of times.
+
+    Raises:
+        InputError: if the order has no loop or several, or the count is named.
+    """
+    if len(plan.spans) != 1 or set(iterations) != {""}:
+        raise InputError(
+            f"--iterations sets the count of the one loop in an order as a plain number; {plan.order!r} has "
+            f"{len(plan.spans) or 'none'}; write the counts into --order itself"
+        )
+    span, count = plan.spans[0], iterations[""]
+    layers = plan.layers
+    block = layers[span.start : span.start + span.size]
+    if len(layers) - (span.end - span.start) + span.size * count > MAX_STEPS:
+        raise InputError(f"--iterations {count} runs more than {MAX_STEPS} steps; use fewer")
+    forced = [*layers[: span.start], *block * count, *layers[span.end :]]
+    return build_plan(forced, plan.n_layers, ",".join(map(str, forced)))
 
 
 def _with_loop(plan: Plan, loop: Span) -> Plan:

@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass, field, replace
 
 import pandas as pd
 
-COLUMNS = ("step", "layer", "iteration", "span", "block", "phase", "outer")
+COLUMNS = ("step", "layer", "iteration", "span", "block", "phase", "outer", "boundary")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One execution of one layer (DESIGN §2); ``None`` where a label does not apply."""
+    """One execution of one layer (DESIGN §2); ``None`` where a label does not apply.
+
+    ``boundary``: what the model does between the previous step and this one, a norm or an injection.
+    """
 
     step: int
     layer: int
@@ -21,6 +24,7 @@ class Step:
     block: int | None = None
     phase: int | None = None
     outer: int | None = None
+    boundary: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,14 @@ class Plan:
 
     def records(self) -> list[dict]:
         """One dictionary a step, as ``signature.json`` keeps them."""
-        nested = any(step.outer is not None for step in self.steps)
         rows = [asdict(step) for step in self.steps]
-        return rows if nested else [{k: v for k, v in r.items() if k != "outer"} for r in rows]
+        unused = [k for k in ("outer", "boundary") if all(row[k] is None for row in rows)]
+        return [{k: v for k, v in row.items() if k not in unused} for row in rows]
 
     def frame(self) -> pd.DataFrame:
         """The steps as a table (integer columns nullable)."""
         frame = pd.DataFrame(self.records())
-        for column in frame.columns.difference(["span"]):
+        for column in frame.columns.difference(["span", "boundary"]):
             frame[column] = frame[column].astype("Int64")
         return frame
 
@@ -93,11 +97,14 @@ class Plan:
         return f"<p>{self}</p>" + self.frame().to_html(index=False, na_rep="")
 
 
-def build_plan(layers: Sequence[int], n_layers: int, order: str | None = None) -> Plan:
+def build_plan(layers: Sequence[int], n_layers: int, order: str | None = None, boundaries: Sequence[str] = ()) -> Plan:
     """Plan of an executed sequence of layers, with the loops that the sequence itself shows.
 
     A loop is a stretch of steps that repeats the same layers at once: the innermost one names a
     step's span, block and phase; where loops nest, ``outer`` counts the enclosing one.
+
+    Args:
+        boundaries: for every step, what happens between the previous step and it; empty for nothing.
 
     >>> print(build_plan([0, 1, 2, 1, 2, 3], 4))
     6 steps over 4 layers; loop 1:5, 2 x 2
@@ -105,7 +112,8 @@ def build_plan(layers: Sequence[int], n_layers: int, order: str | None = None) -
     seen: dict[int, int] = {}
     steps = []
     for index, layer in enumerate(layers):
-        steps.append(Step(index, layer, seen.get(layer, 0)))
+        between = boundaries[index] if index < len(boundaries) else ""
+        steps.append(Step(index, layer, seen.get(layer, 0), boundary=between or None))
         seen[layer] = seen.get(layer, 0) + 1
     inner = find_loops(tuple(layers))
     outer = _outer_loops(tuple(layers), inner)

@@ -43,7 +43,7 @@ class Signature:
     def plan(self) -> pd.DataFrame:
         """The steps that were run, one row each."""
         frame = pd.DataFrame(self.info.get("plan", []))
-        for column in frame.columns.difference(["span"]):
+        for column in frame.columns.difference(["span", "boundary"]):
             frame[column] = frame[column].astype("Int64")
         return frame
 

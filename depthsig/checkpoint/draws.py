@@ -1,0 +1,78 @@
+"""Random draws inside a forward, made reproducible: Huginn and its kin start their loop from noise.
+
+A seed alone would not do: the noise of one prompt would depend on how many others are in its batch
+and on their padding. Here a draw depends on the seed, on which draw of the forward it is, and on
+the token's position; every prompt gets the same noise, whatever it is run with.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from depthsig.checkpoint.hooks import forward, undisturbed
+from depthsig.checkpoint.probe import probe_ids
+
+_BLOCK = 64
+"""Tokens are drawn this many at a time, so that a longer prompt begins with a shorter one's noise."""
+
+
+def draws_randomly(module: nn.Module) -> bool:
+    """Whether the model's own forward, in evaluation mode, takes anything from the random state."""
+    devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
+    with undisturbed(module):
+        before = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)]
+        forward(module, probe_ids(module))
+        after = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)]
+    return not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+class PositionalDraws(TorchDispatchMode):
+    """Within it, draws of shape [..., token, d] depend on seed, draw and position only."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed, self.calls = seed, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        if name not in _KINDS:
+            return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        values = self._draw(tuple(out.shape), _KINDS[name])
+        if name in ("normal_", "uniform_"):
+            low, high = _bounds(name, args, kwargs)
+            values = low + (high - low) * values if name == "uniform_" else low + high * values
+        self.calls += 1
+        return out.copy_(values.to(out))
+
+    def _draw(self, shape: tuple[int, ...], kind: str) -> Tensor:
+        tokens = shape[-2] if len(shape) > 1 else 1
+        width = shape[-1] if shape else 1
+        blocks = [self._block(i, width, kind) for i in range(math.ceil(tokens / _BLOCK))]
+        drawn = torch.cat(blocks)[:tokens] if blocks else torch.empty(0, width)
+        return drawn.reshape(shape[-2:]).expand(shape) if len(shape) > 1 else drawn.reshape(shape)
+
+    def _block(self, index: int, width: int, kind: str) -> Tensor:
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.calls) * 65_537 + index)
+        make = torch.rand if kind == "uniform" else torch.randn
+        return make((_BLOCK, width), generator=generator)
+
+
+_KINDS = {
+    "normal_": "normal", "randn": "normal", "randn_like": "normal",
+    "uniform_": "uniform", "rand": "uniform", "rand_like": "uniform",
+}  # fmt: skip
+
+
+def _bounds(name: str, args: tuple, kwargs: dict[str, Any]) -> tuple[float, float]:
+    """The two parameters of ``normal_(mean, std)`` and ``uniform_(from, to)``."""
+    names = ("mean", "std") if name == "normal_" else ("from", "to")
+    given = [*args[1:3], *([None] * (2 - len(args[1:3])))]
+    first, second = (kwargs.get(n) if g is None else g for n, g in zip(names, given, strict=True))
+    return float(0.0 if first is None else first), float(1.0 if second is None else second)
