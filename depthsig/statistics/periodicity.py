@@ -8,6 +8,7 @@ the script there.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -114,7 +115,7 @@ def block_periodicity(
 
 def cut_span(
     profile: Float[ndarray, step], start: int, block: int, count: int, log: bool
-) -> tuple[Float[ndarray, n], dict[str, int], str]:
+) -> tuple[Float[ndarray, n], dict[str, Any], str]:
     """The span's values, its description, and why it cannot be tested (empty if it can)."""
     values = np.asarray(profile, dtype=float)
     if values.ndim != 1:
@@ -145,7 +146,7 @@ def bad_span(size: int, start: int, block: int, count: int) -> str:
 def left_over(y: Float[ndarray, n], design: Design) -> float:
     """What the nuisance leaves of a series, relative to it (1 for a series of zeros' logarithms)."""
     rest = np.linalg.norm(y - design.nuisance @ (design.nuisance.T @ y))
-    return float(rest / max(np.linalg.norm(y), 1e-300))
+    return float(rest / max(float(np.linalg.norm(y)), 1e-300))
 
 
 def proper_divisors(block: int) -> list[int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations, product
 from math import factorial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -72,7 +73,7 @@ def matrix_periodicity(matrix: Float[ndarray, "step step"], start: int, block: i
         return PeriodTest(False, reason, **where)
     n = block * count
     pairs = Pairs.of(n)
-    if np.linalg.norm(pairs.after(cells)) <= ROUNDING * max(np.linalg.norm(cells), 1e-300):
+    if np.linalg.norm(pairs.after(cells)) <= ROUNDING * max(float(np.linalg.norm(cells)), 1e-300):
         return PeriodTest(False, "nothing is left of the matrix after effects of step and lag", **where)
     nested = {c: _test(cells, n, block, c) for c in proper_divisors(block)}
     wrong = {other: float(matrix_strength(cells, n, other)) for other in wrong_sizes(block, n)}
@@ -82,7 +83,7 @@ def matrix_periodicity(matrix: Float[ndarray, "step step"], start: int, block: i
 
 def _cut(
     matrix: Float[ndarray, "step step"], start: int, block: int, count: int
-) -> tuple[Float[ndarray, pair], dict[str, int], str]:
+) -> tuple[Float[ndarray, pair], dict[str, Any], str]:
     values = np.asarray(matrix, dtype=float)
     if values.ndim != 2 or values.shape[0] != values.shape[1]:
         raise InputError(f"a matrix over steps is square; found an array of shape {values.shape}")
