@@ -43,6 +43,7 @@ def analyze(
     out: str | Path | None = None,
     progress: bool | Progress = False,
     resume: bool = False,
+    keep_for: str | Path | None = None,
     **options: Any,
 ) -> Signature:
     """Measure a model's depth-wise signature.
@@ -56,6 +57,8 @@ def analyze(
         out: folder to save the signature in; checked before anything is computed.
         progress: show progress on standard error.
         resume: go on from what an interrupted run with the same ``out`` and options left.
+        keep_for: the results folder that the caller will write, where it is not ``out``: unfinished
+            work is kept beside it.
         options: as the command's options (``metrics``, ``agg``, ``max_tokens``, ``order``,
             ``loop``, ``grown``, ``iterations``, ``memory``, ``seed`` ...), and ``forward`` for
             live models with another way of being called.
@@ -81,9 +84,10 @@ def analyze(
         for message in verdict.warnings:
             warnings.warn(message, DepthsigWarning, stacklevel=2)
         certified = time.perf_counter()
-        units = Units.open(out, _identity(opened, ready, request, declared), resume)
-        measured = run_clean(opened, ready, request, verdict, show)
-        rows = run_jobs(opened, ready, request, verdict, measured.samples, units, show)
+        units = Units.open(out or keep_for, _identity(opened, ready, request, declared), resume)
+        with units.cleared_on_errors():
+            measured = run_clean(opened, ready, request, verdict, show)
+            rows = run_jobs(opened, ready, request, verdict, measured.samples, units, show)
         measured.tokens = with_token_rows(measured.tokens, rows, opened, ready)
         measured.cuts = cuts_of(ready, request)
     info = describe(opened, request, certificates, name, messages)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from depthsig.analysis.accumulate import Samples
-from depthsig.errors import InputError
+from depthsig.errors import DepthsigError, InputError
 from depthsig.signature.storage import partial_path
 
 Rows = list[dict[str, Any]]
@@ -79,7 +81,12 @@ class Units:
     def _path(self, name: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{name}.npz"
 
-    def close(self) -> None:
-        """Remove the pieces: the result that they were for is about to be written."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    @contextmanager
+    def cleared_on_errors(self) -> Iterator[None]:
+        """Leave nothing behind when input turns out to be bad; Ctrl-C and crashes keep the pieces."""
+        try:
+            yield
+        except DepthsigError:
+            if self.folder is not None:
+                shutil.rmtree(self.folder.parent, ignore_errors=True)
+            raise

@@ -9,7 +9,7 @@ import typer
 
 from depthsig.cli import options as opt
 
-DEFAULT = "lens,residual"
+DEFAULT = "lens,residual,skip"
 
 
 def analyze(
@@ -27,6 +27,10 @@ def analyze(
         bool, typer.Option("--keep-first", help="Average lens and residual metrics over position 0 too.")
     ] = False,
     metrics: Annotated[str, typer.Option(help="Groups or names (`depthsig metrics`), comma-separated.")] = DEFAULT,
+    parts: Annotated[str, typer.Option(help="What skip and local take away: layer, attn, mlp.")] = "layer",
+    scopes: Annotated[str, typer.Option(help="Where it is taken away: current, future.")] = "current,future",
+    cuts: Annotated[int, typer.Option(help="At most this many cuts a prompt in scope future.")] = 4,
+    ablation: Annotated[str, typer.Option(help="What stands in its place: zero or mean.")] = "zero",
     agg: Annotated[str, typer.Option(help="mean, max (the papers' worst case) or both.")] = "mean",
     dtype: opt.Dtype = None,
     device: opt.Device = "auto",
@@ -37,6 +41,7 @@ def analyze(
     revision: opt.Revision = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from interrupted work of the same options.")] = False,
     out: Annotated[Path | None, typer.Option(help="Results folder [default: depthsig-results/NAME].")] = None,
     no_progress: opt.NoProgress = False,
     json: opt.Json = False,
@@ -47,6 +52,7 @@ def analyze(
 
     asked: dict[str, Any] = {
         "metrics": metrics, "n": n, "max_tokens": max_tokens, "chat_template": chat_template,
+        "parts": parts, "scopes": scopes, "cuts": cuts, "ablation": ablation,
         "positions": positions, "keep_first": keep_first, "agg": agg, "memory": memory,
         "batch_size": batch_size, "seed": seed,
     }  # fmt: skip
@@ -62,7 +68,7 @@ def analyze(
     with opt.plain_warnings():
         signature = run(
             checkpoint, prompts, order=order, loop=loop, grown=grown, iterations=iterations,
-            progress=opt.wants_progress(no_progress), **asked, **loading,
+            resume=resume, keep_for=target, progress=opt.wants_progress(no_progress), **asked, **loading,
         )  # fmt: skip
         save(signature, target)  # with the report in it, so that a folder is the old result or the new one
     _say_where(signature, target, json)

@@ -68,6 +68,7 @@ def writing(directory: str | Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True, exist_ok=True)
         yield partial
+        shutil.rmtree(partial / "units", ignore_errors=True)  # pieces that only --resume needed
         _replace(partial, target)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)

@@ -15,6 +15,7 @@ from depthsig.report.figures.heatmap import draw_heatmap
 from depthsig.report.figures.lens_tokens import draw_lens_tokens
 from depthsig.report.figures.plan_strip import draw_plan
 from depthsig.report.figures.profile import draw_profile
+from depthsig.report.figures.token_map import draw_token_map
 from depthsig.report.style import COLUMN, FULL, house_style, new_figure
 from depthsig.signature import Signature
 
@@ -53,12 +54,26 @@ def _figures_of(signature: Signature, entry: Metric) -> Iterator[Drawn]:
             yield Drawn(entry.id + suffix, group, f"{entry.id}{suffix}", caption, figure)
     if entry.kind == "matrix" and entry.id in set(signature.matrices["metric"]):
         yield from _matrices(signature, entry, group)
+    if entry.kind == "token" and entry.id in ("erasure.effect", "attribution.ig"):
+        yield from _token_maps(signature, entry, group)
     if entry.id == "lens.tokens" and entry.id in set(signature.tokens_table["metric"]):
         for prompt, rows in signature.tokens(entry.id).groupby("prompt"):
             figure = new_figure(FULL, 4.2)
             draw_lens_tokens(figure.add_subplot(), rows)
             caption = f"The likeliest next token at every depth and position of prompt {prompt} (its last positions)."
             yield Drawn(f"lens.tokens.{prompt}", group, f"Top tokens, prompt {prompt}", caption, figure)
+
+
+TOKEN_MAPS = 4
+"""Token maps are drawn for the first prompts; the table has all of them."""
+
+
+def _token_maps(signature: Signature, entry: Metric, group: str) -> Iterator[Drawn]:
+    rows = signature.tokens_table[signature.tokens_table["metric"] == entry.id]
+    for prompt, table in list(rows.groupby("prompt"))[:TOKEN_MAPS]:
+        figure = new_figure(FULL, 3.6)
+        draw_token_map(figure.add_subplot(), table, entry, signature.plan)
+        yield Drawn(f"{entry.id}.{prompt}", group, f"{entry.id}, prompt {prompt}", f"{entry.formula}.", figure)
 
 
 def _matrices(signature: Signature, entry: Metric, group: str) -> Iterator[Drawn]:
@@ -104,7 +119,10 @@ def plot_metric(signature: Signature, metric: str, ax: Any = None, **choice: Any
         if entry.kind == "token":
             rows = signature.tokens(metric)
             prompt = choice.get("prompt", rows["prompt"].iloc[0])
-            return draw_lens_tokens(ax, rows[rows["prompt"] == prompt])
+            rows = rows[rows["prompt"] == prompt]
+            if metric == "lens.tokens":
+                return draw_lens_tokens(ax, rows)
+            return draw_token_map(ax, rows, entry, signature.plan)
     raise InputError(f"{metric!r} is a single number; look at `signature.scores`")
 
 

@@ -24,7 +24,7 @@ def draw_heatmap(ax: Axes, matrix: pd.DataFrame, entry: Metric, plan: pd.DataFra
         ax.patch.set_edgecolor("#bdbdbd")
     image = ax.imshow(
         np.ma.masked_invalid(values), origin="lower", extent=extent, aspect="auto",
-        cmap=colormaps[DIVERGING if entry.diverging is not None else SEQUENTIAL], norm=_norm(values, entry),
+        cmap=colormaps[DIVERGING if entry.diverging is not None else SEQUENTIAL], norm=norm_of(values, entry),
     )  # fmt: skip
     if entry.rows in ("step", "depth", "depth d") or entry.rows.startswith("step"):
         # States d lie between steps, so a block's border falls on the state, not beside it.
@@ -41,7 +41,8 @@ def draw_heatmap(ax: Axes, matrix: pd.DataFrame, entry: Metric, plan: pd.DataFra
     return ax
 
 
-def _norm(values: np.ndarray, entry: Metric) -> Normalize:
+def norm_of(values: np.ndarray, entry: Metric) -> Normalize:
+    """The colour scale of a metric's values: centred where the metric has a natural centre."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return Normalize(0, 1)

@@ -1,0 +1,37 @@
+"""Token x depth maps: how much a state matters, by depth and position, over readable tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from depthsig.metrics.registry import Metric
+from depthsig.report.figures.heatmap import norm_of
+from depthsig.report.figures.labels import blocks, with_unit
+from depthsig.report.figures.lens_tokens import readable
+from depthsig.report.style import DIVERGING, SEQUENTIAL, UNDEFINED
+
+POSITIONS = 32
+"""More columns than this are not readable: the last ones are shown."""
+
+
+def draw_token_map(ax: Axes, tokens: pd.DataFrame, entry: Metric, plan: pd.DataFrame) -> Axes:
+    """Draw one prompt's rows of a token metric; deepest depth on top, blocks' borders as lines."""
+    table = tokens.pivot(index="index", columns="position", values="value").iloc[:, -POSITIONS:]
+    values = table.to_numpy(dtype=float)
+    ax.set_facecolor(UNDEFINED)
+    image = ax.imshow(
+        np.ma.masked_invalid(values), origin="lower", aspect="auto",
+        cmap=DIVERGING if entry.diverging is not None else SEQUENTIAL, norm=norm_of(values, entry),
+    )  # fmt: skip
+    for edge in sorted({edge for start, end, _, _ in blocks(plan) for edge in (start, end)}):
+        ax.axhline(edge - 0.5, color="white", lw=0.8, ls=(0, (2, 1.5)), alpha=0.9)
+    words = tokens.drop_duplicates("position").set_index("position")["input_token"]
+    labels = [readable(str(words[p])) for p in table.columns]
+    ax.set_xticks(range(len(labels)), labels, fontsize=5.5, rotation=90, parse_math=False)
+    ax.set_xlabel("input token")
+    ax.set_ylabel("depth d")
+    bar = ax.figure.colorbar(image, ax=ax, fraction=0.03, pad=0.01)
+    bar.set_label(with_unit(entry))
+    return ax
