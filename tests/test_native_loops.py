@@ -271,8 +271,10 @@ def test_iterations_need_a_loop() -> None:
     model = depthsig.load(build("llama"), TOKENIZER, order="0:1,1:3x2,3", iterations=4)
     assert model.plan.layers == (0, *(1, 2) * 4, 3)
     assert model.relabelled(order="Loop(1-2x2-1)", iterations="3").plan.layers == (0, *(1, 2) * 3, 3)
+    # The order that the model was loaded with stays, and the count applies to it.
+    assert model.relabelled(iterations="3").plan.layers == (0, *(1, 2) * 3, 3)
     with pytest.raises(InputError, match=r"depthsig\.load"):
-        model.relabelled(iterations="3")
+        depthsig.load(CASES["ouro"].build(), TOKENIZER).relabelled(iterations="3")
 
 
 def test_known_fields_are_held_against_the_trace() -> None:
