@@ -31,7 +31,7 @@ from depthsig.metrics import weight_cosine
 from depthsig.prompts.primitives import Item
 
 RECIPE = Path(__file__).resolve().parent.parent / "data" / "recipe"
-SEED_1 = [f"{arm}, seed 2" for arm in ARMS]
+SEED_1 = [f"{arm}, seed 1" for arm in ARMS]
 
 
 def command(*arguments: str) -> list[str]:
@@ -107,7 +107,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(smoke, tmp_path):
 
 def test_parts_need_trained_members(tmp_path, capsys):
     assert family.main(["tables", "--smoke", "--out", str(tmp_path)]) == 2
-    assert "not trained yet: baseline, seed 2" in capsys.readouterr().err
+    assert "not trained yet: baseline, seed 1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         family.main(["table", "--out", str(tmp_path)])
     assert "no part is called 'table'" in capsys.readouterr().err
