@@ -38,8 +38,9 @@ NEAR = 2e-3
 class Reference:
     """The distributions ``p`` that others are compared with, and their sums.
 
-    ``logits`` [row, vocab] is kept by reference and must not change; ``targets`` [row] holds the
-    next token's id, −1 where there is none.
+    ``logits`` [row, vocab] is taken over: every row is shifted to a maximum of 0 in place, since
+    some models' logits all lie near −100, where float32 sums would lose what is compared.
+    ``targets`` [row] holds the next token's id, −1 where there is none.
     """
 
     logits: Float[Tensor, "row vocab"]
@@ -62,27 +63,30 @@ class Reference:
         if needs_probs and self.probs is None:
             self.probs = torch.empty_like(self.logits)
         rows = self.logits.shape[0]
-        self.logsum = self.logits.new_empty(rows)
+        if "overlap5" in self.wanted:
+            self.top = exact.top_ids(self.logits, _five(self.logits))
+        elif "top1" in self.wanted:
+            self.top = self.logits.argmax(-1, keepdim=True)
+        self.logsum = self.logits.new_empty(rows, dtype=torch.float64)
+        below = self.logits.new_empty(rows, dtype=torch.float64)
         norms = []
         for view in _views(rows):
             logits = self.logits[view]
-            top = logits.amax(-1, keepdim=True)
-            out = self.probs[view] if self.probs is not None else None
-            weights = torch.exp(logits - top, out=out)
+            peak = logits.amax(-1, keepdim=True)
+            below[view] = _below_peak(logits, self.targets[view], peak)
+            logits -= peak
+            weights = torch.exp(
+                logits, out=self._space("delta", len(logits)) if self.probs is None else self.probs[view]
+            )
             total = weights.sum(-1)
-            self.logsum[view] = total.log() + top.squeeze(-1)
+            self.logsum[view] = total.double().log()
             if self.probs is not None:
                 weights /= total[:, None]
             if "l2" in self.wanted:
                 norms.append(self._dot(weights, weights))
         if norms:
             self.norm2 = torch.cat(norms)
-        if "overlap5" in self.wanted:
-            self.top = exact.top_ids(self.logits, _five(self.logits))
-        elif "top1" in self.wanted:
-            self.top = self.logits.argmax(-1, keepdim=True)
-        self.nll = self.logsum - self._at_target(self.logits)
-        self.nll[self.targets < 0] = float("nan")
+        self.nll = (self.logsum + below).masked_fill(self.targets < 0, float("nan"))
 
     def _space(self, name: str, rows: int) -> Float[Tensor, "row vocab"]:
         """Memory that is used again and again: fresh pages for every view would cost more than the arithmetic."""
@@ -95,9 +99,6 @@ class Reference:
         import torch
 
         return torch.mul(a, b, out=self._space("product", len(a))).sum(-1)
-
-    def _at_target(self, logits: Float[Tensor, "row vocab"]) -> Float[Tensor, row]:
-        return logits.gather(-1, self.targets.clamp_min(0)[:, None]).squeeze(-1)
 
     def compare(self, logits: Float[Tensor, "row vocab"]) -> dict[str, Float[Tensor, "row ..."]]:
         """The wanted quantities of ``logits``, which are overwritten."""
@@ -115,7 +116,6 @@ class Reference:
         want = self.wanted
         out: dict[str, Tensor] = {}
         targets = self.targets[view]
-        at_target = logits.gather(-1, targets.clamp_min(0)[:, None])
         if want & {"overlap5", "tokens", "probs"}:
             top = exact.top_ids(logits, _five(logits))
             out |= self._top_quantities(top, view)
@@ -128,20 +128,23 @@ class Reference:
         else:
             peak = logits.amax(-1, keepdim=True)
         if "rank" in want:
+            at_target = logits.gather(-1, targets.clamp_min(0)[:, None])
             rank = (logits > at_target).sum(-1, dtype=torch.int32) + 1
             out["rank"] = rank.double().masked_fill(targets < 0, float("nan"))
+        below = _below_peak(logits, targets, peak)
+        logits -= peak
         need_delta = bool(want & {"kl", "kl_reverse", "jsd", "entropy"})
         delta = None
         if need_delta:
             delta = torch.sub(logits, self.logits[view], out=self._space("delta", len(logits)))
-        weights = torch.exp_(logits.sub_(peak))
+        weights = torch.exp_(logits)
         total = weights.sum(-1)
-        logsum = total.log() + peak.squeeze(-1)
+        logsum = total.double().log()
         if want & {"nll", "loss"}:
-            nll = (logsum - at_target.squeeze(-1)).masked_fill(targets < 0, float("nan"))
+            nll = (logsum + below).masked_fill(targets < 0, float("nan"))
             out["nll"], out["loss"] = nll, nll - self.nll[view]
         if "probs" in want:
-            out["probs"] = (values - logsum[:, None]).exp()
+            out["probs"] = (values - peak - logsum[:, None]).exp()
         if delta is not None:
             out |= self._divergences(weights, total, logsum, delta, view)
         if "l2" in want:
@@ -165,13 +168,13 @@ class Reference:
     ) -> dict[str, Tensor]:
         """KL both ways, JSD and entropy from q's weights and δ = logits_q − logits_p."""
         want, out = self.wanted, {}
-        gap = logsum - self.logsum[view]
+        gap = (logsum - self.logsum[view]).float()
         if want & {"kl", "jsd", "entropy"}:
             kl = self._dot(weights, delta) / total - gap
             out["kl"] = kl
         if "entropy" in want:
             # Σ q·logits_q = Σ q·δ + Σ q·logits_p: q's own logits are gone, overwritten in place.
-            mean = self._dot(weights, self.logits[view]) / total + kl + gap
+            mean = self._dot(weights, self.logits[view]) / total + (kl + gap)
             out["entropy"] = logsum - mean
         if self.probs is not None and "kl_reverse" in want:
             mean_p = self._dot(self.probs[view], delta)
@@ -232,7 +235,7 @@ class Reference:
         # Where both underflow, 0 · ln 0 must be 0. The logarithms are subtracted word by word:
         # their sums are two large numbers whose difference float32 would lose.
         ratio = torch.log(both.clamp_min_(1e-37), out=delta)
-        ratio.sub_(self.logits[view]).add_(self.logsum[view][:, None])
+        ratio.sub_(self.logits[view]).add_(self.logsum[view].float()[:, None])
         return (math.log(2.0) - 0.5 * (self._dot(both, ratio) - kl)).clamp_min(0.0)
 
     def _l2(self, weights: Float[Tensor, "row vocab"], total: Float[Tensor, row], view: slice) -> Float[Tensor, row]:
@@ -258,7 +261,7 @@ def compare_logits(
     >>> float(compare_logits(a, a, torch.tensor([2]), ["kl"])["kl"])
     0.0
     """
-    held = Reference(reference.float(), targets, frozenset(wanted))
+    held = Reference(reference.float().clone(), targets, frozenset(wanted))
     return held.compare(other.float().clone())
 
 
@@ -268,3 +271,10 @@ def _five(logits: Float[Tensor, "row vocab"]) -> int:
 
 def _views(rows: int) -> list[slice]:
     return [slice(i, min(i + VIEW_ROWS, rows)) for i in range(0, rows, VIEW_ROWS)]
+
+
+def _below_peak(
+    logits: Float[Tensor, "row vocab"], targets: Int[Tensor, row], peak: Float[Tensor, "row 1"]
+) -> Float[Tensor, row]:
+    """How far the target's logit lies below the largest one."""
+    return (peak.double() - logits.gather(-1, targets.clamp_min(0)[:, None]).double()).squeeze(-1)
