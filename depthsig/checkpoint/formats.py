@@ -19,11 +19,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         InputError: if it is missing, no JSON object, or names no model type.
     """
     path = folder / "config.json"
+    if (folder / "adapter_config.json").is_file():
+        raise UnsupportedModelError(
+            f"{str(folder)!r} is a PEFT adapter; merge it into its base model (merge_and_unload) and save that"
+        )
     if not path.is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise UnsupportedModelError(
-                f"{str(folder)!r} is a PEFT adapter; merge it into its base model (merge_and_unload) and save that"
-            )
         raise InputError(f"{str(folder)!r} has no config.json; a Hugging Face folder or a .gguf file works")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

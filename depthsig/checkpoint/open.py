@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -136,14 +138,18 @@ def _locate(source: str) -> Path | str:
 
 @contextmanager
 def _quiet(progress: bool) -> Iterator[None]:
-    """transformers' bars only where progress is shown; its advice is not for our users."""
+    """transformers' bars only where progress is shown; its advice is not for our users.
+
+    The bar of GGUF files knows no switch, so what would go to standard error goes nowhere.
+    """
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     (logging.enable_progress_bar if progress else logging.disable_progress_bar)()
     try:
-        yield
+        with contextlib.nullcontext() if progress else contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.set_verbosity(level)
         (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
@@ -161,7 +167,7 @@ def _config(target: str, kind: str, options: dict[str, Any]) -> Any:
 
 def _explain(error: Exception, target: str, kind: str) -> str:
     """One line for what transformers said in many."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    first = _first_line(error)
     if "trust_remote_code" in str(error):
         return f"{target!r} brings its own code; --trust-remote-code runs it, if you trust it"
     if kind == "hub":
@@ -172,6 +178,10 @@ def _explain(error: Exception, target: str, kind: str) -> str:
             )
         return f"{target!r} could not be loaded from the hub: {first}"
     return f"{target!r} could not be loaded: {first}"
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _check_kind(config: Any, source: str) -> None:
@@ -286,8 +296,11 @@ def _tokenizer(target: str, options: dict[str, Any]) -> Any:
     wanted = {k: v for k, v in options.items() if k in ("revision", "trust_remote_code", "gguf_file")}
     try:
         return AutoTokenizer.from_pretrained(target, **wanted)
-    except Exception:  # a checkpoint without a tokenizer can still be given token ids
-        return None
+    except Exception as error:
+        files = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+        if any((Path(target) / name).is_file() for name in files):
+            raise InputError(f"the tokenizer of {target!r} is damaged: {_first_line(error)}") from None
+        return None  # a checkpoint without a tokenizer can still be given token ids
 
 
 def _declared(config: Any, source: str) -> Mapping[str, Any]:

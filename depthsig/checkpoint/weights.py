@@ -51,6 +51,8 @@ def _pieces(name: str, weight: Tensor, config: Any) -> Pieces:
     if leaf in _AMBIGUOUS:
         in_attention = any(_ATTENTION.search(piece) for piece in path[:-2])
         return {_AMBIGUOUS[leaf][0 if in_attention else 1]: weight}
+    if leaf == "gate":  # a mixture's router, and no gate projection
+        return {"router": weight}
     for group, pattern in _GROUPS.items():
         if re.fullmatch(pattern, leaf):
             return {group: weight}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from depthsig.metrics import distributions as exact
 
 if TYPE_CHECKING:
+    import torch
     from jaxtyping import Float, Int
     from torch import Tensor
 
@@ -88,10 +89,12 @@ class Reference:
             self.norm2 = torch.cat(norms)
         self.nll = (self.logsum + below).masked_fill(self.targets < 0, float("nan"))
 
-    def _space(self, name: str, rows: int) -> Float[Tensor, "row vocab"]:
+    def _space(self, name: str, rows: int, dtype: torch.dtype | None = None) -> Float[Tensor, "row vocab"]:
         """Memory that is used again and again: fresh pages for every view would cost more than the arithmetic."""
         if name not in self._scratch:
-            self._scratch[name] = self.logits.new_empty(min(VIEW_ROWS, len(self.logits)), self.logits.shape[-1])
+            self._scratch[name] = self.logits.new_empty(
+                min(VIEW_ROWS, len(self.logits)), self.logits.shape[-1], dtype=dtype
+            )
         return self._scratch[name][:rows]
 
     def _dot(self, a: Float[Tensor, "row vocab"], b: Float[Tensor, "row vocab"]) -> Float[Tensor, row]:
@@ -129,7 +132,8 @@ class Reference:
             peak = logits.amax(-1, keepdim=True)
         if "rank" in want:
             at_target = logits.gather(-1, targets.clamp_min(0)[:, None])
-            rank = (logits > at_target).sum(-1, dtype=torch.int32) + 1
+            larger = torch.gt(logits, at_target, out=self._space("larger", len(logits), torch.bool))
+            rank = larger.sum(-1, dtype=torch.int32) + 1
             out["rank"] = rank.double().masked_fill(targets < 0, float("nan"))
         below = _below_peak(logits, targets, peak)
         logits -= peak
@@ -231,7 +235,7 @@ class Reference:
         import torch
 
         assert self.probs is not None
-        both = torch.addcmul(self.probs[view], weights, (1 / total)[:, None])
+        both = torch.addcmul(self.probs[view], weights, (1 / total)[:, None], out=self._space("both", len(weights)))
         # Where both underflow, 0 · ln 0 must be 0. The logarithms are subtracted word by word:
         # their sums are two large numbers whose difference float32 would lose.
         ratio = torch.log(both.clamp_min_(1e-37), out=delta)

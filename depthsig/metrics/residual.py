@@ -130,8 +130,9 @@ def cosine_matrix(vectors: Float[Tensor, "token n d"]) -> Float[Tensor, "token n
     norms = vectors.norm(dim=-1, keepdim=True)
     unit = vectors / norms.clamp_min(1e-300)
     matrix = (unit @ unit.mT).clamp(-1.0, 1.0)
-    # A vector's cosine with itself is 1, or 0 by convention if it is zero; rounding aside.
-    own = (norms.squeeze(-1) > 0).double()
+    # A vector's cosine with itself is 1, or 0 by convention if it is zero; rounding aside. NaN stays.
+    size = norms.squeeze(-1)
+    own = (size / size).where(size != 0, size.new_zeros(()))
     matrix.diagonal(dim1=-2, dim2=-1).copy_(own)
     return matrix
 
