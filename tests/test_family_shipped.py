@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ FOLDERS = {arm: CHECKPOINTS / f"family-{arm}" for arm in ARMS}
 
 
 def recipe_of(arm: str) -> Recipe:
-    return read_recipe(DATA / "recipe" / f"family-{arm}.toml")
+    return replace(read_recipe(DATA / "recipe" / f"family-{arm}.toml"), seed=SEEDS[0])
 
 
 def shipped(arm: str) -> Llama:
@@ -176,3 +177,19 @@ def test_a_saved_signature_is_what_analysis_gives():
     again = depthsig.analyze("family-midas", "lookup", n=20, metrics=["lens.kl", "skip.output_l2"])
     for metric in ("lens.kl", "skip.output_l2"):
         assert np.allclose(saved.profile(metric)["value"], again.profile(metric)["value"], rtol=1e-3, atol=1e-5)
+
+
+def test_models_are_listed_with_what_they_are():
+    from typer.testing import CliRunner
+
+    from depthsig.cli.main import app
+
+    shown = CliRunner().invoke(app, ["models"])
+    assert shown.exit_code == 0
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in shown.stdout.splitlines()}
+    assert lines["family-looped"] == "looped 12 layers 24 steps 2.44 M parameters"
+    assert lines["family-midas"] == "midas 24 layers 24 steps 4.86 M parameters"
+    about = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)
+    for arm, folder in FOLDERS.items():
+        assert about[f"family-{arm}"]["parameters"] == read_results(folder)["parameters"]
+        assert Path(about[f"family-{arm}"]["path"]) == folder
