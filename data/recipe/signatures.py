@@ -22,7 +22,7 @@ METRICS = ("lens", "residual", "skip", "weights")
 ALONG_METRICS = (
     "lens", "contribution.norm", "contribution.relative", "contribution.cosine", "skip.output_l2", "late_share",
 )  # fmt: skip
-"""Along training: what is needed for trajectories and reliance on late layers, without the large matrices."""
+"""Along training: what is needed for trajectories and reliance on late layers, without matrices and tokens."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def sign(wanted: Wanted, folder: Path, n: int = 20) -> depthsig.Signature:
     signature = replace(
         signature, info=info, matrices=_whole_weights(signature.matrices),
         samples_table=_whole_weights(without_worst_cells(signature.samples_table)),
+        tokens_table=pd.DataFrame() if wanted.metrics == ALONG_METRICS else signature.tokens_table,
     )  # fmt: skip
     signature.save(folder / wanted.name)
     shrink(folder / wanted.name)
