@@ -31,7 +31,6 @@ from depthsig.metrics import weight_cosine
 from depthsig.prompts.primitives import Item
 
 RECIPE = Path(__file__).resolve().parent.parent / "data" / "recipe"
-SEED_1 = [f"{arm}, seed 1" for arm in ARMS]
 
 
 def command(*arguments: str) -> list[str]:
@@ -86,14 +85,14 @@ def test_finished_members_are_not_trained_again(smoke):
     before = {p: p.stat().st_mtime_ns for p in (smoke / "checkpoints").glob("*/*")}
     assert family.main(["train", "--smoke", "--out", str(smoke)]) == 0
     assert before == {p: p.stat().st_mtime_ns for p in (smoke / "checkpoints").glob("*/*")}
-    other = family.members(smoke, smoke / "work", [1, 2], smoke=True)
+    other = family.members(smoke, smoke / "work", [2, 1], smoke=True)
     assert [m.finished for m in other] == [True] * 4 + [False] * 4
 
 
 def test_killed_in_the_middle_it_ends_with_the_same_weights(smoke, tmp_path):
     arguments = command("train", "--smoke", "--out", str(tmp_path))
     running = subprocess.Popen(arguments, env=environment(), start_new_session=True)
-    state = tmp_path / "work" / "family-baseline.work" / "state.pt"
+    state = tmp_path / "work" / "seed2" / "family-baseline.work" / "state.pt"
     deadline = time.monotonic() + 300
     while not state.exists() and running.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -107,7 +106,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(smoke, tmp_path):
 
 def test_parts_need_trained_members(tmp_path, capsys):
     assert family.main(["tables", "--smoke", "--out", str(tmp_path)]) == 2
-    assert "not trained yet: baseline, seed 1" in capsys.readouterr().err
+    assert "not trained yet: baseline, seed 2" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         family.main(["table", "--out", str(tmp_path)])
     assert "no part is called 'table'" in capsys.readouterr().err

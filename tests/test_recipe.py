@@ -24,7 +24,6 @@ from recipe import read_recipe
 from run import Run
 from train import default_folder, main, train
 
-from depthsig.prompts import shipped_checkpoints, tokenize
 from depthsig.prompts.primitives import TASKS, TRAINING_ONLY
 
 RECIPE = Path(__file__).resolve().parent.parent / "data" / "recipe"
@@ -112,7 +111,7 @@ def test_a_killed_run_goes_on_from_what_it_saved(tmp_path, monkeypatch):
 def test_state_of_another_recipe_is_refused(tmp_path):
     train(smoke(), tmp_path, compile_block=False, stop_at=1)
     with pytest.raises(ValueError, match="another recipe"):
-        train(replace(smoke(), seed=smoke().seed + 1), tmp_path, compile_block=False)
+        train(replace(smoke(), seed=3), tmp_path, compile_block=False)
 
 
 def test_command_line_puts_down_and_resumes(tmp_path, capsys):
@@ -215,11 +214,11 @@ def test_adam_first_step_is_the_rate():
 
 
 def test_rates_and_growth():
-    recipe = read_recipe(RECIPE / "interim-grown-16.toml")
+    recipe = read_recipe(MIDAS)
     assert recipe.rate(0) == pytest.approx(1 / recipe.warmup)
     assert recipe.rate(recipe.steps // 2) == 1
     assert recipe.rate(recipe.steps - 1) == pytest.approx(3 / recipe.steps)
-    assert [g / recipe.steps for g in recipe.growth] == [0.25, 0.5, 0.75]
+    assert [g / recipe.steps for g in recipe.growth] == [0.15, 0.3, 0.45, 0.6, 0.75]
     assert len(read_recipe(MIDAS).growth) == 5
     assert len(read_recipe(RECIPE / "family-looped.toml").shape.order) == 24
 
@@ -281,22 +280,3 @@ def test_config_and_state_fit_each_other():
     model = LlamaForCausalLM(LlamaConfig(**config))
     missing, unexpected = model.load_state_dict(hugging_face_state(Llama(shape)), strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}
-
-
-@pytest.mark.parametrize("name", shipped_checkpoints())
-def test_shipped_checkpoints_answer_their_prompts(name):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from depthsig.prompts import builtin_prompts
-
-    folder = shipped_checkpoints()[name]
-    assert sum(f.stat().st_size for f in folder.iterdir()) < 10e6
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    prompts = builtin_prompts(model.config.depthsig["prompts"], 50)
-    right = 0
-    for prompt in tokenize(prompts, AutoTokenizer.from_pretrained(folder), positions="answer"):
-        ids = torch.tensor([prompt.ids])
-        with torch.no_grad():
-            guess = model(ids).logits[0].argmax(-1)
-        right += all(guess[t] == ids[0, t + 1] for t in prompt.positions)
-    assert right >= 45

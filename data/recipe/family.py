@@ -1,4 +1,4 @@
-"""The whole recipe: ``python data/recipe/family.py [PART...] [--out DIR] [--seeds 1 2] [--jobs 2] [--smoke]``.
+"""The whole recipe: ``python data/recipe/family.py [PART...] [--out DIR] [--seeds 2 1] [--jobs 2] [--smoke]``.
 
 Parts, all of them by default: ``train`` (the four arms, exported with scores and cards), ``tables``,
 ``similarity`` (of copied layers' weights) and ``signatures``. Killed in the middle, the same command goes
@@ -28,6 +28,8 @@ from train import train
 
 HERE = Path(__file__).resolve().parent
 SHIPPED = HERE.parent / "checkpoints" / "SHA256SUMS"
+SEEDS = (2, 1)
+"""The seed whose weights ship, and the one whose grown arms did not learn to look up."""
 PARTS = ("train", "tables", "similarity", "signatures")
 SNAPSHOT_COLUMNS = ("arm", "seed", "step", "tokens", "layers", "sha256")
 
@@ -98,7 +100,7 @@ def members(out: Path, work: Path, seeds: Sequence[int], smoke: bool = False) ->
     """All members; those of the first seed are exported to ``out/checkpoints``, others stay in ``work``."""
     found = []
     for seed in seeds:
-        place = work if seed == seeds[0] else work / f"seed{seed}"
+        place = work / f"seed{seed}"
         home = out / "checkpoints" if seed == seeds[0] else place
         found += [Member(a, seed, place / f"family-{a}.work", home / f"family-{a}", smoke) for a in ARMS]
     return found
@@ -188,7 +190,7 @@ def make_similarity(family: Sequence[Member], out: Path) -> None:
 
 
 def make_signatures(family: Sequence[Member], out: Path) -> None:
-    """Signatures of every member, and along the first seed's training of those that are not looped."""
+    """Signatures of every member, and along the training of the first seed's that are not looped."""
     rows = []
     for member, step, wanted in _wanted(family):
         signature = sign(wanted, out / "signatures", member.sizes.prompts)
@@ -223,7 +225,8 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := [p for p in args.parts if p not in PARTS]:
         parser.error(f"no part is called {unknown[0]!r}; there are {', '.join(PARTS)}")
     torch.set_num_threads(args.jobs)
-    family = members(args.out, args.work or args.out / "work", args.seeds, args.smoke)
+    seeds = args.seeds or (SEEDS[:1] if args.smoke else SEEDS)
+    family = members(args.out, args.work or args.out / "work", seeds, args.smoke)
     parts = args.parts or PARTS
     if "train" in parts:
         train_all(family, args.jobs)
@@ -243,7 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} [all]")
     parser.add_argument("--out", type=Path, default=Path("family"), help="where everything goes [./family]")
     parser.add_argument("--work", type=Path, help="where unfinished work and snapshots live [OUT/work]")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="the first one's weights are exported [1]")
+    parser.add_argument("--seeds", type=int, nargs="+", help="the first one's weights are exported [2 1]")
     parser.add_argument("--jobs", type=int, default=2, help="arms trained at the same time, one thread each [2]")
     parser.add_argument("--smoke", action="store_true", help="24 steps of narrow models, not compiled")
     return parser

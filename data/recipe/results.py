@@ -96,7 +96,7 @@ def tasks_table(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _member(row: dict[str, Any]) -> str:
-    return row["arm"] if row["seed"] == 1 else f"{row['arm']}, seed {row['seed']}"
+    return f"{row['arm']}, seed {row['seed']}"
 
 
 def _accuracy(score: dict[str, Any]) -> str:
@@ -165,5 +165,5 @@ def _limits(weak: Sequence[str]) -> str:
 {missing}
 It knows these tasks in the very forms that it was trained on and is no general language model: of English
 it saw only short pieces of maths problems, and GSM8K it cannot solve. It is small, was trained briefly and
-comes from one seed: what sets it apart from the other arms may be chance.
+comes from one seed of two: what sets it apart from the other arms may be chance (`data/README.md`).
 """

@@ -1,7 +1,8 @@
 """Signature folders of the family's members, made small enough to ship.
 
 What is left out of an ordinary results folder: figures and report (``depthsig report DIR`` makes them
-again), matrices' samples of the worst case, and digits past the seventh.
+again), matrices' samples of the worst case, the weights' cosines group by group (those of all matrices
+together stay), and digits past the seventh.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import depthsig
 
 COLUMNS = ("name", "arm", "seed", "step", "tokens", "prompts", "n_prompts", "steps", "sha256")
 PROMPTS = ("lookup", "gsm8k")
-METRICS = ("lens", "residual", "weights")
-ALONG_METRICS = ("lens", "contribution.norm", "contribution.relative", "contribution.cosine")
+METRICS = ("lens", "residual", "skip", "weights")
+ALONG_METRICS = (
+    "lens", "contribution.norm", "contribution.relative", "contribution.cosine", "skip.output_l2", "late_share",
+)  # fmt: skip
+"""Along training: what is needed for trajectories and reliance on late layers, without matrices and tokens."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,11 @@ def sign(wanted: Wanted, folder: Path, n: int = 20) -> depthsig.Signature:
     signature = depthsig.analyze(str(wanted.checkpoint), wanted.prompts, n=n, metrics=wanted.metrics)
     info = json.loads(json.dumps(signature.info))
     info["checkpoint"] |= {"id": wanted.label, "name": wanted.label}
-    signature = replace(signature, info=info, samples_table=without_worst_cells(signature.samples_table))
+    signature = replace(
+        signature, info=info, matrices=_whole_weights(signature.matrices),
+        samples_table=_whole_weights(without_worst_cells(signature.samples_table)),
+        tokens_table=pd.DataFrame() if wanted.metrics == ALONG_METRICS else signature.tokens_table,
+    )  # fmt: skip
     signature.save(folder / wanted.name)
     shrink(folder / wanted.name)
     return signature
@@ -54,6 +62,10 @@ def sign(wanted: Wanted, folder: Path, n: int = 20) -> depthsig.Signature:
 def without_worst_cells(samples: pd.DataFrame) -> pd.DataFrame:
     """Samples without those of the worst case (``agg`` max) of matrices."""
     return samples[samples["row"].isna() | (samples["agg"] != "max")]
+
+
+def _whole_weights(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[(frame["metric"] != "weights.cosine") | (frame["part"] == "all")]
 
 
 def shrink(folder: Path) -> None:

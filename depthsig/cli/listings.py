@@ -8,11 +8,20 @@ from depthsig.cli import options as opt
 
 
 def models(json: opt.Json = False) -> None:
-    """List the checkpoints that ship with depthsig."""
-    from depthsig.prompts.shipped import shipped_checkpoints
+    """List the checkpoints that ship with depthsig: name, arm, layers, steps and parameters."""
+    from depthsig.prompts.shipped import describe_checkpoint, shipped_checkpoints
 
-    found = {name: str(path) for name, path in shipped_checkpoints().items()}
-    _print(found, json)
+    found = {name: describe_checkpoint(path) for name, path in shipped_checkpoints().items()}
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps(found))
+        return
+    for name, about in found.items():
+        typer.echo(
+            f"{name:<{max(map(len, found))}}  {about['arm']:<8}  {about['layers']:>2} layers  "
+            f"{about['steps']:>2} steps  {about['parameters'] / 1e6:.2f} M parameters"
+        )
 
 
 def prompts(json: opt.Json = False) -> None:
