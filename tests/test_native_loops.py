@@ -275,6 +275,10 @@ def test_iterations_need_a_loop() -> None:
     assert model.relabelled(iterations="3").plan.layers == (0, *(1, 2) * 3, 3)
     with pytest.raises(InputError, match=r"depthsig\.load"):
         depthsig.load(CASES["ouro"].build(), TOKENIZER).relabelled(iterations="3")
+    assert model.relabelled(iterations=1).plan.layers == (0, 1, 2, 3)
+    assert model.relabelled(loop="1:3").plan.layers == model.plan.layers
+    with pytest.raises(InputError, match=r"depthsig\.load"):
+        depthsig.load(build("llama"), TOKENIZER).relabelled(iterations="3")
 
 
 def test_known_fields_are_held_against_the_trace() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from depthsig.analysis.accumulate import Key, Samples
 from depthsig.analysis.lens import TOKEN_PROMPTS, LensObserver
+from depthsig.analysis.loops import LoopObserver, executed_loops
 from depthsig.analysis.request import Request
 from depthsig.analysis.residual import ResidualObserver, pooled_slots
 from depthsig.analysis.tokens import measured
@@ -18,6 +19,7 @@ from depthsig.checkpoint.weights import weight_groups
 from depthsig.engine.batch import batches
 from depthsig.engine.certificates import Verdict
 from depthsig.engine.model import Model
+from depthsig.engine.run import Clean
 from depthsig.metrics.weights import weight_cosine
 from depthsig.progress import Progress
 from depthsig.prompts import TokenPrompt
@@ -44,6 +46,8 @@ def run_clean(
     """Run every prompt once and accumulate what was asked for."""
     samples = Samples(len(prompts))
     wanted = request.wanted
+    if any(m.startswith(("loop.", "coda.")) for m in wanted):
+        executed_loops(model.plan)
     lens_wanted = frozenset(m for m in wanted if m.startswith(_LENS))
     residual_wanted = frozenset(m for m in wanted if m.startswith(_RESIDUAL))
     if "effective_depth.cosine" in wanted:
@@ -61,7 +65,29 @@ def run_clean(
         samples.put(Key("residual.cka"), 0, cka)
     if "weights.cosine" in wanted:
         _weights(model, samples)
-    return Results(samples, _tokens_frame(lens, model, prompts))
+    tokens = _tokens_frame(lens, model, prompts)
+    looped = frozenset(m for m in wanted if m.startswith(("loop.", "coda.")))
+    if looped:
+        rows = _loops(model, counted, request, verdict, show, LoopObserver(model, looped, samples, first))
+        tokens = pd.concat([f for f in (tokens, rows) if not f.empty], ignore_index=True) if len(rows) else tokens
+    return Results(samples, tokens)
+
+
+def _loops(
+    model: Model, prompts: Sequence[TokenPrompt], request: Request, verdict: Verdict, show: Progress,
+    observer: LoopObserver,
+) -> pd.DataFrame:  # fmt: skip
+    """Loop dynamics; returns the rows of loop.pca."""
+    size = 1 if not verdict.pad else request.batch_size
+    ids = [p.ids for p in prompts]
+    with show.stage("loops", len(prompts)) as tick, torch.no_grad():
+        for batch in batches(ids, model.device, max_tokens=batch_tokens(model, int(request.memory)), batch_size=size):
+            observer.observe(Clean.of(model, batch), measured(batch, prompts))
+            tick(len(batch.rows))
+    by_index = {p.index: p.ids for p in prompts}
+    kept = {t for i in observer.first_prompts for t in by_index.get(i, ())}
+    texts = _texts(model, kept)
+    return pd.DataFrame(observer.finish(lambda prompt, position: texts[by_index[prompt][position]]))
 
 
 def _positions(prompt: TokenPrompt, request: Request) -> Sequence[int]:

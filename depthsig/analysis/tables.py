@@ -92,6 +92,10 @@ def in_domain(name: str, frame: pd.DataFrame, shape: tuple[int, ...]) -> pd.Seri
         return frame["row"] + frame["col"] <= shape[0]
     if name in ("skip.effect", "local.effect", "repeat.loss"):
         return frame["col"] > frame["row"]
+    if name in ("loop.turn_cosine", "loop.acceleration"):
+        return frame["row"] >= 1
+    if name == "loop.fixed_point_gap":
+        return frame["row"] == shape[0] - 1
     return pd.Series(True, index=frame.index)
 
 

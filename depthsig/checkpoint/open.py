@@ -92,7 +92,7 @@ def open_checkpoint(
         target, kind, raw = place, "hub", {}
         options |= {"revision": revision} if revision else {}
         options["use_safetensors"] = None if allow_pickle else True
-    with _quiet(progress):
+    with quiet(progress):
         config = _config(target, kind, options)
         _check_kind(config, str(source))
         module = _load(target, kind, config, options, _dtype(dtype, config, device), device, device_map)
@@ -137,7 +137,7 @@ def _locate(source: str) -> Path | str:
 
 
 @contextmanager
-def _quiet(progress: bool) -> Iterator[None]:
+def quiet(progress: bool) -> Iterator[None]:
     """transformers' bars only where progress is shown; its advice is not for our users.
 
     The bar of GGUF files knows no switch, so what would go to standard error goes nowhere.

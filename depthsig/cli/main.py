@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from depthsig.cli import analyze, check, listings, plan, report
+from depthsig.cli import analyze, check, export, listings, plan, repeat, report
 from depthsig.errors import DepthsigError
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app.command("analyze")(analyze.analyze)
 app.command("plan")(plan.plan)
 app.command("check")(check.check)
 app.command("report")(report.report)
+app.command("export")(export.export)
+app.command("repeat")(repeat.repeat)
 app.command("models")(listings.models)
 app.command("prompts")(listings.prompts)
 app.command("metrics")(listings.metrics)

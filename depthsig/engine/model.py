@@ -119,15 +119,15 @@ class Model:
         ``iterations`` applies to an order here; how often a model's own loop runs is settled when
         it is loaded.
         """
+        new = {name: value for name, value in options.items() if value is not None}
         kept = {name: getattr(self.declared, name) for name in self.declared.explicit}
-        options = {**kept, **{name: value for name, value in options.items() if value is not None}}
-        forced = options.get("iterations")
-        if forced is not None and not (options.get("order") or self.checkpoint.declared.get("order")):
+        if "order" in new:
+            kept.pop("iterations", None)
+        merged = {**kept, **new}
+        if "iterations" in new and not (merged.get("order") or self.checkpoint.declared.get("order")):
             raise InputError("--iterations of a model's own loop is given to depthsig.load, or with an --order")
-        named = _named(*(options.get(name) for name in ("order", "loop", "grown", "iterations")))
+        named = _named(*(merged.get(name) for name in ("order", "loop", "grown", "iterations")))
         declared = gather(named, self.checkpoint.declared, self.checkpoint.config)
-        if declared.order is None and declared.iterations is None:
-            declared = replace(declared, iterations=self.declared.iterations)
         plan = declare(self.native, declared, len(self.anatomy.layers))
         _check_order(self.trace, self.native, plan)
         return replace(self, plan=plan, declared=declared)

@@ -24,6 +24,10 @@ _WHERE = {
         "contribution_norm", "contribution_relative", "contribution_cosine", "effective_depth_cosine",
     ),
     "weights": ("weight_cosine",),
+    "loops": (
+        "step_norm", "step_relative", "turn_cosine", "acceleration", "fixed_point_gap", "distance_to_last", "output_kl",
+        "attention_entropy", "principal_components",
+    ),
     "comparison": ("compare_logits",),
     "registry": ("Metric", "all_metrics", "metric", "select"),
 }  # fmt: skip

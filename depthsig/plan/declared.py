@@ -51,7 +51,7 @@ def gather(options: Mapping[str, str | None], config_entry: Mapping[str, Any], c
         values[key] = value
     if values["grown"] is None and values["order"] is None:
         values["grown"] = _rys_relayer(config)
-    explicit = frozenset(k for k in values if options.get(k) is not None)
+    explicit = frozenset(k for k in (*values, "iterations") if options.get(k) is not None)
     return Declared(**values, iterations=options.get("iterations"), explicit=explicit)
 
 

@@ -26,13 +26,20 @@ def partial_path(directory: str | Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+RECORDS = {"signature.json": "depthsig-signature/", "repeat.json": "depthsig-repeat/"}
+"""The file that makes a folder a result of ours, and how its schema begins."""
+
+
 def is_result(directory: str | Path) -> bool:
     """Whether a folder is a result of ours."""
-    try:
-        info = json.loads((Path(directory) / "signature.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(info, dict) and str(info.get("schema", "")).startswith("depthsig-signature/")
+    for name, schema in RECORDS.items():
+        try:
+            info = json.loads((Path(directory) / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(info, dict) and str(info.get("schema", "")).startswith(schema):
+            return True
+    return False
 
 
 def ensure_writable(directory: str | Path) -> None:

@@ -16,6 +16,7 @@ from depthsig.report.figures.lens_tokens import draw_lens_tokens
 from depthsig.report.figures.plan_strip import draw_plan
 from depthsig.report.figures.profile import draw_profile
 from depthsig.report.figures.token_map import draw_token_map
+from depthsig.report.figures.trajectories import draw_trajectories
 from depthsig.report.style import COLUMN, FULL, house_style, new_figure
 from depthsig.signature import Signature
 
@@ -62,6 +63,15 @@ def _figures_of(signature: Signature, entry: Metric) -> Iterator[Drawn]:
             draw_lens_tokens(figure.add_subplot(), rows)
             caption = f"The likeliest next token at every depth and position of prompt {prompt} (its last positions)."
             yield Drawn(f"lens.tokens.{prompt}", group, f"Top tokens, prompt {prompt}", caption, figure)
+    if entry.id == "loop.pca" and entry.id in set(signature.tokens_table["metric"]):
+        for (scope, prompt), rows in signature.tokens(entry.id).groupby(["scope", "prompt"]):
+            figure = new_figure(COLUMN, 2.8)
+            draw_trajectories(figure.add_subplot(), rows)
+            name = ".".join(p for p in ("loop.pca", str(scope).replace(":", "-"), str(prompt)) if p)
+            caption = f"{entry.formula}; prompt {prompt}, its last tokens."
+            yield Drawn(
+                name, group, f"Passes of prompt {prompt}" + (f", steps {scope}" if scope else ""), caption, figure
+            )
 
 
 TOKEN_MAPS = 4
@@ -83,8 +93,9 @@ def _matrices(signature: Signature, entry: Metric, group: str) -> Iterator[Drawn
         matrix = signature.matrix(entry.id, part=part, scope=scope, agg=agg)
         draw_heatmap(figure.add_subplot(), matrix, entry, signature.plan)
         suffix, said = _agg(str(agg))
-        name = ".".join(p for p in (entry.id, part, scope) if p) + suffix
-        yield Drawn(name, group, name, f"{entry.formula}; {said}.", figure)
+        title = ".".join(p for p in (entry.id, part, scope) if p) + suffix
+        name = title.replace(":", "-")  # the span of a loop is no name for a file everywhere
+        yield Drawn(name, group, title, f"{entry.formula}; {said}.", figure)
 
 
 def _agg(agg: str) -> tuple[str, str]:
@@ -105,7 +116,7 @@ def plot_metric(signature: Signature, metric: str, ax: Any = None, **choice: Any
     entry = entries[metric]
     with house_style():
         if ax is None:
-            wide = entry.kind == "token"
+            wide = entry.kind == "token" and metric != "loop.pca"
             ax = new_figure(FULL if wide else COLUMN, 4.2 if wide else 2.6).add_subplot()
         if entry.kind == "profile":
             rows = signature.profile(metric, **choice)
@@ -122,6 +133,8 @@ def plot_metric(signature: Signature, metric: str, ax: Any = None, **choice: Any
             rows = rows[rows["prompt"] == prompt]
             if metric == "lens.tokens":
                 return draw_lens_tokens(ax, rows)
+            if metric == "loop.pca":
+                return draw_trajectories(ax, rows[rows["scope"] == choice.get("scope", rows["scope"].iloc[0])])
             return draw_token_map(ax, rows, entry, signature.plan)
     raise InputError(f"{metric!r} is a single number; look at `signature.scores`")
 

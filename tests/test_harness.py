@@ -1,0 +1,171 @@
+"""The lm-evaluation-harness model on a local task, offline: native, in another order, and edited."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from families import build, byte_tokenizer
+
+pytest.importorskip("lm_eval")
+
+import depthsig
+from depthsig.engine.edits import Repeat, Skip
+from depthsig.errors import InputError
+from depthsig.harness import DepthsigLM, parse_edit
+from depthsig.prompts import builtin_prompts
+
+TOKENIZER = byte_tokenizer()
+
+
+def _task(folder: Path, kind: str) -> Path:
+    """A task of the harness's own kind, on a local file."""
+    items = [{"question": p.text, "answer": p.answer} for p in builtin_prompts("lookup", 16)]
+    choices = sorted({i["answer"] for i in items})
+    lines = [json.dumps({**i, "choices": choices, "gold": choices.index(i["answer"])}) for i in items]
+    (folder / "items.jsonl").write_text("\n".join(lines))
+    common = f"""task: local_{kind}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder / "items.jsonl"}}}}}
+test_split: test
+doc_to_text: "{{{{question}}}}"
+target_delimiter: ""
+num_fewshot: 0
+"""
+    if kind == "choice":
+        more = "output_type: multiple_choice\ndoc_to_target: gold\ndoc_to_choice: choices\n"
+        more += "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+    else:
+        more = "output_type: generate_until\ndoc_to_target: answer\n"
+        more += "generation_kwargs: {until: ['>', ';'], max_gen_toks: 1, do_sample: false}\n"
+        more += "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n"
+    (folder / f"{kind}.yaml").write_text(common + more)
+    return folder
+
+
+def _score(tmp_path: Path, kind: str, metric: str, **arguments) -> float:
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(_task(tmp_path, kind)), include_defaults=False)
+    given = ",".join(f"{k}={v}" for k, v in {"pretrained": "interim-grown-16", **arguments}.items())
+    found = simple_evaluate(
+        model="depthsig", model_args=given, tasks=[f"local_{kind}"], task_manager=manager, bootstrap_iters=0,
+        log_samples=False, verbosity="ERROR",
+    )  # fmt: skip
+    return found["results"][f"local_{kind}"][f"{metric},none"]
+
+
+def _accuracy_by_hand(edit=None, order: str | None = None) -> float:
+    """How often the gold letter has the highest logit of all letters that are answers."""
+    model = depthsig.load("interim-grown-16", order=order)
+    prompts = builtin_prompts("lookup", 16)
+    letters = sorted({p.answer for p in prompts})
+    ids = [model.tokenizer(letter).input_ids[0] for letter in letters]
+    right = 0
+    for prompt in prompts:
+        tokens = model.tokenizer(prompt.text).input_ids
+        (run,) = model.run([tokens], [edit])
+        right += letters[int(run.logits[0][-1, ids].argmax())] == prompt.answer
+    return right / 16
+
+
+@pytest.mark.filterwarnings("ignore::depthsig.errors.DepthsigWarning")  # the order undoes the grown label
+def test_a_local_task_under_orders_and_edits(tmp_path: Path) -> None:
+    assert _score(tmp_path, "choice", "acc") == _accuracy_by_hand()
+    order = "0:4,4:8x2,8:16"
+    assert _score(tmp_path, "choice", "acc", order=order.replace(",", "|")) == _accuracy_by_hand(order=order)
+    assert _score(tmp_path, "choice", "acc", edit="Skip(2)") == _accuracy_by_hand(Skip(2))
+
+
+def test_generation(tmp_path: Path) -> None:
+    model = depthsig.load("interim-grown-16")
+    right = 0
+    for prompt in builtin_prompts("lookup", 16):
+        ids = torch.tensor([model.tokenizer(prompt.text).input_ids])
+        right += model.tokenizer.decode([int(model.logits(ids)[0, -1].argmax())]) == prompt.answer
+    assert _score(tmp_path, "generate", "exact_match") == right / 16 > 0
+
+
+def test_generation_stops_where_it_is_told() -> None:
+    class Request:
+        def __init__(self, *args) -> None:
+            self.args = args
+
+    lm = DepthsigLM("interim-grown-16")
+    text = builtin_prompts("lookup", 1)[0].text
+    (free,) = lm.generate_until([Request(text, {"max_gen_toks": 6})], disable_tqdm=True)
+    stop = free[2]
+    (cut,) = lm.generate_until([Request(text, {"max_gen_toks": 6, "until": [stop]})], disable_tqdm=True)
+    assert cut == free[: free.index(stop)]
+    with pytest.raises(InputError, match="greedily"):
+        lm.generate_until([Request(text, {"do_sample": True})], disable_tqdm=True)
+
+
+def test_log_likelihoods_are_the_models() -> None:
+    class Request:
+        def __init__(self, *args) -> None:
+            self.args = args
+
+    module = build("llama")
+    lm = DepthsigLM(module, tokenizer=TOKENIZER, batch_size=2, edit="Repeat(1,3,times=2)")
+    model = depthsig.load(module, TOKENIZER)
+    pairs = [("one two ", "three"), ("a", "b"), ("", "start"), ("longer context here", " and more")]
+    found = lm.loglikelihood([Request(*p) for p in pairs], disable_tqdm=True)
+    for (context, continuation), (value, greedy) in zip(pairs, found, strict=True):
+        ids = TOKENIZER(context + continuation).input_ids
+        ids = ids if context else [TOKENIZER.bos_token_id, *ids]
+        (run,) = model.run([ids], [Repeat(1, 3)])
+        logs = run.logits[0].double().log_softmax(-1)
+        first = len(ids) - len(TOKENIZER(continuation).input_ids)
+        first -= len(context) - len(context.rstrip())
+        wanted = sum(float(logs[t - 1, ids[t]]) for t in range(first, len(ids)))
+        assert value == pytest.approx(wanted, rel=1e-4)
+        assert greedy == all(int(logs[t - 1].argmax()) == ids[t] for t in range(first, len(ids)))
+    (rolling,) = lm.loglikelihood_rolling([Request("some words to score")], disable_tqdm=True)
+    ids = [TOKENIZER.bos_token_id, *TOKENIZER("some words to score").input_ids]
+    (run,) = model.run([ids], [Repeat(1, 3)])
+    logs = run.logits[0].double().log_softmax(-1)
+    assert rolling == pytest.approx(sum(float(logs[t - 1, ids[t]]) for t in range(1, len(ids))), rel=1e-4)
+
+
+def test_a_text_longer_than_the_model_is_scored_in_windows() -> None:
+    class Request:
+        args = ("word " * 60,)
+
+    lm = DepthsigLM(build("llama"), tokenizer=TOKENIZER, max_length=100)
+    (value,) = lm.loglikelihood_rolling([Request()], disable_tqdm=True)
+    assert value < 0
+
+
+@pytest.mark.parametrize(
+    "text", ["Skip", "Skip(5", "print(1)", "Skip(__import__('os'))", "Skip(1)*2", "Repeat(4,8,a=2)"]
+)
+def test_only_edits_are_read(text: str) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        parse_edit(text)
+
+
+def test_bad_arguments() -> None:
+    module = build("llama")
+    for options in ({"edit": "Skip(9)"}, {"order": "0:99"}, {"no_such": 1}):
+        with pytest.raises(InputError):
+            DepthsigLM(module, tokenizer=TOKENIZER, **options)
+
+
+@pytest.mark.slow
+def test_the_harness_own_command(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "depthsig.harness", "run", "--model", "depthsig", "--model_args",
+        "pretrained=interim-grown-16,order=0:16", "--tasks", "local_choice", "--include_path",
+        str(_task(tmp_path, "choice")), "--limit", "4", "--output_path", str(tmp_path / "result"),
+    ]  # fmt: skip
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "local_choice" in done.stdout
