@@ -24,6 +24,9 @@ _WHERE = {
         "contribution_norm", "contribution_relative", "contribution_cosine", "effective_depth_cosine",
     ),
     "weights": ("weight_cosine",),
+    "period": (
+        "PeriodTest", "block_periodicity", "find_matrix_period", "find_period", "holm", "matrix_periodicity",
+    ),
     "comparison": ("compare_logits",),
     "registry": ("Metric", "all_metrics", "metric", "select"),
 }  # fmt: skip

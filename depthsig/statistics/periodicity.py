@@ -120,7 +120,7 @@ def cut_span(
     values = np.asarray(profile, dtype=float)
     if values.ndim != 1:
         raise InputError(f"a profile has one axis; found an array of shape {values.shape}")
-    where = {"start": int(start), "block": int(block), "count": int(count)}
+    where: dict[str, Any] = {"start": int(start), "block": int(block), "count": int(count)}
     reason = bad_span(len(values), start, block, count)
     if reason:
         return values[:0], where, reason
