@@ -21,6 +21,7 @@ from depthsig.analysis.tables import score_row
 from depthsig.metrics.period import FAMILY
 from depthsig.metrics.registry import all_metrics
 from depthsig.signature import Signature
+from depthsig.signature.spans import TestedSpan, choose_span
 from depthsig.statistics.multiplicity import holm
 from depthsig.statistics.periodicity import PeriodTest, block_periodicity, period_strength
 from depthsig.statistics.periodicity_matrix import matrix_periodicity, matrix_strength, span_cells
@@ -28,21 +29,6 @@ from depthsig.statistics.periodicity_matrix import matrix_periodicity, matrix_st
 PROFILE_NULL = "smooth trend, impulses at the model's ends, AR(1) noise; no phase effect"
 MATRIX_NULL = "phases exchangeable within blocks, and mean likeness smooth in log lag with AR(1) noise"
 COMBINED_NULL = "none of the family has a period of the block (Holm)"
-
-
-@dataclass(frozen=True)
-class TestedSpan:
-    """The span whose period is tested, in steps; ``layer`` is where it starts in layers, if grown."""
-
-    start: int
-    block: int
-    count: int
-    kind: str
-    layer: int | None
-    others: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.start}:{self.start + self.block * self.count}, {self.count} x {self.block}"
 
 
 @dataclass(frozen=True)
@@ -60,24 +46,6 @@ class Tested:
     def member(self) -> tuple[str, str, str]:
         """Its place in the fixed family."""
         return self.metric, self.part, self.scope
-
-
-def choose_span(info: dict[str, Any]) -> TestedSpan | None:
-    """The span to test, from a signature's record; None where nothing is declared or observed.
-
-    Spans that allow a test (3 blocks of 2 or more steps) come first, then declared before observed
-    ones, then longer ones.
-    """
-    spans = [*info["spans"].get("executed", ()), *info["spans"].get("labelled", ())]
-    if not spans:
-        return None
-    ordered = sorted(
-        spans, key=lambda s: (s["size"] < 2 or s["count"] < 3, s["source"] == "trace", s["start"] - s["end"])
-    )
-    best, *rest = ordered
-    layer = int(info["plan"][best["start"]]["layer"]) if best["kind"] == "grown" else None
-    others = tuple(f"{s['kind']} {s['start']}:{s['end']}, {s['count']} x {s['size']}" for s in rest)
-    return TestedSpan(best["start"], best["size"], best["count"], best["kind"], layer, others)
 
 
 def period_scores(signature: Signature) -> pd.DataFrame:
