@@ -72,7 +72,7 @@ class PeriodTable:
     """
 
     name: str
-    unit: str
+    scale: str
     caption: str
     rows: pd.DataFrame
 
@@ -103,5 +103,4 @@ def period_tables(signature: Signature) -> Iterator[PeriodTable]:
             f"What trend and edges leave of it, coloured by phase in the block ({span}); bars: what the phases account "
             f"for. Strength {_number(first['value'])}, p = {_number(first['p_value'])}."
         )
-        unit = f"log {entry.label}" if entry.log else entry.label
-        yield PeriodTable(name, unit, caption, rows)
+        yield PeriodTable(name, "logarithm, " if entry.log else "", caption, rows)

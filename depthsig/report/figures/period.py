@@ -20,10 +20,13 @@ def draw_period(ax: Axes, table: PeriodTable) -> Axes:
     for phase, steps in rows.groupby("phase"):
         colour, marker = COLOURS[int(phase) % len(COLOURS)], MARKERS[int(phase) % len(MARKERS)]
         ax.hlines(steps["phase_fit"], steps["step"] - 0.4, steps["step"] + 0.4, color=colour, lw=2, alpha=0.5, zorder=3)
-        ax.plot(steps["step"], steps["left"], ls="", marker=marker, color=colour, label=f"phase {phase}", zorder=4)
+        ax.plot(steps["step"], steps["left"], ls="", marker=marker, color=colour, label=str(phase), zorder=4)
     if rows["phase"].nunique() <= 8:
-        ax.legend(loc="best", ncols=min(4, int(rows["phase"].nunique())))
+        ax.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=int(rows["phase"].nunique()), title="phase",
+            title_fontsize=7, borderaxespad=0.1, handletextpad=0.1, columnspacing=0.8,
+        )  # fmt: skip
     ax.set_xlabel("step")
-    ax.set_ylabel(f"{table.unit}, trend removed")
+    ax.set_ylabel(f"{table.scale}trend removed")
     whole_numbers(ax)
     return ax
