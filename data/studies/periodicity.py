@@ -46,6 +46,7 @@ SIZES = (12, 16, 20, 24, 36, 48)
 class Scale:
     """How much is run."""
 
+    declared: int = 10_000
     profiles: int = 2000
     matrices: int = 2000
     search_matrices: int = 500
@@ -57,7 +58,7 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(200, 100, 20, 199, (12, 16), ((12, 3, "both"), (16, 4, "none")), TRENDS[::3], tuple(NOISES[:5:2]))
+QUICK = Scale(200, 200, 100, 20, 199, (12, 16), ((12, 3, "both"), (16, 4, "none")), TRENDS[::3], tuple(NOISES[:5:2]))
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def pattern(rng: np.random.Generator, rows: int, block: int, effect: float) -> n
 
 def declared(scale: Scale, rng: np.random.Generator) -> Iterator[Row]:
     """block_periodicity: false positives over the whole grid, power, and nested divisors."""
-    rows = scale.profiles
+    rows = scale.declared
 
     def hits(y: np.ndarray, n: int, b: int, edges: str, divisor: int = 1) -> int:
         design = profile_design(n, b, *EDGES[edges], divisor)
@@ -159,14 +160,14 @@ def _combined(scale: Scale, rng: np.random.Generator) -> Iterator[Row]:
     for n, b, edges in scale.designs:
         design, null = profile_design(n, b, *EDGES[edges]), profile_null(n, b, *EDGES[edges])
         for shared in (0.0, 0.5, 0.9):
-            common = ar1(rng, scale.profiles, n, 0.0)
+            common = ar1(rng, scale.declared, n, 0.0)
             p = [
                 calibrated(design.average_p(shared**0.5 * common + (1 - shared) ** 0.5 * own), null)
-                for own in (ar1(rng, scale.profiles, n, 0.0) for _ in range(7))
+                for own in (ar1(rng, scale.declared, n, 0.0) for _ in range(7))
             ]
             hits = sum(holm(one).min() <= LEVEL for one in np.stack(p, axis=1))
             name = f"shared {shared}"
-            yield Row("combined", "false positives", n, b, n // b, edges, name, "none", 0.0, scale.profiles, int(hits))
+            yield Row("combined", "false positives", n, b, n // b, edges, name, "none", 0.0, scale.declared, int(hits))
 
 
 def blind(scale: Scale, rng: np.random.Generator) -> Iterator[Row]:
@@ -220,7 +221,11 @@ def _accuracy(
     yield Row(study, "span right", *cell, len(right), int(exact.sum()))
 
 
-MATRICES = ("independent", "drift", "correlated", "alternating", "drift and correlated")
+MATRICES = {
+    "independent": 0.0, "drift": 0.0, "correlated +0.3": 0.3, "correlated +0.6": 0.6, "drift and correlated +0.6": 0.6,
+    "alternating -0.3": -0.3, "alternating -0.6": -0.6,
+}  # fmt: skip
+"""Kinds of vectors without a block, with their correlation from step to step."""
 
 
 def features(rng: np.random.Generator, kind: str, n: int, width: int = 64) -> np.ndarray:
@@ -228,14 +233,10 @@ def features(rng: np.random.Generator, kind: str, n: int, width: int = 64) -> np
     own = rng.standard_normal((n, width))
     u = np.linspace(0, 1, n)[:, None]
     drift = np.cos(2 * u) * rng.standard_normal(width) + np.sin(2 * u) * rng.standard_normal(width)
-    if kind == "independent":
-        return own
-    if kind == "drift":
-        return own + drift
-    phi = -0.5 if kind == "alternating" else 0.6
+    phi = MATRICES[kind]
     for t in range(1, n):
         own[t] = phi * own[t - 1] + (1 - phi**2) ** 0.5 * own[t]
-    return own + drift if kind == "drift and correlated" else own
+    return own + drift if "drift" in kind else own
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:
@@ -309,38 +310,34 @@ STUDIES: dict[str, Callable[[Scale, np.random.Generator], Iterator[Row]]] = {
 }  # fmt: skip
 
 
-def run(scale: Scale, names: tuple[str, ...], seed: int = 0, show: bool = False) -> pd.DataFrame:
-    """The chosen studies as one table."""
-    records = []
-    for number, (name, study) in enumerate(STUDIES.items()):
-        if name not in names:
-            continue
-        started = time.perf_counter()
-        records += [row.record() for row in study(scale, np.random.default_rng((seed, number)))]
-        if show:
-            print(f"{name}: {len(records)} cells, {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-    return pd.DataFrame(records)
+def run(scale: Scale, name: str, seed: int = 0) -> pd.DataFrame:
+    """One study as a table."""
+    rng = np.random.default_rng((seed, list(STUDIES).index(name)))
+    return pd.DataFrame([row.record() for row in STUDIES[name](scale, rng)])
 
 
 def main() -> None:
-    """Run and write ``periodicity.csv``; chosen studies replace only their own rows."""
+    """Run and write ``periodicity.csv``; every study replaces its own rows as it ends."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small scale, to see that it runs")
     parser.add_argument("--only", default=",".join(STUDIES), help=f"some of {', '.join(STUDIES)}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for periodicity.csv")
     options = parser.parse_args()
-    names = tuple(options.only.split(","))
-    unknown = set(names) - set(STUDIES)
+    names = options.only.split(",")
+    unknown = [name for name in names if name not in STUDIES]
     if unknown:
-        parser.error(f"unknown study {sorted(unknown)[0]!r}; there are {', '.join(STUDIES)}")
-    table = run(QUICK if options.quick else FULL, names, options.seed, show=True)
+        parser.error(f"unknown study {unknown[0]!r}; there are {', '.join(STUDIES)}")
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "periodicity.csv"
-    if path.exists() and set(names) != set(STUDIES):
-        old = pd.read_csv(path)
-        table = pd.concat([old[~old["study"].isin(set(table["study"]))], table], ignore_index=True)
-    table.to_csv(path, index=False, lineterminator="\n")
+    for name in names:
+        started = time.perf_counter()
+        table = run(QUICK if options.quick else FULL, name, options.seed)
+        print(f"{name}: {len(table)} cells, {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+        if path.exists():
+            old = pd.read_csv(path)
+            table = pd.concat([old[~old["study"].isin(set(table["study"]))], table], ignore_index=True)
+        table.sort_values("study", kind="stable").to_csv(path, index=False, lineterminator="\n")
 
 
 if __name__ == "__main__":
