@@ -87,7 +87,8 @@ def analyze(
             return Units.open(out or keep_for, _identity(opened, ready, request, declared), resume)
 
         signature = measure(opened, ready, request, name, units, show, messages, started)
-        if opened.plan.spans if request.control is None else request.control:
+        claims = bool(opened.plan.spans) and request.tests_periods
+        if claims if request.control is None else request.control:
             signature = with_control(signature, opened, ready, request, name, show)
     if out is not None:
         signature.save(out)
@@ -117,7 +118,7 @@ def measure(
         "measure_s": round(time.perf_counter() - certified, 3),
     }
     signature = build_signature(info, measured, prompts, model, request)
-    if not any(m.startswith("period.") for m in request.wanted):
+    if not request.tests_periods:
         return signature
     if not model.plan.spans:
         message = "no span is declared or observed, so no period can be tested; give --loop, --grown or --order"

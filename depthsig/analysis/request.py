@@ -74,6 +74,11 @@ class Request:
         """Full names of the metrics asked for."""
         return frozenset(m.id for m in self.selected)
 
+    @property
+    def tests_periods(self) -> bool:
+        """Whether any period is tested."""
+        return any(m.startswith("period.") for m in self.wanted)
+
     def for_spans(self, kinds: Sequence[str]) -> Request:
         """The request for a model with spans of these kinds (``loop``, ``grown``).
 

@@ -50,7 +50,7 @@ def analyze(
         typer.Option(
             "--control/--no-control",
             help="Measure the architecture with re-initialised weights, too.",
-            show_default="where a span is declared or observed",
+            show_default="where periods are tested on a span",
         ),
     ] = None,
     no_progress: opt.NoProgress = False,
