@@ -22,6 +22,7 @@ from depthsig.errors import DepthsigWarning
 from depthsig.metrics import block_periodicity, holm, matrix_periodicity
 from depthsig.metrics.period import FAMILY
 from depthsig.report import save
+from depthsig.report.html import command
 from depthsig.signature import Signature
 from depthsig.signature.spans import choose_span
 
@@ -131,6 +132,8 @@ def test_periods_are_on_by_default_where_there_is_a_span() -> None:
     assert not plain.scores["score"].str.startswith("period").any() and plain.control is None
     spanned = depthsig.analyze(module, PROMPTS, tokenizer=tokenizer, cuts=1, grown="0:4/2", control=False)
     assert spanned.control is None
+    again = command(spanned.info)
+    assert "--no-control" in again and "--grown 0:4/2" in again and "period" in again and "--cuts 1" in again
     rows = spanned.scores[spanned.scores["score"].str.startswith("period")]
     assert "weights.cosine" in set(rows["metric"])
     assert rows["value"].isna().all() and rows["p_value"].isna().all()

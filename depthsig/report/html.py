@@ -96,7 +96,9 @@ def command(info: dict[str, Any]) -> str:
     names = {"n": "-n", "max_tokens": "--max-tokens", "batch_size": "--batch-size", "keep_first": "--keep-first",
              "chat_template": "--chat-template"}  # fmt: skip
     for name, value in options.items():
-        if value is None or value is False or name in ("parts", "scopes", "cuts", "ablation"):
+        if name == "control" and value is False:
+            pieces.append("--no-control")
+        if value is None or value is False:
             continue
         option = names.get(name, f"--{name}")
         shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
