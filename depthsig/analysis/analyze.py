@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,13 +18,16 @@ import pandas as pd
 from depthsig.analysis import scores, tables
 from depthsig.analysis.accumulate import Samples
 from depthsig.analysis.clean import run_clean, with_token_rows
+from depthsig.analysis.control import reinitialised
 from depthsig.analysis.jobs import needed, run_jobs
+from depthsig.analysis.period import beside_control, period_scores
 from depthsig.analysis.request import Request
 from depthsig.analysis.skip_scores import skip_scores
 from depthsig.analysis.units import Units
+from depthsig.checkpoint.patterns import layer_patterns
 from depthsig.engine.certificates import Certificate, certify, judge
 from depthsig.engine.model import Model, check_vocabulary, load
-from depthsig.errors import DepthsigWarning, InputError
+from depthsig.errors import DepthsigError, DepthsigWarning, InputError
 from depthsig.metrics.skip import future_cuts
 from depthsig.progress import Progress
 from depthsig.prompts import BUILTIN, TokenPrompt, load_prompts, tokenize
@@ -76,29 +79,72 @@ def analyze(
     show = progress if isinstance(progress, Progress) else Progress(bool(progress))
     with _recorded() as messages:
         opened = _open(model, tokenizer, declared, {**loading, "seed": request.seed}, show)
+        request = request.for_spans([span.kind for span in opened.plan.spans])
         texts, name = _prompts(prompts, opened, request, n)
         ready = _tokens(texts, opened, request)
-        with show.stage("certificates"):
-            certificates = certify(opened, [p.ids for p in ready])
-        verdict = judge(certificates, only_parts=request.only_parts)
-        for message in verdict.warnings:
-            warnings.warn(message, DepthsigWarning, stacklevel=2)
-        certified = time.perf_counter()
-        units = Units.open(out or keep_for, _identity(opened, ready, request, declared), resume)
-        with units.cleared_on_errors():
-            measured = run_clean(opened, ready, request, verdict, show)
-            rows = run_jobs(opened, ready, request, verdict, measured.samples, units, show)
-        measured.tokens = with_token_rows(measured.tokens, rows, opened, ready)
-        measured.cuts = cuts_of(ready, request)
-    info = describe(opened, request, certificates, name, messages)
+
+        def units() -> Units:
+            return Units.open(out or keep_for, _identity(opened, ready, request, declared), resume)
+
+        signature = measure(opened, ready, request, name, units, show, messages, started)
+        claims = bool(opened.plan.spans) and request.tests_periods
+        if claims if request.control is None else request.control:
+            signature = with_control(signature, opened, ready, request, name, show)
+    if out is not None:
+        signature.save(out)
+    return signature
+
+
+def measure(
+    model: Model, prompts: Sequence[TokenPrompt], request: Request, name: str, units: Callable[[], Units],
+    show: Progress, messages: list[str], started: float,
+) -> Signature:  # fmt: skip
+    """Certify and measure a loaded model on tokenised prompts; unfinished work goes to ``units()``."""
+    with show.stage("certificates"):
+        certificates = certify(model, [p.ids for p in prompts])
+    verdict = judge(certificates, only_parts=request.only_parts)
+    for message in verdict.warnings:
+        warnings.warn(message, DepthsigWarning, stacklevel=3)
+    certified = time.perf_counter()
+    kept = units()
+    with kept.cleared_on_errors():
+        measured = run_clean(model, prompts, request, verdict, show)
+        rows = run_jobs(model, prompts, request, verdict, measured.samples, kept, show)
+    measured.tokens = with_token_rows(measured.tokens, rows, model, prompts)
+    measured.cuts = cuts_of(prompts, request)
+    info = describe(model, request, certificates, name, messages)
     info["timings"] = {
         "load_and_certify_s": round(certified - started, 3),
         "measure_s": round(time.perf_counter() - certified, 3),
     }
-    signature = build_signature(info, measured, ready, opened, request)
-    if out is not None:
-        signature.save(out)
-    return signature
+    signature = build_signature(info, measured, prompts, model, request)
+    if not request.tests_periods:
+        return signature
+    if not model.plan.spans:
+        message = "no span is declared or observed, so no period can be tested; give --loop, --grown or --order"
+        warnings.warn(message, DepthsigWarning, stacklevel=3)
+    found = period_scores(signature)
+    found = found[found["score"].isin(request.wanted)]
+    return replace(signature, scores=pd.concat([signature.scores, found], ignore_index=True))
+
+
+def with_control(
+    signature: Signature, model: Model, prompts: Sequence[TokenPrompt], request: Request, name: str, show: Progress
+) -> Signature:
+    """The signature with the re-initialised control beside it, or with the reason why there is none."""
+    started = time.perf_counter()
+    messages: list[str] = []
+    try:
+        with show.stage("re-initialised control"):
+            twin = reinitialised(model, request.seed)
+        control = measure(twin, prompts, request, name, Units, show, messages, started)
+    except DepthsigError as error:
+        reason = " ".join(str(error).split())
+        if request.control:
+            warnings.warn(f"no re-initialised control: {reason}", DepthsigWarning, stacklevel=3)
+        return replace(signature, scores=beside_control(signature.scores, None, reason))
+    control.info["control"] = f"weights re-initialised with seed {request.seed}"
+    return replace(signature, scores=beside_control(signature.scores, control.scores), control=control)
 
 
 def _split(options: dict[str, Any]) -> tuple[Request, dict[str, Any], dict[str, Any]]:
@@ -192,6 +238,7 @@ def describe(
             "id": checkpoint.source, "name": checkpoint.name, "kind": checkpoint.kind,
             "revision": checkpoint.revision, "content_hash": checkpoint.content_hash,
             "family": model.anatomy.family, "n_layers": len(model.anatomy.layers),
+            "layer_patterns": layer_patterns(checkpoint.config, len(model.anatomy.layers)),
         },
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from depthsig.engine.memory import parse_memory
 from depthsig.errors import InputError
+from depthsig.metrics.period import FAMILY
 from depthsig.metrics.registry import PARTS, SCOPES, Metric, select
 
 POSITIONS = ("all", "answer", "last")
@@ -18,7 +19,7 @@ DEFAULT_METRICS = ("lens", "residual", "skip")
 class Request:
     """Options of ``depthsig analyze`` that say what is measured, under the names of the command."""
 
-    metrics: tuple[str, ...] = DEFAULT_METRICS
+    metrics: tuple[str, ...] | None = None
     parts: tuple[str, ...] = ("layer",)
     scopes: tuple[str, ...] = ("current", "future")
     cuts: int = 4
@@ -32,9 +33,15 @@ class Request:
     memory: str | int = "4GiB"
     batch_size: int | None = None
     seed: int = 0
+    control: bool | None = None
     selected: tuple[Metric, ...] = field(init=False, repr=False, compare=False)
+    defaulted: bool = field(init=False, repr=False, compare=False)
+    """Whether the metrics were left to us."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "defaulted", self.metrics is None)
+        if self.metrics is None:
+            object.__setattr__(self, "metrics", DEFAULT_METRICS)
         for name in ("metrics", "parts", "scopes"):
             object.__setattr__(self, name, as_tuple(getattr(self, name)))
         _choice("parts", self.parts, PARTS)
@@ -48,7 +55,7 @@ class Request:
                 raise InputError(f"{_option(name)} is {value}; it must be {least} or more")
         if self.keep_first and self.positions != "all":
             raise InputError("--keep-first goes with --positions all only")
-        object.__setattr__(self, "selected", tuple(select(self.metrics)))
+        object.__setattr__(self, "selected", tuple(select(self.metrics or ())))
         object.__setattr__(self, "memory", parse_memory(self.memory))
 
     @property
@@ -67,9 +74,29 @@ class Request:
         """Full names of the metrics asked for."""
         return frozenset(m.id for m in self.selected)
 
+    @property
+    def tests_periods(self) -> bool:
+        """Whether any period is tested."""
+        return any(m.startswith("period.") for m in self.wanted)
+
+    def for_spans(self, kinds: Sequence[str]) -> Request:
+        """The request for a model with spans of these kinds (``loop``, ``grown``).
+
+        Periods are tested by default where there is a span. They need the whole of their fixed
+        family, whatever else was asked for, and of grown spans the weights.
+        """
+        metrics = self.metrics or ()
+        if self.defaulted and kinds:
+            metrics = (*metrics, "period")
+        wanted = {m.id for m in select(metrics)}
+        if any(m.startswith("period.") for m in wanted):
+            family = [*dict.fromkeys(name for name, _, _ in FAMILY), *["weights.cosine"] * ("grown" in kinds)]
+            metrics = (*metrics, *(name for name in family if name not in wanted))
+        return self if metrics == self.metrics else replace(self, metrics=metrics)
+
     def record(self) -> dict[str, Any]:
         """The options, as ``signature.json`` keeps them."""
-        record = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "selected"}
+        record = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in record.items()}
 
 

@@ -9,7 +9,7 @@ import typer
 
 from depthsig.cli import options as opt
 
-DEFAULT = "lens,residual,skip"
+DEFAULT = "lens,residual,skip, and period where a span is declared or observed"
 
 
 def analyze(
@@ -26,7 +26,9 @@ def analyze(
     keep_first: Annotated[
         bool, typer.Option("--keep-first", help="Average lens and residual metrics over position 0 too.")
     ] = False,
-    metrics: Annotated[str, typer.Option(help="Groups or names (`depthsig metrics`), comma-separated.")] = DEFAULT,
+    metrics: Annotated[
+        str | None, typer.Option(help="Groups or names (`depthsig metrics`), comma-separated.", show_default=DEFAULT)
+    ] = None,
     parts: Annotated[str, typer.Option(help="What skip and local take away: layer, attn, mlp.")] = "layer",
     scopes: Annotated[str, typer.Option(help="Where it is taken away: current, future.")] = "current,future",
     cuts: Annotated[int, typer.Option(help="At most this many cuts a prompt in scope future.")] = 4,
@@ -43,6 +45,14 @@ def analyze(
     allow_pickle: opt.AllowPickle = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from interrupted work of the same options.")] = False,
     out: Annotated[Path | None, typer.Option(help="Results folder [default: depthsig-results/NAME].")] = None,
+    control: Annotated[
+        bool | None,
+        typer.Option(
+            "--control/--no-control",
+            help="Measure the architecture with re-initialised weights, too.",
+            show_default="where periods are tested on a span",
+        ),
+    ] = None,
     no_progress: opt.NoProgress = False,
     json: opt.Json = False,
 ) -> None:
@@ -54,7 +64,7 @@ def analyze(
         "metrics": metrics, "n": n, "max_tokens": max_tokens, "chat_template": chat_template,
         "parts": parts, "scopes": scopes, "cuts": cuts, "ablation": ablation,
         "positions": positions, "keep_first": keep_first, "agg": agg, "memory": memory,
-        "batch_size": batch_size, "seed": seed,
+        "batch_size": batch_size, "seed": seed, "control": control,
     }  # fmt: skip
     Request(**asked)
     target = out if out is not None else opt.default_out(checkpoint)

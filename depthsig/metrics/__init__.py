@@ -28,6 +28,9 @@ _WHERE = {
         "step_norm", "step_relative", "turn_cosine", "acceleration", "fixed_point_gap", "distance_to_last", "output_kl",
         "attention_entropy", "principal_components",
     ),
+    "period": (
+        "PeriodTest", "block_periodicity", "find_matrix_period", "find_period", "holm", "matrix_periodicity",
+    ),
     "comparison": ("compare_logits",),
     "registry": ("Metric", "all_metrics", "metric", "select"),
 }  # fmt: skip

@@ -35,7 +35,7 @@ METRICS = (
         "‖Δ_l − Δ'_l‖ / max(‖Δ_l‖, ε), Δ_l the whole layer's update, ' with step s's part removed",
         _SOURCE, parts=PARTS, scopes=SCOPES, rows="step skipped", cols="step affected", limits=(0, None),
     ),
-    _profile("output_l2", "change of output", "probability", "‖p − p'‖₂", limits=(0, 2**0.5)),
+    _profile("output_l2", "change of output", "probability", "‖p − p'‖₂", limits=(0, 2**0.5), log=True),
     _profile("kl", "KL(p ‖ p')", "nats", "KL(p‖p')", "Lad et al. 2406.19384", limits=(0, None)),
     _profile("loss", "loss increase", "nats", "NLL' − NLL of the next token, positions ≤ T−2", "Lad et al. 2406.19384"),
     _profile(

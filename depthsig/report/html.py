@@ -12,6 +12,7 @@ import pandas as pd
 
 from depthsig.metrics.registry import all_metrics
 from depthsig.report.figures import Drawn
+from depthsig.report.period import general_scores, period_rows
 from depthsig.signature import Signature
 
 _GROUPS = {
@@ -47,7 +48,9 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
         tokens=int(signature.prompts["n_tokens"].sum()) if len(signature.prompts) else 0,
         plan=plan,
         sections=list(merged.values()),
-        scores=score_rows(signature.scores),
+        scores=score_rows(general_scores(signature.scores)),
+        period=period_rows(signature),
+        control=signature.control,
         definitions=_definitions(signature),
         command=command(signature.info),
     )
@@ -93,7 +96,9 @@ def command(info: dict[str, Any]) -> str:
     names = {"n": "-n", "max_tokens": "--max-tokens", "batch_size": "--batch-size", "keep_first": "--keep-first",
              "chat_template": "--chat-template"}  # fmt: skip
     for name, value in options.items():
-        if value is None or value is False or name in ("parts", "scopes", "cuts", "ablation"):
+        if name == "control" and value is False:
+            pieces.append("--no-control")
+        if value is None or value is False:
             continue
         option = names.get(name, f"--{name}")
         shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)

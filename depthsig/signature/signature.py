@@ -25,6 +25,8 @@ class Signature:
         info: what ``signature.json`` holds: checkpoint, plan, certificates, options, versions.
         profiles, matrices, scores, prompts, samples_table, tokens_table: the tables, with the
             columns of :data:`depthsig.signature.schema.TABLES`.
+        control: the same measurement of the same architecture with re-initialised weights, where
+            it was made; kept in ``control/`` of the results folder.
     """
 
     info: dict[str, Any]
@@ -34,6 +36,7 @@ class Signature:
     prompts: pd.DataFrame = field(default_factory=_empty, repr=False)
     samples_table: pd.DataFrame = field(default_factory=_empty, repr=False)
     tokens_table: pd.DataFrame = field(default_factory=_empty, repr=False)
+    control: Signature | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name, attribute in _ATTRIBUTES.items():
@@ -106,6 +109,9 @@ class Signature:
         """Write ``signature.json`` and the tables into a folder that exists."""
         tables = {name: getattr(self, attribute) for name, attribute in _ATTRIBUTES.items()}
         storage.write_tables(folder, self.info, tables)
+        if self.control is not None:
+            (folder / "control").mkdir(exist_ok=True)
+            self.control.write(folder / "control")
 
     @classmethod
     def load(cls, directory: str | Path) -> Signature:
@@ -115,7 +121,9 @@ class Signature:
             InputError: naming what is missing or damaged.
         """
         info, tables = storage.read_tables(directory)
-        return cls(info, **{_ATTRIBUTES[name]: frame for name, frame in tables.items()})
+        inside = Path(directory) / "control"
+        control = cls.load(inside) if storage.is_result(inside) else None
+        return cls(info, **{_ATTRIBUTES[name]: frame for name, frame in tables.items()}, control=control)
 
     def __repr__(self) -> str:
         name = self.info.get("checkpoint", {}).get("name", "?")

@@ -120,7 +120,7 @@ def cut_span(
     values = np.asarray(profile, dtype=float)
     if values.ndim != 1:
         raise InputError(f"a profile has one axis; found an array of shape {values.shape}")
-    where = {"start": int(start), "block": int(block), "count": int(count)}
+    where: dict[str, Any] = {"start": int(start), "block": int(block), "count": int(count)}
     reason = bad_span(len(values), start, block, count)
     if reason:
         return values[:0], where, reason
@@ -146,7 +146,7 @@ def bad_span(size: int, start: int, block: int, count: int) -> str:
 def left_over(y: Float[ndarray, n], design: Design) -> float:
     """What the nuisance leaves of a series, relative to it (1 for a series of zeros' logarithms)."""
     rest = np.linalg.norm(y - design.nuisance @ (design.nuisance.T @ y))
-    return float(rest / max(float(np.linalg.norm(y)), 1e-300))
+    return float(rest) / max(float(np.linalg.norm(y)), 1e-300)
 
 
 def proper_divisors(block: int) -> list[int]:

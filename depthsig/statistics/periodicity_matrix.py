@@ -8,6 +8,7 @@ and .09 at a nominal 5 %, together at most .039 on matrices of smooth drift and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations, product
@@ -34,6 +35,8 @@ from depthsig.statistics.periodicity_design import (
 MIN_STEPS = 9
 MIN_RELABELLINGS = 32
 MAX_EXHAUSTIVE = 5000
+KEPT_CELLS = 3_000_000
+"""Relabelled weights are kept for the next matrix up to this size (24 MB)."""
 
 
 def matrix_periodicity(matrix: Float[ndarray, "step step"], start: int, block: int, count: int) -> PeriodTest:
@@ -87,7 +90,7 @@ def _cut(
     values = np.asarray(matrix, dtype=float)
     if values.ndim != 2 or values.shape[0] != values.shape[1]:
         raise InputError(f"a matrix over steps is square; found an array of shape {values.shape}")
-    where = {"start": int(start), "block": int(block), "count": int(count)}
+    where: dict[str, Any] = {"start": int(start), "block": int(block), "count": int(count)}
     reason = bad_matrix_span(len(values), start, block, count)
     if reason:
         return values.ravel()[:0], where, reason
@@ -191,27 +194,47 @@ def _test(cells: Float[ndarray, pair], n: int, block: int, divisor: int = 1) -> 
 
 def relabelling_p(cells: Float[ndarray, pair], n: int, block: int, divisor: int = 1) -> float:
     """p of the relabelling test; ``divisor`` > 1: what the block adds to that period's phases."""
-    weights, exhaustive = relabelled_weights(n, block, divisor)
-    values = weights @ cells
+    count = n // block
+    exhaustive = relabellings(block, count, divisor) <= MAX_EXHAUSTIVE
+    values = np.concatenate([weights @ cells for weights in _weight_chunks(n, block, divisor)])
     slack = 1e-12 * np.linalg.norm(cells)
     at_least = int((values >= values[0] - slack).sum())
     # values[0] is the observed one; it belongs to all relabellings, and is the +1 of a random set.
     return at_least / len(values) if exhaustive else at_least / (DRAWS + 1)
 
 
-@lru_cache(maxsize=16)
-def relabelled_weights(n: int, block: int, divisor: int = 1) -> tuple[Float[ndarray, "relabelling pair"], bool]:
-    """1[same label] after the nuisance, normalised, for every relabelling; the identity first."""
-    pairs, count = Pairs.of(n), n // block
-    exhaustive = relabellings(block, count, divisor) <= MAX_EXHAUSTIVE
-    labels = _all_labels(block, count, divisor) if exhaustive else _random_labels(block, count, divisor)
+def _weight_chunks(n: int, block: int, divisor: int) -> Iterator[Float[ndarray, "relabelling pair"]]:
+    """The weights of all relabellings, kept where they are few and made in pieces where not."""
+    labels = _labels(n, block, divisor)
+    if len(labels) * n * (n - 1) // 2 <= KEPT_CELLS:
+        yield _kept_weights(n, block, divisor)
+        return
+    for start in range(0, len(labels), 256):
+        yield _weights(labels[start : start + 256], n, divisor)
+
+
+@lru_cache(maxsize=8)
+def _kept_weights(n: int, block: int, divisor: int) -> Float[ndarray, "relabelling pair"]:
+    return _weights(_labels(n, block, divisor), n, divisor)
+
+
+def _weights(labels: Int[ndarray, "relabelling n"], n: int, divisor: int) -> Float[ndarray, "relabelling pair"]:
+    """1[same label] after the nuisance, normalised, for every relabelling."""
+    pairs = Pairs.of(n)
     nuisance = pairs.nuisance
     if divisor > 1:
         nuisance = np.hstack([nuisance, orthonormal(pairs.same_phase(divisor)[:, None], nuisance)])
     w = (labels[:, pairs.rows] == labels[:, pairs.cols]).astype(float)
     w -= (w @ nuisance) @ nuisance.T
     norm = np.linalg.norm(w, axis=1, keepdims=True)
-    return np.where(norm < 1e-9, 0.0, w / np.maximum(norm, 1e-9)), exhaustive
+    return np.where(norm < 1e-9, 0.0, w / np.maximum(norm, 1e-9))
+
+
+@lru_cache(maxsize=64)
+def _labels(n: int, block: int, divisor: int) -> Int[ndarray, "relabelling n"]:
+    """Every relabelling, or as many random ones, the identity first."""
+    exhaustive = relabellings(block, n // block, divisor) <= MAX_EXHAUSTIVE
+    return (_all_labels if exhaustive else _random_labels)(block, n // block, divisor)
 
 
 def _orders(block: int, divisor: int) -> Int[ndarray, "order block"]:

@@ -13,10 +13,12 @@ from depthsig.errors import InputError
 from depthsig.metrics.registry import Metric, all_metrics
 from depthsig.report.figures.heatmap import draw_heatmap
 from depthsig.report.figures.lens_tokens import draw_lens_tokens
+from depthsig.report.figures.period import draw_period
 from depthsig.report.figures.plan_strip import draw_plan
 from depthsig.report.figures.profile import draw_profile
 from depthsig.report.figures.token_map import draw_token_map
 from depthsig.report.figures.trajectories import draw_trajectories
+from depthsig.report.period import period_tables
 from depthsig.report.style import COLUMN, FULL, house_style, new_figure
 from depthsig.signature import Signature
 
@@ -41,6 +43,10 @@ def figures_for(signature: Signature) -> Iterator[Drawn]:
         yield Drawn("plan", "plan", "Plan", caption, figure)
         for entry in all_metrics().values():
             yield from _figures_of(signature, entry)
+        for table in period_tables(signature):
+            figure = new_figure()
+            draw_period(figure.add_subplot(), table)
+            yield Drawn(f"period.{table.name}", "period", f"{table.name} without its trend", table.caption, figure)
 
 
 def _figures_of(signature: Signature, entry: Metric) -> Iterator[Drawn]:
