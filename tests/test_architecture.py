@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "signature": set(),
     "analysis": {"engine", "plan", "checkpoint", "metrics", "statistics", "signature", "prompts"},
     "report": {"signature", "metrics", "statistics"},
+    "harness": {"engine", "checkpoint"},
     "cli": {"analysis", "engine", "plan", "checkpoint", "metrics", "statistics", "signature", "prompts", "report"},
 }
 """For each part, the parts it may import, besides itself, ``errors`` and ``progress``."""

@@ -53,7 +53,7 @@ def _score(tmp_path: Path, kind: str, metric: str, **arguments) -> float:
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(_task(tmp_path, kind)), include_defaults=False)
-    given = ",".join(f"{k}={v}" for k, v in {"pretrained": "interim-grown-16", **arguments}.items())
+    given = ",".join(f"{k}={v}" for k, v in {"pretrained": "family-midas", **arguments}.items())
     found = simple_evaluate(
         model="depthsig", model_args=given, tasks=[f"local_{kind}"], task_manager=manager, bootstrap_iters=0,
         log_samples=False, verbosity="ERROR",
@@ -63,7 +63,7 @@ def _score(tmp_path: Path, kind: str, metric: str, **arguments) -> float:
 
 def _accuracy_by_hand(edit=None, order: str | None = None) -> float:
     """How often the gold letter has the highest logit of all letters that are answers."""
-    model = depthsig.load("interim-grown-16", order=order)
+    model = depthsig.load("family-midas", order=order)
     prompts = builtin_prompts("lookup", 16)
     letters = sorted({p.answer for p in prompts})
     ids = [model.tokenizer(letter).input_ids[0] for letter in letters]
@@ -84,7 +84,7 @@ def test_a_local_task_under_orders_and_edits(tmp_path: Path) -> None:
 
 
 def test_generation(tmp_path: Path) -> None:
-    model = depthsig.load("interim-grown-16")
+    model = depthsig.load("family-midas")
     right = 0
     for prompt in builtin_prompts("lookup", 16):
         ids = torch.tensor([model.tokenizer(prompt.text).input_ids])
@@ -97,7 +97,7 @@ def test_generation_stops_where_it_is_told() -> None:
         def __init__(self, *args) -> None:
             self.args = args
 
-    lm = DepthsigLM("interim-grown-16")
+    lm = DepthsigLM("family-midas")
     text = builtin_prompts("lookup", 1)[0].text
     (free,) = lm.generate_until([Request(text, {"max_gen_toks": 6})], disable_tqdm=True)
     stop = free[2]
@@ -162,7 +162,7 @@ def test_bad_arguments() -> None:
 def test_the_harness_own_command(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "depthsig.harness", "run", "--model", "depthsig", "--model_args",
-        "pretrained=interim-grown-16,order=0:16", "--tasks", "local_choice", "--include_path",
+        "pretrained=family-midas,order=0:16", "--tasks", "local_choice", "--include_path",
         str(_task(tmp_path, "choice")), "--limit", "4", "--output_path", str(tmp_path / "result"),
     ]  # fmt: skip
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}

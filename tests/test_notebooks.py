@@ -19,7 +19,12 @@ def test_notebooks_are_stored_without_outputs(path: Path) -> None:
         assert cell.cell_type == "markdown" or (not cell.outputs and cell.execution_count is None), path
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+LONG = {"04_repeating_a_block.ipynb"}
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, id=p.name, marks=[pytest.mark.slow] if p.name in LONG else []) for p in NOTEBOOKS]
+)
 def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 import depthsig
 from depthsig.analysis.repeat_prediction import prediction_table, predictors
-from depthsig.analysis.repeat_study import study, write_study
+from depthsig.analysis.repeat_study import Study, study, write_study
 from depthsig.analysis.repeat_task import parse_damping, parse_times, repeat_edit, repeat_task, spans_of
 from depthsig.cli.main import main
 from depthsig.errors import DepthsigWarning, InputError
 from depthsig.prompts import builtin_prompts
+from depthsig.report.repeat import save_repeat_figures
 
 TOKENIZER = byte_tokenizer()
 
@@ -31,7 +32,7 @@ def model() -> depthsig.Model:
 
 @pytest.fixture(scope="module")
 def grown() -> depthsig.Model:
-    return depthsig.load("interim-grown-16")
+    return depthsig.load("family-midas")
 
 
 def _by_hand(
@@ -138,15 +139,19 @@ def test_prediction_is_a_rank_correlation(model: depthsig.Model) -> None:
     assert len(prediction_table(found.scores, signature, labelled.plan, times=2, damping=1.0)) == 8
 
 
+def draw(found: Study, folder: Path) -> None:
+    save_repeat_figures(found.frames, folder, scanned=found.scanned)
+
+
 def test_the_folder(model: depthsig.Model, tmp_path: Path) -> None:
     found = study(model, ["lookup"], times=(2,), damping=(1, 0.5), n=6)
-    out = write_study(found, tmp_path / "out")
+    out = write_study(found, tmp_path / "out", draw)
     names = {p.name for p in out.iterdir()}
     assert names == {"repeat.csv", "ranking.csv", "samples.parquet", "repeat.json", "figures"}
     assert {p.name for p in (out / "figures").glob("*.png")} == {
         "map.x2.png", "map.x2.damped0.5.png", "map.lookup.x2.png", "map.lookup.x2.damped0.5.png",
     }  # fmt: skip
-    write_study(found, out)
+    write_study(found, out, draw)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("keep")
     with pytest.raises(InputError, match="no depthsig result"):
@@ -155,7 +160,7 @@ def test_the_folder(model: depthsig.Model, tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "out"
-    common = ["repeat", "interim-grown-16", "--task", "lookup", "-n", "5", "--no-progress"]
+    common = ["repeat", "family-midas", "--task", "lookup", "-n", "5", "--no-progress"]
     assert main([*common, "--span", "4:8", "--times", "1,2,3", "--damping", "1,0.5", "--out", str(out)]) == 0
     assert "answers with the span repeated" in capsys.readouterr().out
     assert {p.name for p in (out / "figures").glob("*.png")} == {"times.loss.png", "times.accuracy.png"}
@@ -187,7 +192,7 @@ BAD = [
 @pytest.mark.parametrize(("options", "said"), BAD)
 def test_bad_input(options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "new" / "out"
-    assert main(["repeat", "interim-grown-16", *options, "--out", str(out)]) == 2
+    assert main(["repeat", "family-midas", *options, "--out", str(out)]) == 2
     error = capsys.readouterr().err
     assert said in error and error.startswith("depthsig: ") and error.count("\n") == 1, error
     assert not out.parent.exists()
@@ -209,7 +214,7 @@ def test_a_span_over_a_loops_border(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_bad_task_files(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "new" / "out"
     task = _tasks(tmp_path)[name]
-    assert main(["repeat", "interim-grown-16", "--task", task, "--span", "0:4", "--out", str(out)]) == 2
+    assert main(["repeat", "family-midas", "--task", task, "--span", "0:4", "--out", str(out)]) == 2
     assert capsys.readouterr().err.count("\n") == 1 and not out.parent.exists()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,15 +106,18 @@ def _signature(
     )  # fmt: skip
 
 
-def write_study(found: Study, out: str | Path) -> Path:
-    """Write tables, per-prompt values, figures and provenance; whole or not at all."""
-    from depthsig.report.repeat import save_repeat_figures
+def write_study(found: Study, out: str | Path, draw: Callable[[Study, Path], Any] | None = None) -> Path:
+    """Write tables, per-prompt values, figures and provenance; whole or not at all.
 
+    Args:
+        draw: puts figures into the folder that it is given.
+    """
     with writing(out) as folder:
         for name, frame in found.frames.items():
             frame.to_csv(folder / f"{name}.csv", index=False, na_rep="", lineterminator="\n")
         samples(found.scores).to_parquet(folder / "samples.parquet", index=False)
-        save_repeat_figures(found.frames, folder / "figures", scanned=found.scanned)
+        if draw is not None:
+            draw(found, folder / "figures")
         text = json.dumps(found.info, indent=1, ensure_ascii=False)
         (folder / "repeat.json").write_text(text + "\n", encoding="utf-8")
     return Path(out)

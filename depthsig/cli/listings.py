@@ -9,7 +9,8 @@ from depthsig.cli import options as opt
 
 def models(json: opt.Json = False) -> None:
     """List the checkpoints that ship with depthsig: name, arm, layers, steps and parameters."""
-    from depthsig.prompts.shipped import describe_checkpoint, shipped_checkpoints
+    from depthsig.plan.describe import describe_checkpoint
+    from depthsig.prompts.shipped import shipped_checkpoints
 
     found = {name: describe_checkpoint(path) for name, path in shipped_checkpoints().items()}
     if json:

@@ -68,7 +68,9 @@ def repeat(
             memory=memory, predict=predict, progress=Progress(opt.wants_progress(no_progress)),
         )  # fmt: skip
         if out is not None:
-            write_study(found, out)
+            from depthsig.report.repeat import save_repeat_figures
+
+            write_study(found, out, lambda study, at: save_repeat_figures(study.frames, at, scanned=study.scanned))
     if json:
         import json as codec
 
