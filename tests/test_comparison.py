@@ -7,6 +7,7 @@ import oracle
 import pytest
 import torch
 
+from depthsig.metrics import distributions
 from depthsig.metrics.comparison import QUANTITIES, Reference, compare_logits
 
 VOCAB, ROWS = 5000, 70
@@ -99,3 +100,11 @@ def test_a_reference_serves_many_comparisons() -> None:
     assert all(torch.equal(first[k].nan_to_num(), again[k].nan_to_num()) for k in first)
     with pytest.raises(ValueError, match="unknown"):
         Reference(p, targets, frozenset({"nonsense"}))
+
+
+@pytest.mark.parametrize("vocab", [5, 64, 130, 1000])
+def test_the_first_of_equal_maxima(vocab: int) -> None:
+    logits = torch.randint(0, 6, (200, vocab)).float()  # full of ties
+    peak, ids = distributions.first_max(logits)
+    assert torch.equal(peak.squeeze(-1), logits.amax(-1))
+    assert ids.squeeze(-1).tolist() == [row.index(max(row)) for row in logits.tolist()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from depthsig.analysis.skip import Case, SkipEffects, cases, has_part
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.clean import update_of
 from depthsig.engine.kernel import Block, run_step
-from depthsig.engine.run import Rows, block_programs
+from depthsig.engine.run import Rows, blocks_of
 from depthsig.metrics.skip import future_cuts
 from depthsig.prompts import TokenPrompt
 
@@ -50,19 +51,17 @@ class LocalJob:
         todo = list(cases(work))
         every = [(case, s) for s in range(steps) for case in todo if has_part(work, s, case.part)]
         effects = SkipEffects(work, every, steps, "local.effect")
-        size = block_programs(work.clean)
         with undisturbed(work.model.module):
             for step in range(1, steps):
                 earlier = [i for i, (_, s) in enumerate(every) if s < step]
-                for at in range(0, len(earlier), size):
-                    some = earlier[at : at + size]
+                for some in blocks_of(work.clean, earlier):
                     self._block(work, step, [every[i] for i in some], some, effects)
                 work.done(2 * len(earlier) / (steps - 1))
         for case in todo:
             effects.file(case, samples)
 
     def _block(
-        self, work: Work, step: int, members: list[tuple[Case, int]], numbers: list[int], effects: SkipEffects
+        self, work: Work, step: int, members: list[tuple[Case, int]], numbers: Sequence[int], effects: SkipEffects
     ) -> None:
         clean = work.clean
         hidden = torch.cat([_without(work, case, s, clean.state(step)) for case, s in members])
@@ -70,7 +69,7 @@ class LocalJob:
         layer = work.model.anatomy.layers[work.model.plan[step].layer]
         out, update = run_step(layer, clean.calls[step], Block(hidden, prompts), want_update=True)
         assert update is not None
-        programs = torch.tensor(numbers, device=hidden.device).repeat_interleave(clean.shape[0])
+        programs = torch.tensor(list(numbers), device=hidden.device).repeat_interleave(clean.shape[0])
         effects.step(step, Rows(programs, prompts), hidden, out, update)
 
 

@@ -8,6 +8,7 @@ pass a step are there at once.)
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -105,11 +106,17 @@ def run_programs(
         yield group, states
 
 
-def block_programs(clean: Clean) -> int:
-    """How many programs go through a step as one block."""
+def blocks_of(clean: Clean, programs: Sequence[int]) -> list[Sequence[int]]:
+    """Programs that go through a step together: as few blocks as fit, of about the same size.
+
+    A small block at the end would run at a fraction of the speed.
+    """
     prompts, tokens, _ = clean.shape
     limit = CPU_BLOCK_TOKENS if clean.run.outputs[-1].device.type == "cpu" else GPU_BLOCK_TOKENS
-    return max(1, limit // (prompts * tokens))
+    most = max(1, limit // (prompts * tokens))
+    count = -(-len(programs) // most)
+    edges = [round(i * len(programs) / count) for i in range(count + 1)] if count else [0]
+    return [programs[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def _shared(ops: Sequence[Op]) -> int:
@@ -139,24 +146,24 @@ class _Sweep:
 
     def run(self) -> Float[Tensor, "program prompt token d"]:
         """Sweep over the steps until every program has run."""
-        steps, size = len(self.clean.calls), block_programs(self.clean)
+        steps = len(self.clean.calls)
         while any(self.todo):
             for step in range(steps):
                 ready = [i for i, ops in enumerate(self.todo) if ops and ops[-1].step == step]
-                for at in range(0, len(ready), size):
-                    self._advance(step, ready[at : at + size])
+                for block in blocks_of(self.clean, ready):
+                    self._advance(step, block)
         for i, program in enumerate(self.programs):
             for change in program.last:
                 self.states[i] = blended(change, self.states[i], self.states[i])
         return self.states
 
-    def _advance(self, step: int, members: list[int]) -> None:
+    def _advance(self, step: int, members: Sequence[int]) -> None:
         """One step of some programs."""
         clean = self.clean
         prompts = clean.shape[0]
         ops = [self.todo[i].pop() for i in members]
         together = members[-1] - members[0] + 1 == len(members)
-        where: slice | list[int] = slice(members[0], members[-1] + 1) if together else members
+        where: slice | list[int] = slice(members[0], members[-1] + 1) if together else list(members)
         hidden = self.states[where].flatten(0, 1)
         for i, op in zip(members, ops, strict=True):
             if op.save:
@@ -167,7 +174,7 @@ class _Sweep:
         block = Block(hidden, rows, changes)
         out, update = run_step(layer, clean.calls[step], block, want_update=self.observer is not None)
         if self.observer is not None and update is not None:
-            numbers = self.numbers[members].repeat_interleave(prompts)
+            numbers = self.numbers[list(members)].repeat_interleave(prompts)
             self.observer.step(step, Rows(numbers, rows), hidden, out, update)
         out = out.unflatten(0, (len(members), prompts))
         self.states[where] = out

@@ -72,7 +72,7 @@ class Reference:
         if "overlap5" in self.wanted:
             self.top = exact.top_ids(self.logits, _five(self.logits))
         elif "top1" in self.wanted:
-            self.top = self.logits.argmax(-1, keepdim=True)
+            self.top = exact.first_max(self.logits)[1]
         self.logsum = self.logits.new_empty(rows, dtype=torch.float64)
         below = self.logits.new_empty(rows, dtype=torch.float64)
         self.mean = self.logits.new_zeros(rows)
@@ -128,8 +128,7 @@ class Reference:
             values = logits.gather(-1, top)
             peak = values[:, :1]
         elif "top1" in want:
-            # max(dim) gives the first of equal maxima: the lower id.
-            peak, first = logits.max(-1, keepdim=True)
+            peak, first = exact.first_max(logits)
             out |= self._top_quantities(first, view)
         else:
             peak = logits.amax(-1, keepdim=True)
@@ -161,7 +160,7 @@ class Reference:
         """
         import torch
 
-        if float(logits[:, ::61].amin()) > FLOOR:
+        if float(logits[:, ::257].amin()) > FLOOR:
             return logits
         return torch.clamp(logits, min=FLOOR, out=self._space("product", len(logits)))
 
@@ -256,7 +255,7 @@ class Reference:
 
         assert self.probs is not None
         weights *= (1 / total)[:, None]  # as p was made, so that equal logits are at distance 0
-        weights.clamp_min_(TINY).sub_(self.probs[view])
+        weights -= self.probs[view]  # p is at least TINY, whose square is nothing
         return torch.linalg.vector_norm(weights, dim=-1)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import statistics
 import sys
 import time
 import warnings
@@ -46,6 +47,11 @@ def best(work: Callable[[], Any], rounds: int = 2) -> float:
         work()
         times.append(time.perf_counter() - started)
     return min(times)
+
+
+def typical(work: Callable[[], Any], rounds: int) -> float:
+    """Median seconds of some runs: what a long run of the same work gets, fast and slow moments alike."""
+    return statistics.median(best(work, 1) for _ in range(rounds))
 
 
 def prompts_of(model: Model, n: int, tokens: int) -> list[TokenPrompt]:
@@ -93,7 +99,7 @@ class Bench:
                     forward(self.model.module, ids)
 
             plain()
-            return best(plain, 4) / (ids.numel() * self.steps)
+            return typical(plain, 5) / (ids.numel() * self.steps)
 
     def head_seconds(self) -> float:
         """Seconds a token of the bare head matmul, 256 rows at a time."""
@@ -101,7 +107,7 @@ class Bench:
         out = torch.empty(256, self.model.readout.vocab)
         weight = self.model.readout.head.weight.detach().t()
         torch.mm(hidden, weight, out=out)
-        return best(lambda: torch.mm(hidden, weight, out=out), 6) / 256
+        return typical(lambda: torch.mm(hidden, weight, out=out), 9) / 256
 
     def floor(self, steps_run: float, readouts: float) -> float:
         """Seconds that ``steps_run`` steps and ``readouts`` heads of the whole batch must take."""
@@ -163,8 +169,9 @@ def against_floor(model: Model) -> list[bool]:
         bench = Bench(model, n, tokens)
         work = bench.skip(scopes="current")
         work()
-        seconds = best(work)
-        floor = bench.floor(bench.steps * (bench.steps - 1) / 2, bench.steps)
+        # In turns: the machine's speed drifts by a tenth within seconds.
+        pairs = [(best(work, 1), bench.floor(bench.steps * (bench.steps - 1) / 2, bench.steps)) for _ in range(5)]
+        seconds, floor = (statistics.median(values) for values in zip(*pairs, strict=True))
         print(f"{n}x{tokens}: {seconds:.3f} s, floor {floor:.3f} s")
         held.append(report(f"skip of all layers, all metrics, {n}x{tokens} / floor", seconds / floor, bound))
     return held
