@@ -70,18 +70,13 @@ def analyze(
         InputError: bad input or options. CertificateError: the numbers could not be trusted.
     """
     started = time.perf_counter()
-    n = options.get("n")
-    request, declared, loading = _split(options)
     if out is not None:
         from depthsig.signature.storage import ensure_writable
 
         ensure_writable(out)
     show = progress if isinstance(progress, Progress) else Progress(bool(progress))
     with _recorded() as messages:
-        opened = _open(model, tokenizer, declared, {**loading, "seed": request.seed}, show)
-        request = request.for_spans([span.kind for span in opened.plan.spans])
-        texts, name = _prompts(prompts, opened, request, n)
-        ready = _tokens(texts, opened, request)
+        opened, request, ready, name, declared = prepare(model, prompts, tokenizer, options, show)
 
         def units() -> Units:
             return Units.open(out or keep_for, _identity(opened, ready, request, declared), resume)
@@ -93,6 +88,18 @@ def analyze(
     if out is not None:
         signature.save(out)
     return signature
+
+
+def prepare(
+    model: Any, prompts: Any, tokenizer: Any, options: dict[str, Any], show: Progress
+) -> tuple[Model, Request, list[TokenPrompt], str, dict[str, Any]]:
+    """The loaded model, the request, its prompts with their name, and what was declared."""
+    n = options.get("n")
+    request, declared, loading = _split(options)
+    opened = _open(model, tokenizer, declared, {**loading, "seed": request.seed}, show)
+    request = request.for_spans([span.kind for span in opened.plan.spans])
+    texts, name = _prompts(prompts, opened, request, n)
+    return opened, request, _tokens(texts, opened, request), name, declared
 
 
 def measure(

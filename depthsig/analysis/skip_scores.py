@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from depthsig.analysis.accumulate import Samples, aggregate
 from depthsig.analysis.scores import interval
-from depthsig.analysis.tables import score_row
+from depthsig.analysis.tables import ordered, score_row
 from depthsig.metrics.depth import depth_score, effect_profile, late_share, reaching_steps
 
 Statistic = Callable[[Float[ndarray, "*batch cell"]], Float[ndarray, "*batch"]]
@@ -22,7 +22,7 @@ def skip_scores(samples: Samples, wanted: Iterable[str], steps: int, aggs: Seque
     rows = []
     for name in [m for m in _SCORES if m in set(wanted)]:
         source, _ = _SCORES[name]
-        for key in [k for k in samples.values if k.metric == source]:
+        for key in [k for k in ordered(samples.values) if k.metric == source]:
             statistic = _statistic(name, steps, key.scope)
             for agg in aggs:
                 value, low, high, n = _summary(samples.values[key], agg, statistic, seed)

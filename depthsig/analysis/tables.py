@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from depthsig.analysis.accumulate import AGGS, Key, Samples, aggregate
-from depthsig.metrics.registry import Metric, metric
+from depthsig.metrics.registry import Metric, all_metrics, metric
 from depthsig.plan.plan import Plan
 from depthsig.statistics.resampling import bootstrap_mean
 
@@ -102,7 +102,7 @@ def in_domain(name: str, frame: pd.DataFrame, shape: tuple[int, ...]) -> pd.Seri
 def samples_table(samples: Samples, wanted: Iterable[str]) -> pd.DataFrame:
     """``samples.parquet``: the per-prompt values behind every interval."""
     frames = []
-    for key in samples.values:
+    for key in ordered(samples.values):
         entry = metric(key.metric)
         if key.metric not in set(wanted) or entry.kind == "token":
             continue
@@ -141,7 +141,19 @@ def score_row(name: str, value: float, **columns: Any) -> dict[str, Any]:
 
 def _keys(samples: Samples, wanted: Iterable[str], kind: str) -> list[Key]:
     names = set(wanted)
-    return [k for k in samples.values if k.metric in names and metric(k.metric).kind == kind]
+    return [k for k in ordered(samples.values) if k.metric in names and metric(k.metric).kind == kind]
+
+
+def ordered(keys: Iterable[Key]) -> list[Key]:
+    """Keys in the registry's order of metrics, parts and scopes, whatever was measured first."""
+
+    def place(key: Key) -> tuple[int, int, int]:
+        entry = metric(key.metric)
+        part = entry.parts.index(key.part) if key.part in entry.parts else len(entry.parts)
+        scope = entry.scopes.index(key.scope) if key.scope in entry.scopes else len(entry.scopes)
+        return list(all_metrics()).index(key.metric), part, scope
+
+    return sorted(keys, key=place)
 
 
 def _concat(frames: list[pd.DataFrame]) -> pd.DataFrame:

@@ -43,6 +43,9 @@ def analyze(
     revision: opt.Revision = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell plan, runs, time and memory; compute nothing.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from interrupted work of the same options.")] = False,
     out: Annotated[Path | None, typer.Option(help="Results folder [default: depthsig-results/NAME].")] = None,
     control: Annotated[
@@ -67,6 +70,21 @@ def analyze(
         "batch_size": batch_size, "seed": seed, "control": control,
     }  # fmt: skip
     Request(**asked)
+    loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    if dry_run:
+        from depthsig.analysis.forecast import forecast
+
+        with opt.plain_warnings():
+            told = forecast(
+                checkpoint, prompts, order=order, loop=loop, grown=grown, iterations=iterations, **asked, **loading
+            )
+        if json:
+            import json as codec
+
+            typer.echo(codec.dumps(told.record()))
+        else:
+            typer.echo(str(told))
+        return
     target = out if out is not None else opt.default_out(checkpoint)
     from depthsig.signature.storage import ensure_writable
 
@@ -74,7 +92,6 @@ def analyze(
     from depthsig.analysis.analyze import analyze as run
     from depthsig.report import save
 
-    loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     with opt.plain_warnings():
         signature = run(
             checkpoint, prompts, order=order, loop=loop, grown=grown, iterations=iterations,

@@ -50,14 +50,15 @@ def divide(model: Model, memory: int) -> Budget:
     """
     import torch
 
-    from depthsig.engine.run import CPU_BLOCK_TOKENS
+    from depthsig.engine.run import CPU_BLOCK_TOKENS, GPU_BLOCK_TOKENS
 
     quarter = memory // 4
     half = model.dtype in (torch.bfloat16, torch.float16)
     size = 2 if half else 4
     # Inputs, attention and MLP of every step, and the updates in hand.
     per_token = model.trace.width * (3 * len(model.plan) + 8) * size
-    tokens = max(1, min(CPU_BLOCK_TOKENS // 2, quarter // per_token))
+    block = CPU_BLOCK_TOKENS if model.device.type == "cpu" else GPU_BLOCK_TOKENS
+    tokens = max(1, min(block // 2, quarter // per_token))
     # Clean and edited logits and probabilities, and as much again while they are made.
     rows = max(8, min(256, quarter // (6 * 4 * max(1, model.readout.vocab))))
     return Budget(tokens, quarter, rows)
