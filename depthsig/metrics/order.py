@@ -16,7 +16,7 @@ def _pair(name: str, what: str, kind: str, source: str = _PAINTERS, **more: obje
     axis = {"axis": "step"} if kind == "profile" else {}
     return tuple(  # type: ignore[return-value]
         Metric(
-            f"order.{name}.{measure}", ("order",), kind, f"{label}, {what}", f"{formula}, {what}",  # type: ignore[arg-type]
+            f"order.{name}.{measure}", ("order",), kind, label, f"{formula}, {what}",  # type: ignore[arg-type]
             source, unit="nats", limits=(0, None) if measure == "kl" else (None, None), **axis, **more,  # type: ignore[arg-type]
         )
         for (measure, formula), label in zip(formulas.items(), ("KL", "loss increase"), strict=True)

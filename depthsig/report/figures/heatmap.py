@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, TwoSlopeNorm
 
 from depthsig.metrics.registry import Metric
-from depthsig.report.figures.labels import draw_borders, whole_numbers, with_unit
+from depthsig.report.figures.labels import draw_borders, draw_layer_borders, whole_numbers, with_unit
 from depthsig.report.style import DIVERGING, SEQUENTIAL, UNDEFINED
 
 
@@ -30,7 +30,11 @@ def draw_heatmap(ax: Axes, matrix: pd.DataFrame, entry: Metric, plan: pd.DataFra
         # States d lie between steps, so a block's border falls on the state, not beside it.
         offset = -0.5
         draw_borders(ax, plan, offset=offset, cols=not entry.cols.startswith("layers ahead"))
+    if entry.rows == "start":
+        draw_layer_borders(ax, plan)
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.02)
+    if entry.rows == "start":
+        bar.ax.axhline(0.0, color="black", lw=1.2)  # the baseline: nothing repeated
     bar.set_label(with_unit(entry))
     bar.outline.set_linewidth(0.4)
     for spine in ax.spines.values():

@@ -52,6 +52,17 @@ def draw_borders(ax: Axes, plan: pd.DataFrame, *, offset: float, rows: bool = Tr
             ax.axhline(edge + offset, **style)
 
 
+def draw_layer_borders(ax: Axes, plan: pd.DataFrame) -> None:
+    """Borders of blocks on a map of spans of layers: starts upwards, exclusive ends to the right."""
+    layers = plan["layer"].tolist()
+    edges = sorted({edge for start, end, _, _ in blocks(plan) for edge in (start, end)})
+    style: dict[str, Any] = {"color": "0.45", "lw": 0.7, "ls": (0, (2, 1.5))}
+    for edge in edges:
+        layer = layers[edge] if edge < len(layers) else layers[-1] + 1
+        ax.axhline(layer - 0.5, **style)
+        ax.axvline(layer + 0.5, **style)
+
+
 def whole_numbers(ax: Axes, x: bool = True, y: bool = False) -> None:
     """Ticks at whole steps or depths."""
     if x:
