@@ -285,3 +285,39 @@ def test_interrupted_work_is_gone_on_with(tmp_path: Any, monkeypatch: pytest.Mon
     assert not (tmp_path / "a.partial").exists()
     for table in ("profiles", "matrices", "scores"):
         assert getattr(resumed, table).equals(getattr(whole, table)), table
+
+
+def test_ctrl_c_and_resume_on_the_command_line(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from depthsig.analysis.skip import SkipJob
+    from depthsig.cli.main import main
+
+    out = tmp_path / "out"
+    asked = ["analyze", "family-looped", "-n", "4", "--batch-size", "1", "--metrics", "skip", "--scopes", "current"]
+    asked += ["--no-control", "--out", str(out)]
+    run, calls = SkipJob.run, []
+
+    def interrupted(self: Any, *args: Any) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        run(self, *args)
+
+    monkeypatch.setattr(SkipJob, "run", interrupted)
+    assert main(asked) == 130
+    partial = tmp_path / "out.partial"
+    assert partial.is_dir() and not out.exists()
+    with pytest.raises(InputError, match="unfinished"):
+        depthsig.Signature.load(partial)
+    capsys.readouterr()
+    assert main([*asked, "--cuts", "2", "--resume"]) == 2
+    assert "cuts" in capsys.readouterr().err
+    assert main([*asked, "--resume"]) == 0
+    assert len(calls) == 5 and not partial.exists() and {p.name for p in out.iterdir()} >= {"report.html", "scores.csv"}
+    assert not (out / "units").exists()
+    assert main(asked) == 0  # and once more without a pause: the same numbers
+    again = depthsig.Signature.load(out)
+    monkeypatch.undo()
+    assert main(asked) == 0
+    assert again.profiles.equals(depthsig.Signature.load(out).profiles)

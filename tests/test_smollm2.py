@@ -113,3 +113,39 @@ def test_a_refusal_takes_seconds(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main(["analyze", str(smollm2.gguf()), "--metrics", "nonsense", "--out", str(out)]) == 2
     assert time.perf_counter() - started < 10 and not out.exists()
+
+
+def test_edited_runs_equal_hooked_forwards() -> None:
+    """Prompt by prompt: matmuls of other batch sizes round differently, by 1.7e-5 of the largest logit here."""
+    import torch
+
+    from depthsig.engine.edits import Repeat, Skip, Swap
+
+    model = depthsig.load(str(smollm2.gguf()))
+    layers = model.module.model.layers
+    edits = [Skip(0), Skip(7), Skip(29), Skip(12, part="attn"), Skip(3, part="mlp"), Skip(20, positions=[1, 2, 3])]
+    for text in TEXTS:
+        for run in model.run([text], edits):
+            (edit,), (found,) = run.edit, run.logits
+            ids = torch.tensor([model.tokenizer(text).input_ids])
+            at = [p for p in edit.positions or range(1, ids.shape[1]) if p < ids.shape[1]]
+
+            def change(module, args, kwargs, output, edit=edit, at=at):
+                out = (output[0] if isinstance(output, tuple) else output).clone()
+                out[:, at] = args[0][:, at] if edit.part == "layer" else 0.0
+                return (out, *output[1:]) if isinstance(output, tuple) else out
+
+            layer = layers[edit.step]
+            place = {"layer": layer, "attn": layer.self_attn, "mlp": layer.mlp}[edit.part]
+            handle = place.register_forward_hook(change, with_kwargs=True)
+            with torch.no_grad():
+                expected = model.module(ids, use_cache=False).logits[0]
+            handle.remove()
+            assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max()), edit
+    for edit, order in ((Swap(3, 9), "0:3,9,4:9,3,10:30"), (Repeat(10, 13), "0:13,10:30")):
+        other = model.relabelled(order=order)
+        for text in TEXTS[:2]:
+            (found,) = model.run([text], [edit])[0].logits
+            ids = torch.tensor([model.tokenizer(text).input_ids])
+            expected = other.read(other.clean(ids).outputs[-1])[0]
+            assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max()), edit
