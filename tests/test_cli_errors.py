@@ -132,6 +132,8 @@ OPTIONS = {
     "positions": ["--positions", "answer"], "dtype": ["--dtype", "float13"], "memory": ["--memory", "lots"],
     "n": ["-n", "0"], "tokens": ["--max-tokens", "1"], "device": ["--device", "abacus"], "option": ["--nonsense"],
     "prompts": ["--prompts", "no-such-prompts"], "template": ["--chat-template"], "seed": ["--seed", "x"],
+    "parts": ["--parts", "head"], "scopes": ["--scopes", "past"], "cuts": ["--cuts", "0"],
+    "ablation": ["--ablation", "median"],
 }  # fmt: skip
 
 
