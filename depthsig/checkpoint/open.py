@@ -297,6 +297,8 @@ def _tokenizer(target: str, options: dict[str, Any]) -> Any:
     try:
         return AutoTokenizer.from_pretrained(target, **wanted)
     except Exception as error:
+        if isinstance(error, ImportError):  # a package is missing: the message names it
+            raise InputError(f"the tokenizer of {target!r} cannot be loaded: {_first_line(error)}") from None
         files = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
         if any((Path(target) / name).is_file() for name in files):
             raise InputError(f"the tokenizer of {target!r} is damaged: {_first_line(error)}") from None
