@@ -15,16 +15,19 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from depthsig.analysis.analyze import analyze
     from depthsig.analysis.check import check
+    from depthsig.analysis.compare import compare
     from depthsig.engine.model import Model, load
     from depthsig.errors import CertificateError, DepthsigError, DepthsigWarning, InputError
-    from depthsig.signature import Signature
+    from depthsig.signature import Comparison, Signature
 
 _HOME = {
     "analyze": "depthsig.analysis.analyze",
     "check": "depthsig.analysis.check",
+    "compare": "depthsig.analysis.compare",
     "load": "depthsig.engine.model",
     "Model": "depthsig.engine.model",
     "Signature": "depthsig.signature",
+    "Comparison": "depthsig.signature",
     "DepthsigError": "depthsig.errors",
     "DepthsigWarning": "depthsig.errors",
     "InputError": "depthsig.errors",
@@ -32,8 +35,8 @@ _HOME = {
 }
 
 __all__ = [
-    "CertificateError", "DepthsigError", "DepthsigWarning", "InputError", "Model", "Signature",
-    "analyze", "check", "load",
+    "CertificateError", "Comparison", "DepthsigError", "DepthsigWarning", "InputError", "Model", "Signature",
+    "analyze", "check", "compare", "load",
 ]  # fmt: skip
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from depthsig.analysis.period import beside_control, period_scores
 from depthsig.analysis.request import Request
 from depthsig.analysis.skip_scores import skip_scores
 from depthsig.analysis.units import Units
+from depthsig.analysis.versions import versions
 from depthsig.checkpoint.patterns import layer_patterns
 from depthsig.engine.certificates import Certificate, certify, judge
 from depthsig.engine.model import Model, check_vocabulary, load
@@ -34,7 +34,6 @@ from depthsig.prompts import BUILTIN, TokenPrompt, load_prompts, tokenize
 from depthsig.signature import Signature
 from depthsig.signature.schema import SCHEMA
 
-PACKAGES = ("depthsig", "torch", "transformers", "transformer-lens", "numpy", "pandas", "scipy")
 _REQUEST = frozenset(f.name for f in fields(Request) if f.init)
 
 
@@ -262,17 +261,6 @@ def describe(
         "options": {**request.record(), **model.declared.record(), "prompts": prompts},
         "warnings": [*messages, *plan.notes],
     }  # fmt: skip
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that the numbers depend on."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def build_signature(

@@ -8,7 +8,7 @@ several steps at once (``order.*``) smear neighbours together and are not.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,29 @@ def period_scores(signature: Signature) -> pd.DataFrame:
     causes = other_causes(signature.info, span)
     rows += [_combined([one for one in tested if one.agg == agg], agg, span, causes) for agg in aggs]
     return pd.DataFrame(rows)
+
+
+def family_tests(signature: Signature, span: TestedSpan) -> dict[tuple[str, str, str], PeriodTest]:
+    """The fixed family's tests over any span, another model's for one; by (metric, part, scope)."""
+
+    def of_family(table: pd.DataFrame) -> pd.DataFrame:
+        members = list(zip(table["metric"], table["part"], table["scope"], strict=True))
+        return table[np.array([m in FAMILY for m in members], dtype=bool) & (table["agg"] == "mean")]
+
+    family = replace(
+        signature, profiles=of_family(signature.profiles), matrices=of_family(signature.matrices),
+        samples_table=signature.samples_table.iloc[:0],
+    )  # fmt: skip
+    return {one.member: one.result for one in (*_profiles(family, span), *_matrices(family, span))}
+
+
+def combined_p(found: dict[tuple[str, str, str], PeriodTest]) -> tuple[float, tuple[str, str, str] | None]:
+    """``period.combined``: the smallest p of a family after Holm, and whose it is; NaN without a test."""
+    p = {member: result.p for member, result in found.items() if result.testable}
+    if not p:
+        return np.nan, None
+    adjusted = holm(np.array(list(p.values())))
+    return float(adjusted.min()), list(p)[int(adjusted.argmin())]
 
 
 def _profiles(signature: Signature, span: TestedSpan) -> Iterator[Tested]:
@@ -197,15 +220,12 @@ def _nested(result: PeriodTest) -> tuple[float, str]:
 def _combined(tested: list[Tested], agg: str, span: TestedSpan, causes: list[str]) -> dict[str, Any]:
     """The smallest p of the fixed family after Holm."""
     found = {one.member: one.result for one in tested if one.member in FAMILY}
-    p = {member: result.p for member, result in found.items() if result.testable}
+    p = [member for member, result in found.items() if result.testable]
     notes = [str(span)]
-    if p:
-        adjusted = holm(np.array(list(p.values())))
-        value = float(adjusted.min())
-        smallest = list(p)[int(adjusted.argmin())]
+    value, smallest = combined_p(found)
+    if smallest is not None:
         notes.append(f"Holm over {len(p)} of {len(FAMILY)}, smallest {_name(smallest)}")
     else:
-        value = np.nan
         reasons = dict.fromkeys(result.reason for result in found.values())
         notes.append("not testable: " + ("; ".join(reasons) or "nothing of the family was measured"))
     missing = [_name(m) for m in FAMILY if m not in found]

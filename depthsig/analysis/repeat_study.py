@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from depthsig.analysis.analyze import analyze, versions
+from depthsig.analysis.analyze import analyze
 from depthsig.analysis.repeat_prediction import METRICS, prediction_table
 from depthsig.analysis.repeat_task import Scores, load_task, parse_damping, parse_times, repeat_task
+from depthsig.analysis.versions import versions
 from depthsig.engine.model import Model
 from depthsig.progress import Progress
 from depthsig.prompts import Prompt

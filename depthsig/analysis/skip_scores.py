@@ -20,10 +20,10 @@ Statistic = Callable[[Float[ndarray, "*batch cell"]], Float[ndarray, "*batch"]]
 def skip_scores(samples: Samples, wanted: Iterable[str], steps: int, aggs: Sequence[str], seed: int) -> pd.DataFrame:
     """``depth_score.*`` and ``late_share`` of every part, scope and aggregation that was measured."""
     rows = []
-    for name in [m for m in _SCORES if m in set(wanted)]:
-        source, _ = _SCORES[name]
+    for name in [m for m in SCORES if m in set(wanted)]:
+        source, _ = SCORES[name]
         for key in [k for k in ordered(samples.values) if k.metric == source]:
-            statistic = _statistic(name, steps, key.scope)
+            statistic = score_statistic(name, steps, key.scope)
             for agg in aggs:
                 value, low, high, n = _summary(samples.values[key], agg, statistic, seed)
                 note = "no effect anywhere" if np.isnan(value) and n else ""
@@ -32,17 +32,24 @@ def skip_scores(samples: Samples, wanted: Iterable[str], steps: int, aggs: Seque
     return pd.DataFrame(rows)
 
 
-_SCORES = {
+SCORES = {
     "depth_score.effect": ("skip.effect", "effect"),
     "depth_score.effect.relative": ("skip.effect", "effect"),
     "depth_score.output": ("skip.output_l2", "output"),
     "depth_score.output.relative": ("skip.output_l2", "output"),
     "late_share": ("skip.output_l2", "output"),
 }
+"""Each score with the metric it is computed from, and whether that holds effects or changes of output."""
 
 
-def _statistic(name: str, steps: int, scope: str) -> Statistic:
-    kind = _SCORES[name][1]
+def score_statistic(name: str, steps: int, scope: str) -> Statistic:
+    """The score as a function of mean profiles (or flattened matrices), one or a batch of them.
+
+    Args:
+        name: one of :data:`SCORES`.
+        steps: how many the model has.
+    """
+    kind = SCORES[name][1]
     n = reaching_steps(steps, kind, scope)
 
     def score(cells: Float[ndarray, "*batch cell"]) -> Float[ndarray, "*batch"]:

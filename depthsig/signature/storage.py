@@ -26,7 +26,9 @@ def partial_path(directory: str | Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-RECORDS = {"signature.json": "depthsig-signature/", "repeat.json": "depthsig-repeat/"}
+RECORDS = {
+    "signature.json": "depthsig-signature/", "repeat.json": "depthsig-repeat/", "compare.json": "depthsig-compare/",
+}  # fmt: skip
 """The file that makes a folder a result of ours, and how its schema begins."""
 
 

@@ -87,7 +87,7 @@ def l1_distance(a: Float[ndarray, "*batch point"], b: Float[ndarray, "*batch poi
     return np.abs(np.asarray(a, dtype=float) - b).mean(-1)
 
 
-def profile_distance(a: Float[ndarray, "entry_a"], b: Float[ndarray, "entry_b"], axis: str) -> float:
+def profile_distance(a: Float[ndarray, entry], b: Float[ndarray, other], axis: str) -> float:
     """How far apart two profiles are in shape, whatever their scale and however deep their models.
 
     Both are read at 50 relative depths, scaled to unit mean absolute value, and subtracted (DESIGN §8 of
@@ -109,8 +109,8 @@ def prompt_weights(n: int, resamples: int = RESAMPLES, seed: int = 0) -> Float[n
 
 
 def weighted_means(
-    values: Float[ndarray, "prompt *cell"], weights: Float[ndarray, "row prompt"]
-) -> Float[ndarray, "row *cell"]:
+    values: Float[ndarray, prompt * cell], weights: Float[ndarray, "row prompt"]
+) -> Float[ndarray, row * cell]:
     """Means over prompts in every row of weights; an undefined value takes no part in its cell.
 
     >>> weighted_means(np.array([[1.0], [np.nan], [3.0]]), prompt_weights(3, 0)).tolist()
@@ -121,6 +121,42 @@ def weighted_means(
     with np.errstate(invalid="ignore", divide="ignore"):
         means = (weights @ np.where(defined, flat, 0.0)) / (weights @ defined.astype(float))
     return means.reshape(len(weights), *np.shape(values)[1:])
+
+
+def seed_weights(n: int, resamples: int = RESAMPLES, seed: int = 0) -> Float[ndarray, "row member"]:
+    """Shares of an arm's members (networks trained apart) in its mean; row 0: equal, then a row a resample.
+
+    With prompts drawn anew in the same rows this is the two-level bootstrap: seeds first, prompts inside
+    (Davison & Hinkley 1997, § 3.8). An arm of one member has nothing to resample.
+
+    >>> seed_weights(2, 3)[0].tolist(), seed_weights(1, 2).tolist()
+    ([0.5, 0.5], [[1.0], [1.0], [1.0]])
+    """
+    return prompt_weights(n, resamples, seed) / n
+
+
+def arm_mean(values: Float[ndarray, "row member"], weights: Float[ndarray, "row member"]) -> Float[ndarray, row]:
+    """The mean over an arm's members in every row; a member that is undefined makes it so where it counts.
+
+    >>> arm_mean(np.array([[1.0, 3.0], [1.0, np.nan]]), np.array([[0.5, 0.5], [1.0, 0.0]])).tolist()
+    [2.0, 1.0]
+    """
+    return np.where(weights > 0, weights * values, 0.0).sum(-1)
+
+
+def arm_distance(
+    distances: Float[ndarray, "row member other"],
+    weights: Float[ndarray, "row member"],
+    other_weights: Float[ndarray, "row other"],
+) -> Float[ndarray, row]:
+    """The mean distance between members of two arms in every row.
+
+    >>> float(arm_distance(np.array([[[1.0, 3.0]]]), np.array([[1.0]]), np.array([[0.5, 0.5]]))[0])
+    2.0
+    """
+    return arm_mean(
+        np.where(other_weights[:, None, :] > 0, distances * other_weights[:, None, :], 0.0).sum(-1), weights
+    )
 
 
 def percentile_interval(rows: Float[ndarray, row]) -> tuple[float, float, float]:

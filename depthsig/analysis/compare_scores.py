@@ -1,0 +1,115 @@
+"""Reliance on late layers, side by side: ``late_share`` and depth scores on resampled prompts.
+
+The scores are the ones of ``scores.csv``, by the same functions, computed from mean profiles of the
+same resampled prompts in every model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
+
+from depthsig.analysis.accumulate import Key
+from depthsig.analysis.compare_inputs import Input, Pairing, per_prompt
+from depthsig.analysis.compare_profiles import Arm
+from depthsig.analysis.skip_scores import SCORES, score_statistic
+from depthsig.metrics.registry import PARTS, SCOPES, metric
+from depthsig.statistics.convergence import arm_mean, percentile_interval, weighted_means
+
+HEADLINE = ("late_share", "layer", "current")
+ROWS_AT_ONCE = 128
+"""Resampled matrices held at the same time."""
+
+Score = tuple[str, str, str]
+"""(name, part, scope)."""
+
+
+def resampled_scores(
+    inputs: Sequence[Input], pairing: Pairing, weights: Float[ndarray, "row prompt"]
+) -> dict[Score, Float[ndarray, "row model"]]:
+    """Every score of late reliance in every resample; NaN where a model does not have it."""
+    found = {}
+    for name, (source, _) in SCORES.items():
+        for part in PARTS:
+            for scope in SCOPES:
+                columns = [
+                    _score(one, rows, name, source, part, scope, weights)
+                    for one, rows in zip(inputs, pairing.rows, strict=True)
+                ]
+                values = np.stack(columns, 1)
+                if not np.isnan(values[0]).all():
+                    found[name, part, scope] = values
+    return found
+
+
+def _score(
+    one: Input, rows: ndarray, name: str, source: str, part: str, scope: str, weights: Float[ndarray, "row prompt"]
+) -> Float[ndarray, row]:
+    matrix = metric(source).kind == "matrix"
+    values = per_prompt(one, rows, Key(source, part, scope), one.steps, matrix=matrix)
+    if values is None:
+        return np.full(len(weights), np.nan)
+    statistic = score_statistic(name, one.steps, scope)
+    flat = values.reshape(len(values), -1)
+    pieces = [weights[at : at + ROWS_AT_ONCE] for at in range(0, len(weights), ROWS_AT_ONCE)]
+    return np.concatenate([statistic(weighted_means(flat, piece)) for piece in pieces])
+
+
+def scores_table(
+    inputs: Sequence[Input], scores: dict[Score, Float[ndarray, "row model"]], role: Callable[[int], str]
+) -> pd.DataFrame:
+    """Scores model by model, with intervals over prompts."""
+    rows = []
+    for (name, part, scope), values in scores.items():
+        for place, one in enumerate(inputs):
+            value, low, high = percentile_interval(values[:, place])
+            about = {"model": one.name, "role": role(place), "score": name, "part": part, "scope": scope}
+            rows.append({**about, "value": value, "ci_low": low, "ci_high": high})
+    return pd.DataFrame(rows)
+
+
+def late_table(
+    inputs: Sequence[Input], scores: dict[Score, Float[ndarray, "row model"]], arms: Sequence[Arm]
+) -> pd.DataFrame:
+    """Differences a − b of every score, between models and between arms (the baseline as b)."""
+    rows = []
+    for score, values in scores.items():
+        for a, b in combinations(range(len(inputs)), 2):
+            note = _steps_note(score[0], [inputs[a], inputs[b]])
+            rows.append(_difference("model", inputs[a].name, inputs[b].name, score, values[:, a], values[:, b], note))
+        for one, other in combinations(arms, 2):
+            members = [inputs[p] for p in (*one.places, *other.places)]
+            a_values, b_values = of_arm(values, one), of_arm(values, other)
+            rows.append(
+                _difference("role", one.role, other.role, score, a_values, b_values, _steps_note(score[0], members))
+            )
+    return pd.DataFrame(rows)
+
+
+def of_arm(values: Float[ndarray, "row model"], arm: Arm) -> Float[ndarray, row]:
+    """The mean over an arm's members in every resample."""
+    return arm_mean(values[:, arm.places], arm.weights)
+
+
+def _difference(
+    level: str, a: str, b: str, score: Score, values_a: ndarray, values_b: ndarray, note: str
+) -> dict[str, Any]:
+    difference, low, high = percentile_interval(values_a - values_b)
+    name, part, scope = score
+    return {
+        "level": level, "a": a, "b": b, "score": name, "part": part, "scope": scope, "value_a": float(values_a[0]),
+        "value_b": float(values_b[0]), "difference": difference, "ci_low": low, "ci_high": high, "note": note,
+    }  # fmt: skip
+
+
+def _steps_note(name: str, members: Sequence[Input]) -> str:
+    """Scores in steps are no measure between models of different depth."""
+    different = len({m.steps for m in members}) > 1
+    in_steps = name.startswith("depth_score.") and not name.endswith(".relative")
+    return "in steps, of models of different depth: compare the relative score" if different and in_steps else ""

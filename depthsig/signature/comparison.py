@@ -1,0 +1,224 @@
+"""A comparison of signatures: its tables with provenance, saved and loaded without any model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from depthsig.errors import InputError
+from depthsig.signature import storage
+from depthsig.signature.schema import NUMBER, TEXT
+
+SCHEMA = "depthsig-compare/1"
+RECORD = "compare.json"
+
+_INTERVAL = {"ci_low": NUMBER, "ci_high": NUMBER}
+_PROFILE = {"metric": TEXT, "part": TEXT, "scope": TEXT}
+TABLES: dict[str, dict[str, str]] = {
+    "claims": {
+        "claim": TEXT, "a": TEXT, "b": TEXT, "c": TEXT, "estimate": NUMBER, **_INTERVAL, "verdict": TEXT, "note": TEXT,
+    },
+    "distances": {"level": TEXT, "a": TEXT, "b": TEXT, **_PROFILE, "axis": TEXT, "distance": NUMBER, **_INTERVAL},
+    "late": {
+        "level": TEXT, "a": TEXT, "b": TEXT, "score": TEXT, "part": TEXT, "scope": TEXT, "value_a": NUMBER,
+        "value_b": NUMBER, "difference": NUMBER, **_INTERVAL, "note": TEXT,
+    },
+    "scores": {"model": TEXT, "role": TEXT, "score": TEXT, "part": TEXT, "scope": TEXT, "value": NUMBER, **_INTERVAL},
+    "recurrence": {
+        "a": TEXT, "c": TEXT, **_PROFILE, "strength_a": NUMBER, "strength_c": NUMBER, "difference": NUMBER, **_INTERVAL,
+        "p_a": NUMBER, "p_c": NUMBER, "note": TEXT,
+    },
+    "profiles": {"model": TEXT, "role": TEXT, **_PROFILE, "axis": TEXT, "depth": NUMBER, "value": NUMBER, **_INTERVAL},
+}  # fmt: skip
+"""Every table's columns. ``level`` is ``model`` (two signatures) or ``role`` (two arms, over their seeds);
+the metric ``mean`` is the mean over all the profiles that took part; ``depth`` is relative."""
+
+STATEMENTS = {
+    "late": {
+        "supported": "{a} relies more on late layers than {c}",
+        "contradicted": "the opposite of what is claimed: {a} relies less on late layers than {c}",
+        "undecided": "it is not decided whether {a} relies more on late layers than {c}",
+    },
+    "recurrence": {
+        "supported": "patterns recur with the block in {a}, more than in {c} over the same steps",
+        "contradicted": "the opposite of what is claimed: patterns recur with {a}'s block less in {a} than in {c}",
+        "undecided": "it is not decided whether patterns recur with the block in {a} more than in {c}",
+    },
+    "convergence": {
+        "supported": "{a} and {b} are closer to each other than either is to {c}",
+        "contradicted": "the opposite of what is claimed: one of {a} and {b} is closer to {c} than to the other",
+        "undecided": "it is not decided whether {a} and {b} are closer to each other than either is to {c}",
+    },
+}
+"""What each verdict on each claim says, in plain words."""
+QUANTITIES = {
+    "late": "late_share({a}) − late_share({c})",
+    "recurrence": "strength({a}) − strength({c})",
+    "convergence": "d({a}, {b}) − min(d({a}, {c}), d({b}, {c}))",
+}
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What comparing signatures found (DESIGN §8).
+
+    Attributes:
+        info: what ``compare.json`` holds: inputs, roles, prompts, profiles that took part, options, versions.
+        claims: one row a claim with its verdict.
+        distances: between models and between roles, a row a profile and one for their mean.
+        late: paired differences of ``late_share`` and depth scores.
+        scores: those scores model by model.
+        recurrence: strengths of the block period, side by side over the same steps.
+        profiles: the compared profiles on relative depth, at unit mean absolute value.
+    """
+
+    info: dict[str, Any]
+    claims: pd.DataFrame = field(default_factory=_empty, repr=False)
+    distances: pd.DataFrame = field(default_factory=_empty, repr=False)
+    late: pd.DataFrame = field(default_factory=_empty, repr=False)
+    scores: pd.DataFrame = field(default_factory=_empty, repr=False)
+    recurrence: pd.DataFrame = field(default_factory=_empty, repr=False)
+    profiles: pd.DataFrame = field(default_factory=_empty, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, columns in TABLES.items():
+            object.__setattr__(self, name, _conform(getattr(self, name), columns))
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the compared models, in the order they were given."""
+        return [m["name"] for m in self.info["models"]]
+
+    def distance_matrix(self, metric: str = "mean", part: str = "", scope: str = "") -> pd.DataFrame:
+        """Distances between models as a symmetric table, of one profile or of their mean."""
+        rows = self.distances[self.distances["level"] == "model"]
+        rows = rows[(rows["metric"] == metric) & (rows["part"] == part) & (rows["scope"] == scope)]
+        if rows.empty:
+            known = ", ".join(dict.fromkeys(self.distances["metric"]))
+            raise InputError(f"no distances of {metric!r} ({part!r}, {scope!r}); there are {known or 'none'}")
+        table = pd.DataFrame(0.0, index=self.models, columns=self.models)
+        for row in rows.to_dict("records"):
+            table.loc[row["a"], row["b"]] = table.loc[row["b"], row["a"]] = row["distance"]
+        return table
+
+    def sentences(self) -> list[str]:
+        """The verdicts in plain language, each with its numbers."""
+        return [say(claim) for claim in self.claims.to_dict("records")]
+
+    def save(self, directory: str | Path) -> Path:
+        """Write tables and record, whole or not at all; an older comparison is replaced."""
+        with writing(directory) as partial:
+            self.write(partial)
+        return Path(directory)
+
+    def write(self, folder: Path) -> None:
+        """Write ``compare.json`` and the tables into a folder that exists."""
+        for name in TABLES:
+            frame: pd.DataFrame = getattr(self, name)
+            frame.to_csv(folder / f"{name}.csv", index=False, na_rep="", lineterminator="\n")
+        text = json.dumps(self.info, indent=1, ensure_ascii=False)
+        (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Comparison:
+        """Read a comparison's folder.
+
+        Raises:
+            InputError: naming what is missing or damaged.
+        """
+        folder = Path(directory)
+        path = folder / RECORD
+        try:
+            info = json.loads(path.read_text(encoding="utf-8"))
+        except OSError:
+            raise InputError(f"{str(folder)!r} holds no {RECORD}; it is no comparison of ours") from None
+        except ValueError as error:
+            raise InputError(f"{str(path)!r} is damaged: {error}") from None
+        found = info.get("schema") if isinstance(info, dict) else None
+        if found != SCHEMA:
+            raise InputError(f"{str(path)!r} has schema {found!r}; this version reads {SCHEMA!r}")
+        frames = {}
+        for name, columns in TABLES.items():
+            try:
+                frames[name] = _read(folder / f"{name}.csv", columns)
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                raise InputError(f"{str(folder / f'{name}.csv')!r} cannot be read as ours: {reason}") from None
+        return cls(info, **frames)
+
+    def __repr__(self) -> str:
+        verdicts = ", ".join(f"{c.claim} ({c.a}) {c.verdict}" for c in self.claims.itertuples())
+        profiles = len(self.info["profiles"]["compared"])
+        return f"Comparison of {len(self.models)} signatures over {profiles} profiles: {verdicts or 'no claim judged'}"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p>{escape(repr(self))}</p>" + self.claims.to_html(index=False, na_rep="", escape=True)
+
+
+def say(claim: dict[str, Any]) -> str:
+    """One claim's verdict, what it says, its quantity with the interval, and its note, as a line of text."""
+    line = f"{claim['claim']} ({claim['a']}): {claim['verdict']}. {stated(claim)}. {measured(claim)}"
+    return f"{line}. {claim['note']}" if claim["note"] else line
+
+
+def stated(claim: dict[str, Any]) -> str:
+    """What the verdict says in words, as a sentence without its stop."""
+    words = STATEMENTS[claim["claim"]][claim["verdict"]].format(**{name: claim[name] for name in ("a", "b", "c")})
+    return words[0].upper() + words[1:]
+
+
+def measured(claim: dict[str, Any]) -> str:
+    """The quantity behind a verdict, with its interval."""
+    quantity = QUANTITIES[claim["claim"]].format(**{name: claim[name] for name in ("a", "b", "c")})
+    interval = f" [{number(claim['ci_low'])}, {number(claim['ci_high'])}]" if np.isfinite(claim["ci_low"]) else ""
+    return f"{quantity} = {number(claim['estimate'])}{interval}"
+
+
+def number(value: float) -> str:
+    """A signed number of three digits, or that it is undefined."""
+    return f"{value:+.3g}" if np.isfinite(value) else "undefined"
+
+
+def ensure_comparison(directory: str | Path) -> None:
+    """Check that a comparison can be written to ``directory``, before anything is computed.
+
+    Raises:
+        InputError: if it cannot, or holds anything but an older comparison (a signature above all).
+    """
+    storage.ensure_writable(directory)
+    path = Path(directory)
+    if path.is_dir() and any(path.iterdir()) and not (path / RECORD).exists():
+        raise InputError(f"--out {str(path)!r} holds a result of another kind; name another folder")
+
+
+def writing(directory: str | Path) -> Any:
+    """A folder to write a comparison into, which becomes ``directory`` when all went well."""
+    ensure_comparison(directory)
+    return storage.writing(directory)
+
+
+def _conform(frame: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    """``frame`` with exactly ``columns``, in their order and types."""
+    out = {}
+    for name, kind in columns.items():
+        values = frame[name] if len(frame) else pd.Series(dtype=object)
+        text = values.astype(object).where(values.notna(), "").astype(str).astype(object)
+        out[name] = text if kind == TEXT else pd.to_numeric(values).astype(np.float64)
+    return pd.DataFrame(out).reset_index(drop=True)
+
+
+def _read(path: Path, columns: dict[str, str]) -> pd.DataFrame:
+    types: dict[str, Any] = {c: str if k == TEXT else float for c, k in columns.items()}
+    missing = {c: [""] for c, k in columns.items() if k != TEXT}
+    return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing, float_precision="round_trip")
