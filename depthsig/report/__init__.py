@@ -30,7 +30,7 @@ def save(signature: Signature, directory: str | Path) -> Path:
 
 
 def build(directory: str | Path) -> Path:
-    """Draw every figure of a saved signature and write ``report.html`` beside it.
+    """Draw every figure of a saved signature (or comparison) and write ``report.html`` beside it.
 
     Old figures are replaced when all new ones are there.
 
@@ -41,8 +41,13 @@ def build(directory: str | Path) -> Path:
         The path of the page.
     """
     from depthsig.signature import Signature
+    from depthsig.signature.comparison import RECORD
 
     folder = Path(directory)
+    if (folder / RECORD).exists():
+        from depthsig.report.compare import build as build_comparison
+
+        return build_comparison(folder)
     try:
         _draw(Signature.load(folder), folder)
     except OSError as error:

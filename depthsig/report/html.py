@@ -28,35 +28,44 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
     Args:
         figures: drawn figures with the path of their SVG; the PNG beside it is embedded.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("depthsig.report", "templates"),
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     sections = [
-        {"id": group, "title": _GROUPS.get(group, group), "figures": [_embedded(d, p) for d, p in items]}
+        {"id": group, "title": _GROUPS.get(group, group), "figures": [embedded(d, p) for d, p in items]}
         for group, items in groupby((f for f in figures if f[0].group != "plan"), key=lambda f: f[0].group)
     ]
     merged: dict[str, dict[str, Any]] = {}
     for section in sections:
         merged.setdefault(section["id"], {**section, "figures": []})["figures"] += section["figures"]
-    plan = next((_embedded(d, p) for d, p in figures if d.group == "plan"), None)
-    return environment.get_template("report.html.j2").render(
-        info=signature.info,
-        steps=len(signature.plan),
-        prompts=signature.prompts,
-        n_prompts=len(signature.prompts),
-        tokens=int(signature.prompts["n_tokens"].sum()) if len(signature.prompts) else 0,
-        plan=plan,
-        sections=list(merged.values()),
-        scores=score_rows(general_scores(signature.scores)),
-        period=period_rows(signature),
-        control=signature.control,
-        definitions=_definitions(signature),
-        command=command(signature.info),
+    plan = next((embedded(d, p) for d, p in figures if d.group == "plan"), None)
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            info=signature.info,
+            steps=len(signature.plan),
+            prompts=signature.prompts,
+            n_prompts=len(signature.prompts),
+            tokens=int(signature.prompts["n_tokens"].sum()) if len(signature.prompts) else 0,
+            plan=plan,
+            sections=list(merged.values()),
+            scores=score_rows(general_scores(signature.scores)),
+            period=period_rows(signature),
+            control=signature.control,
+            definitions=_definitions(signature),
+            command=command(signature.info),
+        )
     )
 
 
-def _embedded(drawn: Drawn, svg: Path) -> dict[str, Any]:
+def environment() -> jinja2.Environment:
+    """Where the pages' templates are; whatever they show is escaped."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("depthsig.report", "templates"),
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+
+
+def embedded(drawn: Drawn, svg: Path) -> dict[str, Any]:
+    """A figure as the templates show it, its PNG within."""
     data = base64.b64encode(svg.with_suffix(".png").read_bytes()).decode()
     wide = drawn.figure.get_size_inches()[0] > 5
     return {"name": drawn.name, "title": drawn.title, "caption": drawn.caption, "wide": wide,

@@ -1,0 +1,102 @@
+"""``depthsig compare``: signatures side by side, with a verdict on each of three claims."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from depthsig.cli import options as opt
+
+
+def compare(
+    directories: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="DIR...", help="Results folders of depthsig analyze, besides those in --roles."),
+    ] = None,
+    roles: Annotated[
+        str | None,
+        typer.Option(
+            help="Who is who: looped=DIR,grown=DIR,baseline=DIR; seeds of a role joined with +.",
+            metavar="ROLE=DIR,...",
+            show_default="as far as the signatures declare it",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for tables, figures and the report.")] = Path(
+        "depthsig-results/comparison"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    no_progress: opt.NoProgress = False,
+    json: opt.Json = False,
+) -> None:
+    """Compare signatures: distances, late reliance, and a verdict on each claim."""
+    from depthsig.analysis.compare import compare as run
+    from depthsig.analysis.compare_roles import folders, split_roles
+    from depthsig.errors import InputError
+    from depthsig.signature.comparison import ensure_comparison
+
+    given = list(directories or [])
+    for value in (split_roles(roles) if roles is not None else {}).values():
+        known = {path.resolve() for path in given}
+        given += [
+            Path(name) for name in folders(value) if Path(name).resolve() not in known and not _named(name, given)
+        ]
+    target = out.resolve()
+    for path in (p.resolve() for p in given):
+        if target == path or target in path.parents or path in target.parents:
+            raise InputError(
+                f"--out {str(out)!r} and {str(path)!r}, which is compared, lie in each other; name another"
+            )
+    ensure_comparison(out)
+    with opt.plain_warnings():
+        found = run(given, roles=roles, seed=seed, progress=opt.wants_progress(no_progress))
+        from depthsig.report.compare import save
+
+        report = save(found, out)
+    if json:
+        import json as codec
+
+        tables = {n: codec.loads(getattr(found, n).to_json(orient="records")) for n in ("claims", "distances", "late")}
+        typer.echo(codec.dumps({"out": str(out), "report": str(report), **found.info, **tables}, ensure_ascii=False))
+        return
+    _show(found)
+    typer.echo(f"report: {report}")
+
+
+def _named(name: str, given: list[Path]) -> bool:
+    """Whether a role names a folder that was given by the folder's own name."""
+    return not Path(name).exists() and any(path.resolve().name == name for path in given)
+
+
+def _show(found: object) -> None:
+    """The comparison in words and two small tables."""
+    from depthsig.signature import Comparison
+
+    assert isinstance(found, Comparison)
+    info = found.info
+    same = "same tokens" if info["prompts"]["same_tokens"] else "paired by text"
+    typer.echo(
+        f"{len(found.models)} signatures on {info['prompts']['n']} prompts ({same}), "
+        f"{len(info['profiles']['compared'])} profiles on relative depth"
+    )
+    typer.echo(f"roles: {info['roles_from']}" + "".join(f"; {r} = {', '.join(n)}" for r, n in _given(info)))
+    for warning in info["warnings"]:
+        typer.echo(f"note: {warning}")
+    if info["profiles"]["left_out"]:
+        typer.echo("left out: " + "; ".join(f"{n}: {why}" for n, why in info["profiles"]["left_out"].items()))
+    for sentence in found.sentences():
+        typer.echo(f"\n{sentence}.")
+    late = found.scores[found.scores["scope"].eq("current") & found.scores["part"].eq("layer")]
+    if len(late):
+        typer.echo("\nreliance on late layers (layer, current):")
+        table = late.pivot(index="model", columns="score", values="value")
+        relative = [c for c in table.columns if c == "late_share" or c.endswith(".relative")]
+        table = table[relative].sort_values(relative[-1], ascending=False)
+        typer.echo(table.rename_axis(None).rename_axis(None, axis=1).to_string(float_format=lambda v: f"{v:.3f}"))
+    typer.echo("\nmean distance of profiles:")
+    typer.echo(found.distance_matrix().to_string(float_format=lambda v: f"{v:.3f}"))
+
+
+def _given(info: dict) -> list[tuple[str, list[str]]]:
+    return list(info["roles"].items()) if info["roles_from"] == "as given" else []
