@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from scipy.cluster.hierarchy import dendrogram
 
 from depthsig.metrics.registry import all_metrics
@@ -37,6 +38,14 @@ def styles(models: list[str], roles: dict[str, str]) -> dict[str, dict[str, obje
     return found
 
 
+def role_legend(ax: Axes, roles: dict[str, str]) -> None:
+    """Which colour is which role, where there are roles."""
+    shown = [role for role in ROLE_COLOURS if role in roles.values()] if any(roles.values()) else []
+    handles = [Line2D([], [], color=ROLE_COLOURS[role], lw=2, label=role or "no role") for role in shown]
+    if handles:
+        ax.legend(handles=handles, loc="best")
+
+
 def draw_tree(ax: Axes, distances: pd.DataFrame, roles: dict[str, str]) -> Axes:
     """Draw the models' tree (average linkage); the closer the fork is to the names, the closer the models."""
     tree = average_linkage(distances.to_numpy(float))
@@ -48,6 +57,7 @@ def draw_tree(ax: Axes, distances: pd.DataFrame, roles: dict[str, str]) -> Axes:
     ax.set_yticklabels([shorten(name) for name in drawn["ivl"]])
     for label, name in zip(ax.get_yticklabels(), drawn["ivl"], strict=True):
         label.set_color(str(look[name]["color"]))
+    role_legend(ax, roles)
     ax.set_xlim(float(tree[:, 2].max()) * 1.08 or 1.0, 0)
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.transforms import blended_transform_factory
 
-from depthsig.report.figures.comparison import ROLE_COLOURS, shorten, styles
+from depthsig.report.figures.comparison import ROLE_COLOURS, role_legend, shorten, styles
 from depthsig.report.style import COLOURS, MARKERS
 
 VERDICT_COLOURS = {"supported": COLOURS[2], "contradicted": COLOURS[1], "undecided": "0.45"}
@@ -64,15 +64,18 @@ def draw_reliance(ax: Axes, scores: pd.DataFrame, roles: dict[str, str]) -> Axes
     look = styles(list(scores["model"]), roles)
     names = list(rows["model"])
     draw_forest(ax, [shorten(n) for n in names], rows, "value", [str(look[n]["color"]) for n in names], zero=False)
+    if rows["score"].iloc[0] == "late_share":
+        ax.axvline(1 / 3, color="0.5", lw=0.6, ls=(0, (3, 2)), zorder=1)
+    role_legend(ax, roles)
     ax.set_xlabel(f"{rows['score'].iloc[0]} (layer, current), 95 % interval over prompts")
     return ax
 
 
 def draw_late(ax: Axes, late: pd.DataFrame) -> Axes:
-    """Draw paired differences of late reliance."""
+    """Draw paired differences of late reliance, black where the interval is clear of 0."""
     labels = [f"{shorten(r['a'])} − {shorten(r['b'])}" for r in late.to_dict("records")]
-    sides = np.where(late["ci_low"] > 0, COLOURS[2], np.where(late["ci_high"] < 0, COLOURS[1], "0.45"))
-    draw_forest(ax, labels, late, "difference", list(map(str, sides)))
+    clear = (late["ci_low"] > 0) | (late["ci_high"] < 0)
+    draw_forest(ax, labels, late, "difference", ["black" if c else "0.6" for c in clear])
     ax.set_xlabel(f"difference of {late['score'].iloc[0]} (layer, current)")
     return ax
 
