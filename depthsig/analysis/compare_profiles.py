@@ -31,6 +31,7 @@ from depthsig.statistics.convergence import (
     l1_distance,
     on_relative_depth,
     percentile_interval,
+    percentile_intervals,
     unit_mean,
     weighted_means,
 )
@@ -152,8 +153,7 @@ def measure(
 
 
 def _curve(name: str, role: str, key: Key, curve: Float[ndarray, "row point"]) -> pd.DataFrame:
-    found = [percentile_interval(column) for column in curve.T]
-    value, low, high = (np.array(v) for v in zip(*found, strict=True))
+    value, low, high = percentile_intervals(curve)
     return pd.DataFrame({
         "model": name, "role": role, "metric": key.metric, "part": key.part, "scope": key.scope,
         "axis": metric(key.metric).axis, "depth": np.linspace(0, 1, len(value)), "value": value,

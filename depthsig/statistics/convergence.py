@@ -175,6 +175,21 @@ def percentile_interval(rows: Float[ndarray, row]) -> tuple[float, float, float]
     return estimate, float(low), float(high)
 
 
+def percentile_intervals(
+    rows: Float[ndarray, row * cell],
+) -> tuple[Float[ndarray, cell], Float[ndarray, cell], Float[ndarray, cell]]:
+    """:func:`percentile_interval` of every cell.
+
+    >>> [float(v[0]) for v in percentile_intervals(np.array([[5.0], *([float(i)] for i in range(101))]))]
+    [5.0, 2.5, 97.5]
+    """
+    if len(rows) > 1 and not np.isnan(rows).any():
+        low, high = np.percentile(rows[1:], [(100 - LEVEL) / 2, (100 + LEVEL) / 2], axis=0)
+        return rows[0], low, high
+    found = np.array([percentile_interval(column) for column in rows.T]).reshape(-1, 3)
+    return found[:, 0], found[:, 1], found[:, 2]
+
+
 def verdict(low: float, high: float, *, above: bool = True) -> Verdict:
     """What an interval says of the claim that a number is above 0 (or below it, with ``above=False``).
 
