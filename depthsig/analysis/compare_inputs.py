@@ -105,11 +105,11 @@ def _names(signatures: Sequence[Signature], paths: Sequence[Path | None]) -> lis
         others = [p for p in parts if p is not None and p is not own]
         length = next((k for k in range(1, len(own)) if all(o[-k:] != own[-k:] for o in others)), len(own))
         names.append("/".join(own[-length:]))
-    seen: dict[str, int] = {}
     for place, name in enumerate(names):
-        seen[name] = seen.get(name, 0) + 1
-        if names.count(name) > 1 or name in names[:place]:
-            names[place] = f"{name} ({seen[name]})"
+        number = 2
+        while names[place] in names[:place]:
+            names[place] = f"{name} ({number})"
+            number += 1
     return names
 
 

@@ -39,15 +39,12 @@ def compare(
     given = list(directories or [])
     for value in (split_roles(roles) if roles is not None else {}).values():
         known = {path.resolve() for path in given}
-        given += [
-            Path(name) for name in folders(value) if Path(name).resolve() not in known and not _named(name, given)
-        ]
+        named = [Path(name) for name in folders(value) if not _named(name, given)]
+        given += [path for path in named if path.resolve() not in known]
     target = out.resolve()
     for path in (p.resolve() for p in given):
         if target == path or target in path.parents or path in target.parents:
-            raise InputError(
-                f"--out {str(out)!r} and {str(path)!r}, which is compared, lie in each other; name another"
-            )
+            raise InputError(f"--out {str(out)!r} and {str(path)!r}, an input, overlap; name another folder")
     ensure_comparison(out)
     with opt.plain_warnings():
         found = run(given, roles=roles, seed=seed, progress=opt.wants_progress(no_progress))

@@ -221,4 +221,8 @@ def _conform(frame: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
 def _read(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     types: dict[str, Any] = {c: str if k == TEXT else float for c, k in columns.items()}
     missing = {c: [""] for c, k in columns.items() if k != TEXT}
-    return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing, float_precision="round_trip")
+    frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing, float_precision="round_trip")
+    lacking = [c for c in columns if c not in frame]
+    if lacking:
+        raise ValueError(f"it lacks the columns {', '.join(lacking)}")
+    return frame

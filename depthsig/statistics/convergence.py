@@ -62,10 +62,11 @@ def on_relative_depth(
     defined = ~np.isnan(profiles.reshape(-1, profiles.shape[-1])).all(0)
     if not defined.any():
         return np.full((*profiles.shape[:-1], points), np.nan)
-    grid = np.linspace(0.0, 1.0, points)
-    # Interpolation is linear in the values, so it is one matrix for the whole batch.
-    reading = np.stack([np.interp(grid, places[defined], row) for row in np.eye(int(defined.sum()))])
-    return profiles[..., defined] @ reading
+    grid, kept = np.linspace(0.0, 1.0, points), profiles[..., defined]
+    place = np.interp(grid, places[defined], np.arange(kept.shape[-1]))
+    before = np.floor(place).astype(int)
+    after, share = np.minimum(before + 1, kept.shape[-1] - 1), place - before
+    return np.where(share > 0, kept[..., before] * (1 - share) + kept[..., after] * share, kept[..., before])
 
 
 def unit_mean(profiles: Float[ndarray, "*batch point"]) -> Float[ndarray, "*batch point"]:

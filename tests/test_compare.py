@@ -1,0 +1,751 @@
+"""Comparing signatures: against plain code of its own, known answers, refusals, and the command."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import depthsig
+from depthsig.analysis.compare_roles import folders, split_roles
+from depthsig.cli.main import main
+from depthsig.errors import InputError
+from depthsig.report import build
+from depthsig.report.compare import save
+from depthsig.signature import Comparison, Signature
+from depthsig.statistics.convergence import (
+    arm_distance,
+    average_linkage,
+    on_relative_depth,
+    percentile_interval,
+    profile_distance,
+    prompt_weights,
+    seed_weights,
+    unit_mean,
+    verdict,
+    weighted_means,
+)
+from depthsig.statistics.resampling import bootstrap_indices
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = ROOT / "data" / "signatures"
+CLAIMS = ["claim", "a", "b", "c", "estimate", "ci_low", "ci_high", "verdict", "note"]
+
+# ---------------------------------------------------------------- signatures made of known numbers
+
+Values = dict[tuple[str, str, str, str], np.ndarray]
+"""(metric, part, scope, axis) to one row a prompt; three axes for a matrix."""
+
+
+def signature(
+    values: Values, steps: int, *, name: str = "model", span: tuple[int, int, int, str] | None = None,
+    texts: list[str] | None = None, tokens: str = "", options: dict[str, Any] | None = None,
+) -> Signature:  # fmt: skip
+    """A signature with these per-prompt values; ``span`` is (start, block, count, kind)."""
+    n = len(next(iter(values.values())))
+    texts = [f"prompt {i}" for i in range(n)] if texts is None else texts
+    spans = []
+    if span is not None:
+        start, block, count, kind = span
+        spans = [{"start": start, "end": start + block * count, "size": block, "count": count, "kind": kind,
+                  "source": "declared"}]  # fmt: skip
+    info = {
+        "schema": "depthsig-signature/1", "seed": 0, "dtype": "float32",
+        "checkpoint": {"id": name, "name": name, "content_hash": None},
+        "plan": [
+            {"step": s, "layer": s, "iteration": 0, "span": None, "block": None, "phase": None} for s in range(steps)
+        ],
+        "spans": {"declared": {}, "executed": [], "labelled": spans, "found": []},
+        "options": {"prompts": "made", "positions": "all", "ablation": "zero", "keep_first": False, **(options or {})},
+        "certificates": [], "warnings": [],
+    }  # fmt: skip
+    samples, profiles, matrices = [], [], []
+    for (metric, part, scope, axis), array in values.items():
+        about = {"metric": metric, "part": part, "scope": scope, "agg": "mean"}
+        cells = np.indices(array.shape).reshape(array.ndim, -1)
+        places = dict(zip(("prompt", "row", "col") if array.ndim == 3 else ("prompt", "index"), cells, strict=True))
+        samples.append(pd.DataFrame({**about, "axis": axis, **places, "value": array.ravel()}))
+        mean = np.nanmean(array, 0)
+        where = np.indices(mean.shape).reshape(mean.ndim, -1)
+        if array.ndim == 3:
+            matrices.append(pd.DataFrame({**about, "row": where[0], "col": where[1], "value": mean.ravel()}))
+        else:
+            profiles.append(pd.DataFrame({**about, "axis": axis, "index": where[0], "value": mean}))
+
+    def table(frames: list[pd.DataFrame], extra: tuple[str, ...]) -> pd.DataFrame:
+        if not frames:
+            return pd.DataFrame()
+        frame = pd.concat(frames, ignore_index=True)
+        return frame.assign(**{c: pd.NA for c in extra if c not in frame})
+
+    labels = ("layer", "iteration", "span", "block", "phase", "ci_low", "ci_high", "n_prompts")
+    return Signature(
+        info, table(profiles, labels), table(matrices, ("ci_low", "ci_high", "n_prompts")),
+        prompts=pd.DataFrame({
+            "prompt": range(n), "sha256": [hashlib.sha256(t.encode()).hexdigest() for t in texts],
+            "tokens_sha256": [hashlib.sha256((t + tokens).encode()).hexdigest() for t in texts],
+            "n_tokens": 9, "cuts": "",
+        }),
+        samples_table=table(samples, ("index", "row", "col")),
+    )  # fmt: skip
+
+
+def noisy(profile: np.ndarray, n: int = 12, seed: int = 0, size: float = 0.02) -> np.ndarray:
+    return profile * (1 + size * np.random.default_rng(seed).standard_normal((n, len(profile))))
+
+
+def skip_only(profile: np.ndarray, seed: int = 0, n: int = 12) -> Values:
+    return {("skip.output_l2", "layer", "current", "step"): noisy(profile, n, seed)}
+
+
+def late(steps: int, share: float) -> np.ndarray:
+    """A profile whose last third has this share (``steps`` a multiple of 3)."""
+    return np.r_[np.full(2 * steps // 3, (1 - share) / 2), np.full(steps // 3, share)]
+
+
+def periodic(steps: int, strength: float, seed: int, block: int = 4) -> Values:
+    """The fixed family's profiles: a smooth trend, noise, and a pattern of the block as strong as told."""
+    rng = np.random.default_rng(seed)
+    found: Values = {}
+    for metric in ("contribution.relative", "contribution.cosine"):
+        for part in ("layer", "attn", "mlp"):
+            pattern = np.resize(strength * np.array([0.0, 1.0, 0.5, -0.5]), steps)
+            profile = np.exp(0.3 * (np.arange(steps) / steps + pattern) + 0.05 * rng.standard_normal(steps))
+            found[metric, part, "", "step"] = noisy(profile, seed=seed)
+    found["skip.output_l2", "layer", "current", "step"] = noisy(np.exp(0.1 * rng.standard_normal(steps)), seed=seed)
+    phases = np.eye(block)[np.arange(steps) % block]
+    vectors = rng.standard_normal((steps, 24)) + 3 * strength * phases @ rng.standard_normal((block, 24))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    found["contribution.cosine_matrix", "layer", "", ""] = np.repeat((vectors @ vectors.T)[None], 12, 0)
+    return found
+
+
+def claim(found: Comparison, name: str, a: str = "looped") -> dict[str, Any]:
+    rows = found.claims[(found.claims["claim"] == name) & (found.claims["a"] == a)]
+    assert len(rows) == 1
+    return rows.iloc[0].to_dict()
+
+
+# ---------------------------------------------------------------- statistics against plain code
+
+
+def plain_relative(profile: np.ndarray, axis: str) -> list[float]:
+    """One profile on 50 relative depths, point by point, at a mean absolute value of 1."""
+    size = len(profile)
+    x = [i / (size - 1) if axis == "depth" else (i + 0.5) / size for i in range(size)]
+    known = [(a, float(b)) for a, b in zip(x, profile, strict=True) if not np.isnan(b)]
+    out = []
+    for point in range(50):
+        t = point / 49
+        if t <= known[0][0]:
+            out.append(known[0][1])
+        elif t >= known[-1][0]:
+            out.append(known[-1][1])
+        else:
+            k = next(i for i in range(len(known) - 1) if known[i][0] <= t <= known[i + 1][0])
+            (x0, y0), (x1, y1) = known[k], known[k + 1]
+            out.append(y0 + (y1 - y0) * (t - x0) / (x1 - x0))
+    scale = sum(abs(v) for v in out) / 50
+    return [v / scale for v in out]
+
+
+def plain_distance(a: np.ndarray, b: np.ndarray, axis: str) -> float:
+    pairs = zip(plain_relative(a, axis), plain_relative(b, axis), strict=True)
+    return sum(abs(x - y) for x, y in pairs) / 50
+
+
+@given(st.integers(2, 40), st.integers(2, 40), st.sampled_from(["depth", "step"]), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_distances_against_plain_code(size_a: int, size_b: int, axis: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.standard_normal(size_a), rng.standard_normal(size_b)
+    assert profile_distance(a, b, axis) == pytest.approx(plain_distance(a, b, axis), rel=1e-9)
+    assert profile_distance(a, 7 * a, axis) == pytest.approx(0, abs=1e-12)
+    assert 0 <= profile_distance(a, b, axis) <= 2 + 1e-12
+    assert profile_distance(a, -a, axis) == pytest.approx(2)
+
+
+def test_undefined_entries_take_no_part_and_zero_profiles_have_no_shape() -> None:
+    a = np.array([1.0, 2.0, 4.0, np.nan])
+    assert np.allclose(unit_mean(on_relative_depth(a, "step")), plain_relative(a, "step"))
+    assert np.isnan(profile_distance(np.zeros(4), np.ones(4), "step"))
+    assert np.isnan(on_relative_depth(np.full((2, 3), np.nan), "depth")).all()
+    one_lacks = np.array([[1.0, 2.0, 3.0], [1.0, np.nan, 3.0]])
+    assert np.isnan(unit_mean(on_relative_depth(one_lacks, "depth"))[1]).all()
+    with pytest.raises(InputError, match="no axis"):
+        profile_distance(a, a, "layer")
+    with pytest.raises(InputError, match="no relative depth"):
+        on_relative_depth(np.ones(1), "depth")
+
+
+def test_weighted_means_are_means_of_the_drawn_prompts() -> None:
+    values = np.random.default_rng(1).standard_normal((7, 3, 2))
+    values[2, 0, 0] = np.nan
+    weights, drawn = prompt_weights(7, 20, 5), bootstrap_indices(7, 20, 5)
+    found = weighted_means(values, weights)
+    assert np.allclose(found[0], np.nanmean(values, 0))
+    assert np.allclose(found[1:], [np.nanmean(values[rows], 0) for rows in drawn])
+
+
+def test_intervals_and_verdicts() -> None:
+    rows = np.r_[3.0, np.arange(1000.0)]
+    assert percentile_interval(rows) == (3.0, *np.percentile(np.arange(1000.0), [2.5, 97.5]))
+    value, low, high = percentile_interval(np.array([1.0]))
+    assert value == 1.0 and np.isnan(low) and np.isnan(high)
+    cases = {(0.1, 0.2): "supported", (-0.2, -0.1): "contradicted", (-0.1, 0.1): "undecided", (0.0, 0.0): "undecided"}
+    for (low, high), says in cases.items():
+        assert verdict(low, high) == says
+        assert verdict(-high, -low, above=False) == says
+    assert verdict(np.nan, np.nan) == verdict(np.nan, np.nan, above=False) == "undecided"
+
+
+def test_arms_average_over_drawn_seeds() -> None:
+    distance = np.random.default_rng(0).random((6, 5, 5))
+    one, other = seed_weights(2, 5, 1), seed_weights(3, 5, 2)
+    drawn_one = [[0, 1], *bootstrap_indices(2, 5, 1)]
+    drawn_other = [[0, 1, 2], *bootstrap_indices(3, 5, 2)]
+    expected = [
+        np.mean([distance[r, i, 2 + j] for i in drawn_one[r] for j in drawn_other[r]]) for r in range(6)
+    ]  # fmt: skip
+    assert np.allclose(arm_distance(distance[:, :2][:, :, 2:], one, other), expected)
+
+
+def test_the_tree_joins_the_closest_first() -> None:
+    tree = average_linkage(np.array([[0, 5, 1.0], [5, 0, 6], [1, 6, 0]]))
+    assert set(tree[0, :2]) == {0, 2} and tree[0, 2] == 1 and tree[1, 2] == 5.5
+
+
+# ---------------------------------------------------------------- the whole comparison, recomputed plainly
+
+
+def plain_late_share(profile: np.ndarray) -> float:
+    n = len(profile)
+    total = sum(profile)
+    part = sum(v * min(1, max(0, s + 1 - 2 * n / 3)) for s, v in enumerate(profile))
+    return part / total
+
+
+def test_everything_against_plain_resampling() -> None:
+    """Two looped seeds, one grown, one baseline, of different depth: claims and distances, drawn by hand."""
+    rng = np.random.default_rng(3)
+    values = [
+        {
+            ("skip.output_l2", "layer", "current", "step"): rng.random((6, s)) + 0.1,
+            ("lens.kl", "", "", "depth"): rng.random((6, s + 1)) + 0.1,
+            ("contribution.cosine", "mlp", "", "step"): rng.standard_normal((6, s)),
+        }
+        for s in (9, 12, 9, 6)
+    ]
+    made = [signature(v, s, name=f"m{i}") for i, (v, s) in enumerate(zip(values, (9, 12, 9, 6), strict=True))]
+    looped, grown, base = made[:2], made[2], made[3]
+    roles = {"looped": looped, "grown": grown, "baseline": base}
+    found = depthsig.compare(made, roles=roles, resamples=40, seed=4)
+
+    drawn = [range(6), *bootstrap_indices(6, 40, 4)]
+    own = int(np.random.SeedSequence([4, 0]).generate_state(1)[0])
+    seeds = [[0, 1], *bootstrap_indices(2, 40, own)]
+
+    def resampled(number: int, key: tuple[str, str, str, str], rows: Any) -> np.ndarray:
+        return values[number][key][list(rows)].mean(0)
+
+    late_rows, convergence, kl = [], [], []
+    skip = ("skip.output_l2", "layer", "current", "step")
+    for rows, chosen in zip(drawn, seeds, strict=True):
+        shares = [plain_late_share(resampled(i, skip, rows)) for i in range(4)]
+        late_rows.append(np.mean([shares[i] for i in chosen]) - shares[3])
+
+        def mean_distance(a: int, b: int, rows: Any = rows) -> float:
+            keys = list(values[0])
+            return np.mean([plain_distance(resampled(a, k, rows), resampled(b, k, rows), k[3]) for k in keys])
+
+        ab, ac = (np.mean([mean_distance(i, j) for i in chosen]) for j in (2, 3))
+        convergence.append(ab - min(ac, mean_distance(2, 3)))
+        lens = ("lens.kl", "", "", "depth")
+        kl.append(plain_distance(resampled(0, lens, rows), resampled(3, lens, rows), "depth"))
+
+    for name, expected in (("late", late_rows), ("convergence", convergence)):
+        row = claim(found, name)
+        numbers = [row["estimate"], row["ci_low"], row["ci_high"]]
+        assert numbers == pytest.approx([expected[0], *np.percentile(expected[1:], [2.5, 97.5])], rel=1e-9), name
+        assert row["verdict"] == verdict(row["ci_low"], row["ci_high"], above=name == "late")
+    table = found.distances.query("level == 'model' and a == 'm0' and b == 'm3' and metric == 'lens.kl'").iloc[0]
+    numbers = [table["distance"], table["ci_low"], table["ci_high"]]
+    assert numbers == pytest.approx([kl[0], *np.percentile(kl[1:], [2.5, 97.5])], rel=1e-9)
+    assert found.distance_matrix("lens.kl").loc["m3", "m0"] == table["distance"]
+    assert "1 to 2 an arm" in claim(found, "late")["note"]
+    assert found.info["profiles"]["compared"] == [
+        "contribution.cosine (mlp)",
+        "lens.kl",
+        "skip.output_l2 (layer, current)",
+    ]
+    curve = found.profiles.query("model == 'm1' and metric == 'lens.kl'")["value"]
+    assert np.allclose(curve, plain_relative(values[1]["lens.kl", "", "", "depth"].mean(0), "depth"))
+
+
+# ---------------------------------------------------------------- known answers
+
+
+def test_the_same_twice_is_no_distance_and_nothing_decided() -> None:
+    values = periodic(12, 1.0, 0)
+    one = signature(values, 12, name="one", span=(0, 4, 3, "loop"))
+    other = signature(values, 12, name="other")
+    found = depthsig.compare([one, other])
+    assert found.info["roles"] == {"looped": ["one"], "baseline": ["other"]} and "guessed" in found.info["roles_from"]
+    assert (found.distances[["distance", "ci_low", "ci_high"]] == 0).all(axis=None)
+    assert set(found.claims["verdict"]) == {"undecided"} and set(found.claims["claim"]) == {"late", "recurrence"}
+    assert (found.claims[["estimate", "ci_low", "ci_high"]] == 0).all(axis=None)
+    assert any("hold the same numbers" in w for w in found.info["warnings"])
+
+
+def test_late_reliance_is_supported_or_contradicted_at_any_depth() -> None:
+    strong, even = (
+        signature(skip_only(late(12, 0.6), 1), 12, name="a"),
+        signature(skip_only(late(24, 1 / 3), 2), 24, name="c"),
+    )
+    up = claim(depthsig.compare([strong, even], roles={"looped": strong, "baseline": even}), "late")
+    assert up["verdict"] == "supported"
+    # The last third has 0.6 where the two thirds before have 0.2 a step each.
+    assert up["estimate"] == pytest.approx(0.6 * 4 / (0.6 * 4 + 0.2 * 8) - 1 / 3, abs=0.01)
+    down = claim(depthsig.compare([strong, even], roles={"grown": even, "baseline": strong}), "late", "grown")
+    assert down["verdict"] == "contradicted" and down["estimate"] == pytest.approx(-up["estimate"])
+    assert "about these checkpoints" in up["note"]
+
+
+def test_depth_scores_in_steps_are_flagged_between_depths() -> None:
+    a, c = signature(skip_only(late(12, 0.6)), 12, name="a"), signature(skip_only(late(24, 0.6)), 24, name="c")
+    rows = depthsig.compare([a, c]).late.set_index("score")
+    assert "relative score" in rows.loc["depth_score.output", "note"] and not rows.loc["late_share", "note"]
+    own = depthsig.compare([a, c]).scores.query("model == 'a' and score == 'late_share'").iloc[0]
+    assert own["value"] == pytest.approx(rows.loc["late_share", "value_a"])
+
+
+def test_recurrence_needs_a_period_and_a_difference() -> None:
+    span = (0, 4, 6, "grown")
+    a = signature(periodic(24, 1.0, 1), 24, name="a", span=span)
+    flat = signature(periodic(24, 0.0, 2), 24, name="flat")
+    found = depthsig.compare([a, flat], roles={"grown": a, "baseline": flat})
+    row = claim(found, "recurrence", "grown")
+    assert row["verdict"] == "supported" and "no re-initialised control in a" in row["note"]
+    members = found.recurrence.query("c == 'baseline'")
+    assert len(members) == 9 and members.iloc[0]["metric"] == "mean"
+    assert members.iloc[0]["difference"] == pytest.approx(members.iloc[1:]["difference"].mean())
+    assert row["estimate"] == pytest.approx(members.iloc[0]["difference"])
+    # The other way round: the baseline recurs with the block of a model that does not.
+    labelled = replace(flat, info={**flat.info, "spans": a.info["spans"]})
+    reverse = claim(depthsig.compare([labelled, a], roles={"grown": labelled, "baseline": a}), "recurrence", "grown")
+    assert reverse["verdict"] == "contradicted" and reverse["estimate"] == pytest.approx(-row["estimate"])
+    # Two without a period: however clear the difference, there is nothing that recurs.
+    noise = signature(periodic(24, 0.0, 5), 24, name="noise", span=span)
+    for first, second in ((noise, flat), (labelled, noise)):
+        row = claim(
+            depthsig.compare([first, second], roles={"grown": first, "baseline": second}), "recurrence", "grown"
+        )
+        assert row["verdict"] != "supported" and "no period of the block" in row["note"]
+
+
+def test_recurrence_is_not_testable_without_span_or_steps() -> None:
+    a = signature(periodic(24, 1.0, 1), 24, name="a", span=(0, 4, 6, "loop"))
+    short, plain = signature(periodic(12, 0.0, 2), 12, name="short"), signature(periodic(24, 0.0, 2), 24, name="plain")
+    row = claim(depthsig.compare([a, short]), "recurrence")
+    assert row["verdict"] == "undecided" and np.isnan(row["estimate"]) and "fewer steps" in row["note"]
+    row = claim(depthsig.compare([plain, short], roles={"looped": plain, "baseline": short}), "recurrence")
+    assert row["verdict"] == "undecided" and "no span" in row["note"]
+    two = signature(periodic(8, 1.0, 1), 8, name="two", span=(0, 4, 2, "loop"))
+    row = claim(depthsig.compare([two, plain], roles={"looped": two, "baseline": plain}), "recurrence")
+    assert row["verdict"] == "undecided" and "no profile of the family is testable" in row["note"]
+
+
+def test_the_control_stands_beside_the_claim() -> None:
+    span = (0, 4, 6, "loop")
+    control = signature(periodic(24, 1.0, 7), 24, name="fresh", span=span)
+    a = replace(signature(periodic(24, 1.0, 1), 24, name="a", span=span), control=control)
+    c = signature(periodic(24, 0.0, 2), 24, name="c")
+    found = depthsig.compare([a, c])
+    note = claim(found, "recurrence")["note"]
+    assert "re-initialised control: strength" in note and "the control recurs too" in note
+    rows = found.recurrence.query("c == 'control'")
+    assert len(rows) == 9 and rows.iloc[0]["p_c"] < 0.05
+    # Its prompts pair by hash, in whatever order they lie.
+    order = np.arange(12)[::-1]
+    shuffled = {k: v[order] for k, v in periodic(24, 1.0, 7).items()}
+    other = signature(shuffled, 24, name="fresh", span=span, texts=[f"prompt {i}" for i in order])
+    again = depthsig.compare([replace(a, control=other), c]).recurrence.query("c == 'control'")
+    assert np.allclose(again["difference"], rows["difference"]) and np.allclose(again["ci_low"], rows["ci_low"])
+
+
+def test_convergence_is_judged_by_shape() -> None:
+    bump, ramp = np.r_[1.0, 5, 1, 1, 1, 1], np.arange(1.0, 13)
+    a, b = signature(skip_only(bump, 1), 6, name="a"), signature(skip_only(3 * bump, 2), 6, name="b")
+    c = signature(skip_only(ramp, 3), 12, name="c")
+    near = claim(depthsig.compare([a, b, c], roles={"looped": a, "grown": b, "baseline": c}), "convergence")
+    assert (
+        near["verdict"] == "supported" and near["estimate"] < -0.3 and (near["b"], near["c"]) == ("grown", "baseline")
+    )
+    far = claim(depthsig.compare([a, b, c], roles={"looped": a, "grown": c, "baseline": b}), "convergence")
+    assert far["verdict"] == "contradicted"
+
+
+def test_seeds_are_resampled_too() -> None:
+    """One seed decides, three that disagree do not; three networks an arm need no caveat."""
+    shares = (0.6, 0.2, 0.42)
+    arms = [signature(skip_only(late(12, s), i), 12, name=f"a{i}") for i, s in enumerate(shares)]
+    base = [signature(skip_only(late(12, 1 / 3), 10 + i), 12, name=f"c{i}") for i in range(3)]
+    one = depthsig.compare([arms[0], base[0]], roles={"looped": arms[0], "baseline": base[0]})
+    assert claim(one, "late")["verdict"] == "supported"
+    all_of_them = depthsig.compare([*arms, *base], roles={"looped": arms, "baseline": base})
+    row = claim(all_of_them, "late")
+    assert row["verdict"] == "undecided" and row["ci_high"] - row["ci_low"] > 0.1 and "checkpoints" not in row["note"]
+    role = all_of_them.late.query("level == 'role' and score == 'late_share'").iloc[0]
+    assert role["difference"] == pytest.approx(row["estimate"])
+
+
+# ---------------------------------------------------------------- prompts and options
+
+
+def test_prompts_are_paired_by_hash_whatever_their_order() -> None:
+    a, c = skip_only(late(12, 0.5), 1), skip_only(late(12, 0.4), 2)
+    straight = depthsig.compare([signature(a, 12, name="a"), signature(c, 12, name="c")])
+    order = np.random.default_rng(0).permutation(12)
+    shuffled = {k: v[order] for k, v in c.items()}
+    other = signature(shuffled, 12, name="c", texts=[f"prompt {i}" for i in order])
+    crossed = depthsig.compare([signature(a, 12, name="a"), other])
+    assert np.allclose(straight.distances["ci_low"], crossed.distances["ci_low"])
+    assert crossed.info["prompts"] == {"n": 12, "same_tokens": True}
+
+
+def test_prompts_that_only_some_have_are_left_out_and_said() -> None:
+    a = signature(skip_only(late(12, 0.5), 1), 12, name="a")
+    texts = [f"prompt {i}" for i in range(4, 16)]
+    values = skip_only(late(12, 0.4), 2)
+    found = depthsig.compare([a, signature(values, 12, name="c", texts=texts)])
+    assert found.info["prompts"]["n"] == 8 and "only the 8 prompts" in found.info["warnings"][0]
+    only = {k: v[:8] for k, v in values.items()}
+    own = {k: v[4:] for k, v in skip_only(late(12, 0.5), 1).items()}
+    by_hand = depthsig.compare([signature(own, 12, name="a"), signature(only, 12, name="c")])
+    assert np.allclose(found.distances["distance"], by_hand.distances["distance"])
+    with pytest.raises(InputError, match="no prompt in common"):
+        depthsig.compare([a, signature(values, 12, name="c", texts=[f"other {i}" for i in range(12)])])
+
+
+def test_other_tokens_pair_by_text_and_few_prompts_decide_nothing() -> None:
+    a, c = skip_only(late(12, 0.9), 1), skip_only(late(12, 0.2), 2)
+    found = depthsig.compare([signature(a, 12, name="a"), signature(c, 12, name="c", tokens="other")])
+    assert not found.info["prompts"]["same_tokens"] and "tokens differ on 12 of 12" in found.info["warnings"][0]
+    a, c = ({k: v[:4] for k, v in x.items()} for x in (a, c))
+    one, two = signature(a, 12, name="a"), signature(c, 12, name="c")
+    few = depthsig.compare([one, two], roles={"looped": one, "baseline": two})
+    row = claim(few, "late")
+    assert row["verdict"] == "undecided" and row["estimate"] > 0.5 and np.isnan(row["ci_low"])
+    assert any("too few for intervals" in w for w in few.info["warnings"])
+
+
+def test_a_text_that_comes_twice_pairs_in_order() -> None:
+    texts = ["same"] * 6 + [f"t{i}" for i in range(6)]
+    a = signature(skip_only(late(12, 0.5), 1), 12, name="a", texts=texts)
+    found = depthsig.compare([a, signature(skip_only(late(12, 0.4), 2), 12, name="c", texts=texts)])
+    assert found.info["prompts"]["n"] == 12
+
+
+@pytest.mark.parametrize(
+    "option", [{"positions": "last"}, {"ablation": "mean"}, {"keep_first": True}, {"chat_template": True}]
+)
+def test_signatures_measured_otherwise_are_refused(option: dict[str, Any]) -> None:
+    a = signature(skip_only(late(12, 0.5)), 12, name="a")
+    c = signature(skip_only(late(12, 0.4)), 12, name="c", options=option)
+    (name,) = option
+    with pytest.raises(InputError, match=f"differ in --{name.replace('_', '-')}"):
+        depthsig.compare([a, c])
+
+
+def test_profiles_that_not_all_have_are_named() -> None:
+    values = skip_only(late(12, 0.5), 1)
+    more = {
+        **values, ("lens.kl", "", "", "depth"): np.ones((12, 13)),
+        ("skip.kl", "layer", "current", "step"): np.ones((12, 12)),
+        ("order.swap_next.kl", "", "", "step"): np.ones((12, 12)),
+    }  # fmt: skip
+    zero = {**values, ("skip.kl", "layer", "current", "step"): np.zeros((12, 12))}
+    found = depthsig.compare([signature(more, 12, name="more"), signature(zero, 12, name="zero")])
+    left = found.info["profiles"]["left_out"]
+    assert found.info["profiles"]["compared"] == ["skip.output_l2 (layer, current)"]
+    assert left["lens.kl"] == "not measured in zero" and "zero throughout" in left["skip.kl (layer, current)"]
+    assert "several steps" in left["order.swap_next.kl"]
+    lens = {("lens.kl", "", "", "depth"): np.ones((12, 13))}
+    with pytest.raises(InputError, match="no profile is there in all"):
+        depthsig.compare([signature(values, 12, name="a"), signature(lens, 12, name="c")])
+
+
+# ---------------------------------------------------------------- who is who
+
+
+def test_roles_are_read_and_refused() -> None:
+    assert split_roles("looped=a+b,grown=c=d,e,baseline=f") == {"looped": "a+b", "grown": "c=d,e", "baseline": "f"}
+    for text in ("", "a,b", "looped", "x=1,looped=a", "looped="):
+        with pytest.raises(InputError):
+            split_roles(text)
+    with pytest.raises(InputError, match="twice"):
+        split_roles("looped=a,looped=b")
+    made = [signature(skip_only(late(12, 0.5), i), 12, name=f"m{i}") for i in range(3)]
+    for roles, says in (
+        ({"teacher": made[0]}, "unknown roles"), ({}, "unknown roles: none"), ({"looped": []}, "nobody"),
+        ({"looped": "m9"}, "not among the compared"), ({"looped": "m0", "baseline": "m0"}, "more than once"),
+        ({"looped": "m0+m0"}, "more than once"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=says):
+            depthsig.compare(made, roles=roles)
+    copy = replace(made[0], info={**made[0].info, "checkpoint": {"name": "copy"}})
+    with pytest.raises(InputError, match="copies of one signature"):
+        depthsig.compare([*made, copy], roles={"looped": [made[0], copy], "baseline": made[1]})
+
+
+def test_a_plus_may_belong_to_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a+b").mkdir()
+    assert folders("a+b+c") == ["a+b", "c"] and folders("x+y") == ["x", "y"]
+
+
+def test_roles_are_not_guessed_where_there_is_a_choice() -> None:
+    span = (0, 4, 3, "loop")
+    loops = [signature(skip_only(late(12, 0.5), i), 12, name=f"l{i}", span=span) for i in range(2)]
+    base = signature(skip_only(late(12, 0.4), 5), 12, name="base")
+    found = depthsig.compare([*loops, base])
+    assert found.claims.empty and not found.info["roles"] and "looped = l0, l1" in found.info["roles_from"]
+    assert list(found.claims.columns) == CLAIMS and len(found.distances) and len(found.late)
+
+
+def test_bad_input_is_refused(tmp_path: Path) -> None:
+    a = signature(skip_only(late(12, 0.5)), 12, name="a")
+    for items, says in (
+        ([], "two signatures or more"), ([a], "two signatures or more"), ([a, a], "given twice"),
+        ([a, tmp_path / "none"], "no folder"), ([a, tmp_path], "no signature.json"),
+        ([a, replace(a, samples_table=a.samples_table.iloc[:0])], "no per-prompt samples"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=says):
+            depthsig.compare(items)
+    a.save(tmp_path / "a")
+    with pytest.raises(InputError, match="given twice"):
+        depthsig.compare([tmp_path / "a", tmp_path / "x" / ".." / "a"])
+    wrong = replace(a, info={**a.info, "plan": a.info["plan"][:5]})
+    with pytest.raises(InputError, match="do not fit its 5 steps"):
+        depthsig.compare([a, wrong])
+
+
+def test_names_tell_folders_apart(tmp_path: Path) -> None:
+    for place, seed in (("x/sig", 1), ("y/sig", 2), ("z/other", 3)):
+        signature(skip_only(late(12, 0.5), seed), 12).save(tmp_path / place)
+    made = signature(skip_only(late(12, 0.5), 4), 12, name="other")
+    found = depthsig.compare([tmp_path / "x/sig", tmp_path / "y/sig", tmp_path / "z/other", made])
+    assert found.models == ["x/sig", "y/sig", "other", "other (2)"]
+
+
+# ---------------------------------------------------------------- results: folder, page, command
+
+
+def _three(**names: str) -> list[Signature]:
+    loop, grown = (0, 4, 3, "loop"), (0, 4, 3, "grown")
+    kinds = {"looped": loop, "grown": grown, "baseline": None}
+    return [
+        signature(periodic(12, 1.0 if span else 0.0, i), 12, name=names.get(role, role), span=span)
+        for i, (role, span) in enumerate(kinds.items())
+    ]
+
+
+def test_a_comparison_survives_its_folder(tmp_path: Path) -> None:
+    found = depthsig.compare(_three(), out=tmp_path / "c", resamples=50)
+    again = Comparison.load(tmp_path / "c")
+    for name in ("claims", "distances", "late", "scores", "recurrence", "profiles"):
+        pd.testing.assert_frame_equal(getattr(found, name), getattr(again, name))
+    assert again.info == found.info and again.sentences() == found.sentences()
+    assert pd.read_csv(tmp_path / "c" / "claims.csv").columns.tolist() == CLAIMS
+    assert list(found.claims["claim"]) == ["late", "late", "recurrence", "recurrence", "convergence"]
+    assert "5 rows" not in repr(found) and "<table" in found._repr_html_()
+    (tmp_path / "c" / "late.csv").write_text("level\nx\n")
+    with pytest.raises(InputError, match=r"late\.csv"):
+        Comparison.load(tmp_path / "c")
+    (tmp_path / "c" / "compare.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        Comparison.load(tmp_path / "c")
+
+
+def test_the_page_escapes_every_name(tmp_path: Path) -> None:
+    evil = '<script>alert("x")</script>'
+    found = depthsig.compare(_three(looped=evil, baseline="<b>&"), resamples=20)
+    page = save(found, tmp_path / "c").read_text()
+    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>&" not in page
+    assert "data:image/png;base64" in page and "http" not in page.replace("http-equiv", "")
+    assert "<script>" not in found._repr_html_()
+    names = {p.name for p in (tmp_path / "c" / "figures").iterdir()}
+    wanted = {
+        "claims",
+        "tree",
+        "distances",
+        "distances.roles",
+        "late.models",
+        "late.differences",
+        "profiles.contribution",
+    }
+    assert {f"{n}{s}" for n in wanted for s in (".png", ".svg")} <= names
+    before = (tmp_path / "c" / "claims.csv").read_bytes()
+    (tmp_path / "c" / "report.html").unlink()
+    assert build(tmp_path / "c").read_text() == page and (tmp_path / "c" / "claims.csv").read_bytes() == before
+
+
+def test_a_failed_write_leaves_the_old_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = depthsig.compare(_three(), resamples=20)
+    out = tmp_path / "c"
+    found.save(out)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+
+    def broken(*args: Any) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("depthsig.report.compare.draw", broken)
+    with pytest.raises(RuntimeError):
+        save(found, out)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+    with pytest.raises(RuntimeError):
+        save(found, tmp_path / "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def _dirs(*names: str) -> list[str]:
+    return [str(SHIPPED / name) for name in names]
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Looped, MIDAS and baseline at both seeds, compared by the command."""
+    out = tmp_path_factory.mktemp("compare") / "family"
+    looped, midas, base = (
+        _dirs(f"{arm}-seed2-lookup", f"{arm}-seed1-lookup") for arm in ("looped", "midas", "baseline")
+    )
+    roles = f"looped={'+'.join(looped)},grown={'+'.join(midas)},baseline={'+'.join(base)}"
+    assert main(["compare", *_dirs("lidas-seed2-lookup"), "--roles", roles, "--out", str(out), "--no-progress"]) == 0
+    return out
+
+
+def test_the_family_gets_a_verdict_on_each_claim(family: Path) -> None:
+    claims = pd.read_csv(family / "claims.csv", keep_default_na=False)
+    assert list(claims.columns) == CLAIMS
+    assert list(zip(claims["claim"], claims["a"], strict=True)) == [
+        ("late", "looped"), ("late", "grown"), ("recurrence", "looped"), ("recurrence", "grown"),
+        ("convergence", "looped"),
+    ]  # fmt: skip
+    assert set(claims["verdict"]) <= {"supported", "contradicted", "undecided"}
+    assert (claims["ci_low"].astype(float) <= claims["estimate"].astype(float)).all()
+    assert claims["note"].str.contains("about these checkpoints, 2 an arm").all()
+    info = json.loads((family / "compare.json").read_text())
+    assert info["prompts"] == {"n": 20, "same_tokens": True} and len(info["profiles"]["compared"]) == 29
+    assert [m["role"] for m in info["models"]] == ["", *["looped"] * 2, *["grown"] * 2, *["baseline"] * 2]
+    assert all(len(m["content"]) == 64 for m in info["models"]) and info["versions"]["depthsig"]
+
+
+def test_scores_are_those_of_the_signatures(family: Path) -> None:
+    scores = pd.read_csv(family / "scores.csv", keep_default_na=False)
+    saved = Signature.load(SHIPPED / "looped-seed2-lookup").scores
+    for name in ("late_share", "depth_score.output", "depth_score.effect.relative"):
+        own = scores.query("model == 'looped-seed2-lookup' and score == @name and scope == 'current'").iloc[0]
+        theirs = saved.query("score == @name and part == 'layer' and scope == 'current' and agg == 'mean'").iloc[0]
+        for column in ("value", "ci_low", "ci_high"):
+            assert float(own[column]) == pytest.approx(theirs[column], rel=1e-4), (name, column)
+    strengths = pd.read_csv(family / "recurrence.csv").query("a == 'looped' and c == 'baseline'")
+    assert (strengths["p_a"].iloc[1:] <= 1).all() and strengths["strength_a"].iloc[0] > 0.3
+
+
+def test_different_depths_along_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = _dirs("midas-seed2-step1000-lookup", "midas-seed2-step2500-lookup", "baseline-seed2-step1000-lookup")
+    assert main(["compare", *folders, "--out", str(tmp_path / "c"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [m["steps"] for m in told["models"]] == [8, 16, 24] and told["claims"] == []
+    assert told["distances"][0]["metric"] == "mean" and Path(told["report"]).exists()
+
+
+def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for one in _three():
+        one.save(tmp_path / one.info["checkpoint"]["name"])
+    folders = [str(tmp_path / name) for name in ("looped", "grown", "baseline")]
+    assert main(["compare", *folders, "--out", str(tmp_path / "c"), "--seed", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "guessed from what the signatures declare" in out and "convergence (looped):" in out
+    assert "late_share(looped) − late_share(baseline) = " in out and "reliance on late layers" in out
+    assert "--seed 3" in (tmp_path / "c" / "report.html").read_text()
+    assert main(["compare", "--roles", f"looped={folders[0]},baseline={folders[2]}", "--out", str(tmp_path / "c")]) == 0
+    assert Comparison.load(tmp_path / "c").models == ["looped", "baseline"]
+
+
+def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for one in _three():
+        one.save(tmp_path / one.info["checkpoint"]["name"])
+    looped, grown = str(tmp_path / "looped"), str(tmp_path / "grown")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    damaged = tmp_path / "damaged"
+    depthsig.Signature.load(looped).save(damaged)
+    (damaged / "samples.parquet").write_bytes(b"no parquet")
+    new = str(tmp_path / "new")
+    cases: list[tuple[list[str], str]] = [
+        ([looped, "--out", new], "two signatures or more"), ([looped, looped, "--out", new], "given twice"),
+        ([looped, str(tmp_path / "none"), "--out", new], "no folder"),
+        ([looped, str(damaged), "--out", new], "samples.parquet"),
+        ([looped, grown, "--roles", "looped", "--out", new], "cannot be read"),
+        ([looped, grown, "--out", str(tmp_path / "mine")], "no depthsig result"),
+        ([looped, grown, "--out", looped], "overlap"), ([looped, grown, "--out", str(tmp_path)], "overlap"),
+        ([looped, grown, "--out", str(tmp_path / "baseline")], "of another kind"),
+        ([*_dirs("looped-seed2-lookup", "looped-seed2-gsm8k"), "--out", new], "no prompt in common"),
+    ]  # fmt: skip
+    before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+    for arguments, says in cases:
+        assert main(["compare", *arguments]) == 2, arguments
+        captured = capsys.readouterr()
+        assert says in captured.err and captured.err.count("\n") == 1 and not captured.out, arguments
+    assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
+
+
+def test_comparing_imports_no_torch(tmp_path: Path) -> None:
+    for one in _three():
+        one.save(tmp_path / one.info["checkpoint"]["name"])
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
+        "from depthsig.cli.main import main\n"
+        f"t = {str(tmp_path)!r}\n"
+        "sys.exit(main(['compare', t + '/looped', t + '/grown', t + '/baseline', '--out', t + '/c']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "c" / "report.html").exists()
+
+
+def test_computing_draws_nothing() -> None:
+    folders = _dirs("midas-seed2-step1000-lookup", "lidas-seed2-step2500-lookup")
+    code = (
+        f"import sys, depthsig; depthsig.compare({folders!r})\n"
+        "assert not {'torch', 'matplotlib', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_figures_show_what_the_tables_say() -> None:
+    from depthsig.report.compare import figures_for
+
+    found = depthsig.compare(_three(), resamples=50)
+    drawn = {d.name: d.figure for d in figures_for(found)}
+    axes = drawn["claims"].axes[0]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels[0] == "late: looped − baseline" and len(labels) == len(found.claims)
+    assert [t.get_text() for t in axes.texts] == list(found.claims["verdict"])
+    numbers = [float(t.get_text()) for t in drawn["distances"].axes[0].texts]
+    assert np.allclose(numbers, found.distance_matrix().to_numpy().ravel(), atol=0.0051)
+    lines = drawn["profiles.contribution"].axes[0].get_lines()
+    curve = found.profiles.query("model == 'looped' and metric == 'contribution.relative' and part == 'layer'")
+    assert np.allclose(lines[0].get_ydata(), curve["value"])
