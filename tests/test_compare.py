@@ -600,6 +600,20 @@ def test_the_page_escapes_every_name(tmp_path: Path) -> None:
     assert build(tmp_path / "c").read_text() == page and (tmp_path / "c" / "claims.csv").read_bytes() == before
 
 
+def test_a_page_of_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lens profiles alone, of three prompts: no late layers, no interval, claims that stay open."""
+    lens = {("lens.kl", "", "", "depth"): noisy(np.linspace(2, 0, 13), 3)}
+    for name, span in (("one", (0, 4, 3, "loop")), ("two", None)):
+        signature(lens, 12, name=name, span=span).save(tmp_path / name)
+    assert main(["compare", str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(tmp_path / "c")]) == 0
+    out = capsys.readouterr().out
+    assert "late (looped): undecided" in out and "skip.output_l2 (layer, current) was not measured" in out
+    assert "too few for intervals" in out and "reliance on late layers" not in out
+    found = Comparison.load(tmp_path / "c")
+    assert set(found.claims["verdict"]) == {"undecided"} and found.claims["estimate"].isna().all()
+    assert (tmp_path / "c" / "figures" / "tree.svg").exists() and found.late.empty and found.scores.empty
+
+
 def test_a_failed_write_leaves_the_old_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = depthsig.compare(_three(), resamples=20)
     out = tmp_path / "c"

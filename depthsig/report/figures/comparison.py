@@ -43,7 +43,7 @@ def role_legend(ax: Axes, roles: dict[str, str]) -> None:
     shown = [role for role in ROLE_COLOURS if role in roles.values()] if any(roles.values()) else []
     handles = [Line2D([], [], color=ROLE_COLOURS[role], lw=2, label=role or "no role") for role in shown]
     if handles:
-        ax.legend(handles=handles, loc="best")
+        ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(handles), borderaxespad=0.1)
 
 
 def draw_tree(ax: Axes, distances: pd.DataFrame, roles: dict[str, str]) -> Axes:
