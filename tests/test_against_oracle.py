@@ -114,7 +114,7 @@ def test_residual(case) -> None:
         for run in runs
     ]  # fmt: skip
     oracle.close(signature.profile("residual.io_cosine")["value"], _aggregate(io, "mean"))
-    oracle.close(signature.profile("residual.io_cosine", agg="max")["value"], _aggregate(io, "max", "min"))
+    oracle.close(signature.profile("residual.io_cosine", agg="max")["value"], _aggregate(io, "max"))
     influence = [1 - values for values in io]
     oracle.close(signature.profile("residual.block_influence")["value"], _aggregate(influence, "mean"), 1e-7)
 
@@ -135,10 +135,30 @@ def test_residual_matrices(case) -> None:
             assert found.loc[d, n] == pytest.approx(np.mean([v.mean() for v in values]), rel=1e-4, abs=1e-6)
 
 
+def test_effective_depths_are_of_the_profile_that_their_row_names(case) -> None:
+    _, signature, _ = case
+    for agg in ("mean", "max"):
+        kl = signature.profile("lens.kl", agg=agg)["value"].to_numpy()
+        overlap = signature.profile("lens.overlap5", agg=agg)["value"].to_numpy()
+        parts = [p for p in ("layer", "attn", "mlp") if p in set(signature.profiles["part"])]
+        cosines = np.mean([signature.profile("contribution.cosine", part=p, agg=agg)["value"] for p in parts], axis=0)
+        for name, stays in (("kl", kl < kl.max() / 2), ("overlap", overlap > 0.3), ("cosine", cosines >= 0)):
+            failing = np.flatnonzero(~stays)
+            first = float(failing[-1] + 1) if len(failing) else 0.0
+            scores = signature.scores
+            rows = scores[(scores["score"] == f"effective_depth.{name}") & (scores["agg"] == agg)]
+            assert len(rows) == 1
+            found = float(rows["value"].iloc[0])
+            assert (math.isnan(found) and first == len(stays)) or found == first, (name, agg)
+            assert agg == "mean" or rows["ci_low"].isna().all()
+
+
 def test_cka(case) -> None:
     _, signature, runs = case
     pooled = [np.concatenate([run.h[d][1:] for run in runs]) for d in range(runs[0].steps + 1)]
     found = signature.matrix("residual.cka")
+    assert set(signature.matrices.query("metric == 'residual.cka'")["n_prompts"]) == {sum(len(r.ids) > 1 for r in runs)}
+    assert "residual.cka" not in set(signature.samples_table["metric"])  # no prompt has a value of its own
     for d, e in [(0, 1), (0, len(pooled) - 1), (1, 2)]:
         assert found.loc[d, e] == pytest.approx(oracle.cka(pooled[d], pooled[e]), abs=2e-5)
     assert np.diag(found) == pytest.approx(np.ones(len(pooled)))

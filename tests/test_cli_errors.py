@@ -132,6 +132,7 @@ OPTIONS = {
     "positions": ["--positions", "answer"], "dtype": ["--dtype", "float13"], "memory": ["--memory", "lots"],
     "n": ["-n", "0"], "tokens": ["--max-tokens", "1"], "device": ["--device", "abacus"], "option": ["--nonsense"],
     "prompts": ["--prompts", "no-such-prompts"], "template": ["--chat-template"], "seed": ["--seed", "x"],
+    "negative seed": ["--seed", "-1"],
     "parts": ["--parts", "head"], "scopes": ["--scopes", "past"], "cuts": ["--cuts", "0"],
     "ablation": ["--ablation", "median"],
 }  # fmt: skip
@@ -154,6 +155,24 @@ def test_output_folders_that_cannot_be_written(
         assert main(["analyze", str(checkpoint), "--prompts", str(prompts), "--out", str(out)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert [p.name for p in foreign.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("more", [[], ["--resume"]])
+def test_other_peoples_folders_of_our_names_are_left_alone(
+    more: list[str], checkpoint: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    asked = ["analyze", str(checkpoint), "--prompts", str(prompts), "--metrics", "residual", "--out"]
+    for name in ("a.partial", "b.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.tex").write_text("years of work")
+    assert main([*asked, str(tmp_path / "a"), *more]) == 2
+    error = capsys.readouterr().err
+    assert "a.partial" in error and error.count("\n") == 1 and not (tmp_path / "a").exists()
+    for _ in range(2):  # the second time replaces a result of ours
+        assert main([*asked, str(tmp_path / "b")]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith((".b", "b"))) == ["b", "b.old"]
+    for name in ("a.partial", "b.old"):
+        assert (tmp_path / name / "thesis.tex").read_text() == "years of work"
 
 
 def test_the_main_job_and_the_report_again(

@@ -141,6 +141,50 @@ def test_mean_ablation_puts_the_mean_contribution_in_its_place() -> None:
         assert signature.profile("skip.kl")["value"][s] == pytest.approx(np.mean(values), rel=1e-4, abs=3e-6)
 
 
+@pytest.mark.parametrize("metric", ["skip.output_l2", "erasure.effect"])
+def test_means_are_of_all_prompts_whichever_are_measured(metric: str) -> None:
+    """What is restricted is where changes are looked at, not what is put in the place of a step or state."""
+    module = build("llama")
+    prompts = [{"text": PROMPTS[0], "answer": PROMPTS[1]}, PROMPTS[2], PROMPTS[3]]
+    options: dict[str, Any] = {"tokenizer": TOKENIZER, "metrics": [metric], "ablation": "mean", "scopes": ["current"]}
+    answers = depthsig.analyze(module, prompts, positions="answer", **options)
+    alone = depthsig.analyze(module, prompts[:1], positions="answer", **options)
+    if metric == "erasure.effect":  # the answer's positions are what erasure looks at in any case
+        every = depthsig.analyze(module, prompts, **options).tokens(metric).query("prompt == 0")["value"]
+        values, other = (s.tokens(metric).query("prompt == 0")["value"] for s in (answers, alone))
+        assert values.to_numpy() == pytest.approx(every.to_numpy(), rel=1e-4, abs=1e-6)
+    else:
+        before = oracle_skip(module, prompts)
+        values, other = (s.profile(metric)["value"] for s in (answers, alone))
+        assert values.to_numpy() == pytest.approx(before, rel=1e-4)
+    assert np.abs(values.to_numpy() - other.to_numpy()).max() > 1e-4
+    assert list(answers.prompts["cuts"]) == [""] * 3  # no future was asked for
+
+
+def oracle_skip(module: torch.nn.Module, prompts: list[Any]) -> list[float]:
+    """‖p − p'‖₂ at the predictions of the first prompt's answer, each layer's update replaced by its mean."""
+    layers, where = list(module.model.layers), places("llama")
+    texts = [p if isinstance(p, str) else p["text"] + p["answer"] for p in prompts]
+    clean = [capture(module, layers, where, ids_of(t)) for t in texts]
+    begin = len(ids_of(prompts[0]["text"])) - 1  # the last token of the text predicts the answer's first
+    found = []
+    for s in range(4):
+        mean = torch.cat([c["delta"][s][0, 1:] for c in clean]).mean(0)
+
+        def put(_m, args, kwargs, output, mean=mean):
+            hidden = args[0] if args else kwargs["hidden_states"]
+            out = first_tensor(output).clone()
+            out[:, 1:] = hidden[:, 1:] + mean
+            return with_first(output, out)
+
+        handle = layers[s].register_forward_hook(put, with_kwargs=True)
+        edited = capture(module, layers, where, ids_of(texts[0]))
+        handle.remove()
+        gap = (clean[0]["logits"].softmax(-1) - edited["logits"].softmax(-1)).norm(dim=-1)
+        found.append(float(gap[begin:-1].mean()))
+    return found
+
+
 def test_order_edits_are_other_orders_of_the_whole_sequence() -> None:
     module = build("llama")
     signature = depthsig.analyze(module, PROMPTS, tokenizer=TOKENIZER, metrics=["order"], grown="0:4/2")

@@ -17,7 +17,7 @@ import depthsig
 from depthsig.analysis.loops import attention_weights, pass_states
 from depthsig.engine.batch import make_batch
 from depthsig.engine.run import Clean
-from depthsig.errors import InputError
+from depthsig.errors import DepthsigWarning, InputError
 from depthsig.metrics import loops
 
 TOKENIZER = byte_tokenizer()
@@ -112,6 +112,25 @@ def test_diagonal_injection_settles_where_algebra_says() -> None:
     assert found.matrix("loop.fixed_point_gap").loc[6, 0] == pytest.approx(float(gap), rel=1e-6)
     wanted = (((1 - decay) * (states[12] - fixed)).norm(dim=-1) / states[12].norm(dim=-1))[0, 1:].mean()
     assert float(gap) == pytest.approx(float(wanted), rel=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_attention_is_seen_however_it_is_computed(family: str) -> None:
+    module, found = build(family), {}
+    for how in ("sdpa", "eager"):
+        module.set_attn_implementation(how)
+        told = depthsig.analyze(
+            module, PROMPTS, tokenizer=byte_tokenizer(left=True), metrics=["loop.attention_entropy"],
+            order="0:1,1:3x2,3", control=False,
+        )  # fmt: skip
+        found[how] = told.matrix("loop.attention_entropy").to_numpy()
+    assert np.isfinite(found["sdpa"]).all() and (found["sdpa"] > 0).all()
+    assert np.abs(found["sdpa"] - found["eager"]).max() < 1e-5
+
+
+def test_models_without_attention_say_so() -> None:
+    with pytest.warns(DepthsigWarning, match="no attention"):
+        depthsig.analyze(LinearLoop().eval(), [IDS], tokenizer=TOKENIZER, metrics=["loop.attention_entropy"])
 
 
 MORE = {"ouro": 6, "nanbeige": 4, "huginn": 5, "parcae": 5}

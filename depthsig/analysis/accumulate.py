@@ -42,6 +42,8 @@ class Samples:
     """
 
     n_prompts: int
+    pooled: dict[Key, int | None] = field(default_factory=dict)
+    """What has no values a prompt, with the number of prompts that it was computed from, None for none."""
     _cuts: dict[Key, dict[int, _Cut]] = field(default_factory=dict)
     _worst: dict[Key, Float[ndarray, prompt * cell]] = field(default_factory=dict)
     _finished: dict[Key, dict[str, Float[ndarray, prompt * cell]]] = field(default_factory=dict)
@@ -109,6 +111,11 @@ class Samples:
     def put(self, key: Key, prompt: int, values: Float[ndarray, "*cell"]) -> None:
         """Set one prompt's values as they are, without positions to reduce."""
         self.add(key, np.asarray(values, dtype=float)[None], np.array([prompt]))
+
+    def put_pooled(self, key: Key, n: int | None, values: Float[ndarray, "*cell"]) -> None:
+        """Set values that were computed from ``n`` prompts together, or (None) from no prompt at all."""
+        self.put(key, 0, values)
+        self.pooled[key] = n
 
     def _cut(self, key: Key, cut: int, cell: tuple[int, ...]) -> _Cut:
         shape = (self.n_prompts, *cell)

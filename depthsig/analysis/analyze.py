@@ -296,7 +296,7 @@ def cuts_of(prompts: Sequence[TokenPrompt], request: Request) -> dict[int, Seque
     """The cuts of every prompt, where the future is looked at."""
     if "future" not in request.scopes or not any(m.startswith(("skip.", "local.")) for m in needed(request.wanted)):
         return {}
-    return {p.index: future_cuts(p.n_tokens, request.cuts) for p in prompts if p.positions}
+    return {p.index: future_cuts(p.n_tokens, request.cuts) for p in prompts}
 
 
 def _identity(model: Model, prompts: Sequence[TokenPrompt], request: Request, declared: dict[str, Any]) -> dict:

@@ -62,7 +62,7 @@ def run_clean(
         _observe(model, counted, request, verdict, show, lens, residual)
     cka = residual.cka()
     if cka is not None:
-        samples.put(Key("residual.cka"), 0, cka)
+        samples.put_pooled(Key("residual.cka"), len({p for p, _ in residual.pooled or ()}), cka)
     if "weights.cosine" in wanted:
         _weights(model, samples)
     tokens = _tokens_frame(lens, model, prompts)
@@ -128,9 +128,9 @@ def _weights(model: Model, samples: Samples) -> None:
     groups = [weight_groups(layer.module, config) for layer in model.anatomy.layers]
     for name in dict.fromkeys(name for group in groups for name in group):
         matrix = weight_cosine([group.get(name, []) for group in groups])
-        samples.put(Key("weights.cosine", name), 0, matrix.numpy())
+        samples.put_pooled(Key("weights.cosine", name), None, matrix.numpy())
     everything = [[t for tensors in group.values() for t in tensors] for group in groups]
-    samples.put(Key("weights.cosine", "all"), 0, weight_cosine(everything).numpy())
+    samples.put_pooled(Key("weights.cosine", "all"), None, weight_cosine(everything).numpy())
 
 
 def _tokens_frame(lens: LensObserver, model: Model, prompts: Sequence[TokenPrompt]) -> pd.DataFrame:

@@ -88,7 +88,11 @@ def run_jobs(
     budget = divide(model, int(request.memory))
     every = edit_batches(model, counted, request, verdict)
     total = sum(job.cost(len(model.plan), p).runs * p.n_tokens for job in jobs for p in counted)
-    means = _means(model, counted, every, parts) if any(job.needs_means for job in jobs) else Means()
+    means = Means()
+    if any(job.needs_means for job in jobs):
+        # Of all prompts, whichever positions are measured.
+        long = [p for p in prompts if p.n_tokens >= 2]
+        means = _means(model, edit_batches(model, long, request, verdict), parts)
     with show.stage("edited runs", int(total)) as tick, torch.no_grad():
         for number, batch in enumerate(every):
             clean: Clean | None = None
@@ -109,7 +113,7 @@ def run_jobs(
     return rows
 
 
-def _means(model: Model, prompts: Sequence[TokenPrompt], every: Sequence[Batch], parts: bool) -> Means:
+def _means(model: Model, every: Sequence[Batch], parts: bool) -> Means:
     """Mean states and contributions over the counted tokens (all but the first) of all prompts."""
     sums: dict[str, torch.Tensor] = {}
     count = 0

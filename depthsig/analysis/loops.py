@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from depthsig.checkpoint.hooks import hooked, undisturbed
 from depthsig.engine.edits import Change, Op, Program
 from depthsig.engine.model import Model
 from depthsig.engine.run import Clean, Rows, run_programs
-from depthsig.errors import InputError
+from depthsig.errors import DepthsigWarning, InputError
 from depthsig.metrics import loops
 from depthsig.plan.plan import Plan, SpanInfo
 
@@ -56,6 +57,7 @@ class LoopObserver:
     first_prompts: frozenset[int] = frozenset()
     token_rows: list[dict] = field(default_factory=list)
     _kept: dict[str, list[tuple[Tensor, Measured]]] = field(default_factory=dict)
+    _unseen: bool = False
 
     def observe(self, clean: Clean, where: Measured) -> None:
         """Accumulate one batch."""
@@ -118,6 +120,8 @@ class LoopObserver:
         with watching_attention(self.model) as watch:
             self.model.clean(clean.batch.ids)
         steps = watch.steps[-len(self.model.plan) :]
+        if not any(steps[s] for span in spans for s in range(span.start, span.end)):
+            self._warn_unseen()
         for span in spans:
             scope = f"{span.start}:{span.end}" if len(spans) > 1 else ""
             found = steps[span.start : span.end]
@@ -127,6 +131,12 @@ class LoopObserver:
             self._put(
                 "attention_entropy", taken.unflatten(0, (-1, span.size)), where, scope, range(span.count), span.count
             )
+
+    def _warn_unseen(self) -> None:
+        if not self._unseen:
+            message = f"loop.attention_entropy is empty: {self.model.anatomy.family} has no attention that can be seen"
+            warnings.warn(message, DepthsigWarning, stacklevel=2)
+        self._unseen = True
 
     def _coda(self, clean: Clean, where: Measured, span: SpanInfo) -> None:
         """The lens through the steps after the loop: each state stands for what the loop gives out."""
@@ -231,8 +241,15 @@ def _program(clean: Clean, step: int, value: Tensor, where: str, end: int) -> Pr
     return Program(tuple(slots), name=f"{where} of {step}")
 
 
+_SOFTMAXES = (F.softmax, torch.softmax, torch.Tensor.softmax)
+
+
 class AttentionWatch(TorchFunctionMode):
-    """Entropies of the attention that runs, step by step: [row, query] tensors a step."""
+    """Entropies of the attention that runs, step by step: [row, query] tensors a step.
+
+    Attention is the fused kernel, or, where a model computes it in pieces ("eager"), a softmax over the
+    last axis of [row, head, query, key] with as many keys as queries.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -242,7 +259,10 @@ class AttentionWatch(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention and self.steps:
             self.steps[-1].append(loops.attention_entropy(attention_weights(*args, **kwargs)).float())
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if func in _SOFTMAXES and self.steps and out.ndim == 4 and out.shape[-1] == out.shape[-2]:
+            self.steps[-1].append(loops.attention_entropy(out).float())
+        return out
 
 
 @contextmanager

@@ -49,7 +49,7 @@ class Request:
         _choice("positions", (self.positions,), POSITIONS)
         _choice("agg", (self.agg,), ("mean", "max", "both"))
         _choice("ablation", (self.ablation,), ("zero", "mean"))
-        for name, least in (("n", 1), ("max_tokens", 2), ("cuts", 1), ("batch_size", 1)):
+        for name, least in (("n", 1), ("max_tokens", 2), ("cuts", 1), ("batch_size", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{_option(name)} is {value}; it must be {least} or more")

@@ -48,6 +48,22 @@ def interval(
     return value, float(low), float(high), n
 
 
+def of_aggregate(
+    profiles: Sequence[Float[ndarray, "prompt cell"]],
+    statistic: Callable[..., Float[ndarray, "*batch"]],
+    agg: str,
+    worst: str | None,
+    seed: int,
+) -> tuple[float, float, float, int]:
+    """(value, low, high, n) of a statistic of aggregated profiles; the worst case has no interval."""
+    if agg == "mean":
+        return interval(profiles, statistic, seed)
+    n = int((~np.all([np.isnan(p).all(-1) for p in profiles], axis=0)).sum())
+    if not n:
+        return np.nan, np.nan, np.nan, 0
+    return float(statistic(*(aggregate(p, agg, worst) for p in profiles))), np.nan, np.nan, n
+
+
 def _resampled_means(
     values: Float[ndarray, "prompt cell"], counts: Float[ndarray, "resample prompt"]
 ) -> Float[ndarray, "resample cell"]:
@@ -66,10 +82,11 @@ def clean_scores(samples: Samples, wanted: Iterable[str], aggs: Sequence[str], s
         ("effective_depth.overlap", "lens.overlap5", lens.effective_depth_overlap),
     ):
         if name in wanted and Key(source) in samples.values:
-            profile = samples.values[Key(source)]["mean"]
-            rows.append(_row(name, *interval([profile], statistic, seed)))
+            for agg in aggs:
+                profile = samples.values[Key(source)][agg]
+                rows.append(_row(name, *of_aggregate([profile], statistic, agg, metric(source).worst, seed), agg))
     if "effective_depth.cosine" in wanted:
-        rows += _effective_cosine(samples, seed)
+        rows += [row for agg in aggs for row in _effective_cosine(samples, agg, seed)]
     return pd.DataFrame(rows)
 
 
@@ -87,29 +104,29 @@ def _settling(samples: Samples, aggs: Sequence[str], seed: int) -> list[dict]:
     for agg in aggs:
         flat = {a: v[:, None] for a, v in values.items()}
         value, low, high, n = summarise(flat, metric("settling_depth"), agg, seed)
-        row = _row("settling_depth", float(value[0]), float(low[0]), float(high[0]), int(n[0]))
-        rows.append({**row, "agg": agg})
+        rows.append(_row("settling_depth", float(value[0]), float(low[0]), float(high[0]), int(n[0]), agg))
     return rows
 
 
-def _effective_cosine(samples: Samples, seed: int) -> list[dict]:
+def _effective_cosine(samples: Samples, agg: str, seed: int) -> list[dict]:
     keys = [Key("contribution.cosine", part) for part in ("layer", "attn", "mlp")]
     have = [k for k in keys if k in samples.values]
     if not have:
         return []
-    profiles = [samples.values[k]["mean"] for k in have]
+    profiles = [samples.values[k][agg] for k in have]
     if any(np.isnan(p).all(0).any() for p in profiles[1:]):
         have, profiles = have[:1], profiles[:1]
 
     def statistic(*cosines: Float[ndarray, "*batch step"]) -> Float[ndarray, "*batch"]:
         return contribution.effective_depth_cosine(np.stack(cosines))
 
-    row = _row("effective_depth.cosine", *interval(profiles, statistic, seed))
+    worst = metric("contribution.cosine").worst
+    row = _row("effective_depth.cosine", *of_aggregate(profiles, statistic, agg, worst, seed), agg)
     if len(have) < 3:
         row["note"] = "; ".join(filter(None, [row["note"], "layer part only: attn and mlp unknown"]))
     return [row]
 
 
-def _row(name: str, value: float, low: float, high: float, n: int) -> dict:
+def _row(name: str, value: float, low: float, high: float, n: int, agg: str = "mean") -> dict:
     note = "never reached" if np.isnan(value) and n else ""
-    return score_row(name, value, ci_low=low, ci_high=high, n_prompts=n, note=note)
+    return score_row(name, value, agg=agg, ci_low=low, ci_high=high, n_prompts=n, note=note)

@@ -9,8 +9,8 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from depthsig.analysis.accumulate import Samples, aggregate
-from depthsig.analysis.scores import interval
+from depthsig.analysis.accumulate import Samples
+from depthsig.analysis.scores import of_aggregate
 from depthsig.analysis.tables import ordered, score_row
 from depthsig.metrics.depth import depth_score, effect_profile, late_share, reaching_steps
 
@@ -69,7 +69,4 @@ def _summary(
     values: dict[str, Float[ndarray, prompt * cell]], agg: str, statistic: Statistic, seed: int
 ) -> tuple[float, float, float, int]:
     flat = values[agg].reshape(len(values[agg]), -1)
-    if agg == "mean":
-        return interval([flat], statistic, seed)
-    n = int((~np.isnan(flat)).any(1).sum())
-    return float(statistic(aggregate(flat, agg, "max"))), np.nan, np.nan, n
+    return of_aggregate([flat], statistic, agg, "max", seed)

@@ -68,6 +68,8 @@ def matrices_table(samples: Samples, wanted: Iterable[str], aggs: Sequence[str],
         for agg in aggs_of(entry, aggs):
             values = samples.values[key]
             value, low, high, n = summarise(values, entry, agg, seed)
+            if key in samples.pooled:
+                n = pd.array([samples.pooled[key]] * len(value), dtype="Int64")
             rows, cols = cells(key.metric, values[agg].shape[1:])
             frame = pd.DataFrame({
                 "metric": key.metric, "part": key.part, "scope": key.scope, "agg": agg,
@@ -104,7 +106,7 @@ def samples_table(samples: Samples, wanted: Iterable[str]) -> pd.DataFrame:
     frames = []
     for key in ordered(samples.values):
         entry = metric(key.metric)
-        if key.metric not in set(wanted) or entry.kind == "token":
+        if key.metric not in set(wanted) or entry.kind == "token" or key in samples.pooled:
             continue
         for agg in aggs_of(entry, AGGS):
             frames.append(_sample_frame(key, entry, agg, samples.values[key][agg]))

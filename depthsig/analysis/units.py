@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from depthsig.analysis.accumulate import Samples
 from depthsig.errors import DepthsigError, InputError
-from depthsig.signature.storage import partial_path
+from depthsig.signature.storage import begin, partial_path
 
 Rows = list[dict[str, Any]]
 
@@ -46,7 +47,7 @@ class Units:
         stamp = hashlib.sha256(text.encode()).hexdigest()
         found = folder / "request.json"
         if folder.exists() and resume:
-            before = json.loads(found.read_text(encoding="utf-8")) if found.exists() else {}
+            before = _read(found)
             if before.get("stamp") != stamp:
                 different = [k for k in request if before.get("request", {}).get(k) != json.loads(text).get(k)]
                 raise InputError(
@@ -54,19 +55,30 @@ class Units:
                     "give the same options, or leave --resume out to start anew"
                 )
             return cls(folder)
-        shutil.rmtree(partial_path(out), ignore_errors=True)
-        folder.mkdir(parents=True)
-        found.write_text(json.dumps({"stamp": stamp, "request": json.loads(text)}), encoding="utf-8")
+        begin(out, anew=True)
+        folder.mkdir()
+        scratch = found.with_suffix(".tmp")
+        scratch.write_text(json.dumps({"stamp": stamp, "request": json.loads(text)}), encoding="utf-8")
+        scratch.replace(found)
         return cls(folder)
 
     def load(self, name: str, samples: Samples) -> Rows | None:
-        """Add a finished piece to ``samples`` and return its token rows; None where there is none."""
+        """Add a finished piece to ``samples`` and return its token rows; None where there is none.
+
+        A piece that is damaged is none: it is measured again.
+        """
         path = self._path(name)
         if path is None or not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as arrays:
-            samples.absorb({k: arrays[k] for k in arrays.files if k != "tokens"})
-            return json.loads(str(arrays["tokens"]))
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                state = {k: arrays[k] for k in arrays.files}
+            rows = json.loads(str(state.pop("tokens")))
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            path.unlink(missing_ok=True)
+            return None
+        samples.absorb(state)
+        return rows
 
     def save(self, name: str, samples: Samples, rows: Rows) -> None:
         """Keep a finished piece."""
@@ -90,3 +102,12 @@ class Units:
             if self.folder is not None:
                 shutil.rmtree(self.folder.parent, ignore_errors=True)
             raise
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The request that unfinished work belongs to."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise InputError(f"--resume: {str(path)!r} is damaged ({error}); leave --resume out to start anew") from None
+    return found if isinstance(found, dict) else {}

@@ -26,7 +26,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and the report.")] = Path(
         "depthsig-results/comparison"
     ),
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     no_progress: opt.NoProgress = False,
     json: opt.Json = False,
 ) -> None:

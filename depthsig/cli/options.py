@@ -33,7 +33,7 @@ MaxTokens = Annotated[int, typer.Option(help="Cut prompts after this many tokens
 Dtype = Annotated[str | None, typer.Option(help="float32 (default), bfloat16, float16, or auto.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 DeviceMap = Annotated[str | None, typer.Option(help="Spread the model over devices, e.g. auto.")]
-Seed = Annotated[int, typer.Option(help="Seed of generated prompts and of the bootstrap.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of generated prompts and of the bootstrap.")]
 Revision = Annotated[str | None, typer.Option(help="Revision of a hub id.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled weights.")]

@@ -32,7 +32,7 @@ METRICS: tuple[Metric, ...] = (
     _matrix("step_relative", "relative step size", "‖Δ^k‖/‖x^k‖", _PAPPONE, limits=(0, None)),
     _matrix(
         "turn_cosine", "cosine of successive steps", "cos(Δ^k, Δ^{k−1}), k ≥ 1", _PAPPONE,
-        worst="min", diverging=0.0, limits=(-1, 1),
+        diverging=0.0, limits=(-1, 1),
     ),
     _matrix("acceleration", "acceleration", "‖Δ^k − Δ^{k−1}‖₂, k ≥ 1", _PAPPONE, limits=(0, None)),
     _matrix(

@@ -35,7 +35,6 @@ METRICS = (
         "cos(in_s, out_s)",
         "Gromov 2403.17887; Men et al. (ShortGPT) 2403.03853",
         axis="step",
-        worst="min",
         limits=(-1, 1),
     ),
     Metric(
@@ -69,7 +68,6 @@ METRICS = (
         "Sun et al. (Painters) 2407.09298",
         rows="depth",
         cols="depth",
-        worst="min",
         diverging=0.0,
         limits=(-1, 1),
     ),

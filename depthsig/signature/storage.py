@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,9 @@ def partial_path(directory: str | Path) -> Path:
     path = Path(directory)
     return path.with_name(path.name + ".partial")
 
+
+MARK = ".depthsig"
+"""An empty file that makes a partial folder ours, so that nobody else's is ever cleared."""
 
 RECORDS = {
     "signature.json": "depthsig-signature/", "repeat.json": "depthsig-repeat/", "compare.json": "depthsig-compare/",
@@ -55,6 +59,12 @@ def ensure_writable(directory: str | Path) -> None:
         raise InputError(f"--out {str(path)!r} is a file; name a folder")
     if path.is_dir() and any(path.iterdir()) and not is_result(path):
         raise InputError(f"--out {str(path)!r} holds something that is no depthsig result; name another folder")
+    partial = partial_path(path)
+    if partial.exists() and not _is_ours(partial):
+        raise InputError(
+            f"{str(partial)!r}, where unfinished work would go, holds something that is not depthsig's; "
+            "move it away or name another --out"
+        )
     # The nearest parent that exists is tried with a real file: permission bits lie to root.
     parent = next(p for p in (path.absolute().parent, *path.absolute().parents) if p.exists())
     probe = parent / f".depthsig-{path.name}"
@@ -65,6 +75,25 @@ def ensure_writable(directory: str | Path) -> None:
         raise InputError(f"--out {str(path)!r} cannot be written: {error.strerror}") from None
 
 
+def _is_ours(partial: Path) -> bool:
+    return partial.is_dir() and ((partial / MARK).exists() or not any(partial.iterdir()))
+
+
+def begin(directory: str | Path, anew: bool = False) -> Path:
+    """The folder for work in progress on ``directory``, marked as ours; ``anew`` clears it first.
+
+    Raises:
+        InputError: if something else of that name is there.
+    """
+    partial = partial_path(directory)
+    ensure_writable(directory)
+    if anew:
+        shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True, exist_ok=True)
+    (partial / MARK).touch()
+    return partial
+
+
 @contextmanager
 def writing(directory: str | Path) -> Iterator[Path]:
     """A folder to write into, which becomes ``directory`` when all went well.
@@ -72,12 +101,13 @@ def writing(directory: str | Path) -> Iterator[Path]:
     On an exception nothing is left behind; on Ctrl-C the partial folder stays.
     """
     target, partial = Path(directory), partial_path(directory)
-    ensure_writable(target)
+    ensure_writable(target)  # before the cleaning up below could touch anything
     created = [p for p in partial.absolute().parents if not p.exists()]
     try:
-        partial.mkdir(parents=True, exist_ok=True)
+        begin(target)
         yield partial
         shutil.rmtree(partial / "units", ignore_errors=True)  # pieces that only --resume needed
+        (partial / MARK).unlink(missing_ok=True)
         _replace(partial, target)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -91,17 +121,19 @@ def writing(directory: str | Path) -> Iterator[Path]:
 
 def _replace(partial: Path, target: Path) -> None:
     """Rename the new folder into place, the old one out of the way first."""
-    old = target.with_name(target.name + ".old")
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
+    if not target.exists():
+        partial.rename(target)
+        return
+    # A name that nobody else has: what is cleared afterwards must be the old result and nothing else.
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.absolute().parent))
+    old = target.rename(aside / target.name)
     try:
         partial.rename(target)
     except OSError:
-        if old.exists():
-            old.rename(target)
+        old.rename(target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_tables(directory: Path, info: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
