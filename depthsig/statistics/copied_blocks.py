@@ -32,6 +32,8 @@ SINGLE = 0.5
 """One pair of layers is a copied block of one layer only by what its cosine has above this."""
 CAP, TOLL = 5.0, 2.0
 """A pair's weight in finding the ends: its excess over the noise, at most the cap, less the toll."""
+SPARE = 1.0
+"""What chance is granted on top, in units of noise: real layers are no Gaussian draws of one dimension."""
 QUANTILE, LEAST = 0.98, 0.5
 """Each size's statistic is put on one scale by this quantile of its own null, which counts as ½ at least."""
 
@@ -100,6 +102,7 @@ def find_copied_blocks(
     - Null: cosines of ``draws`` sets of Gaussian vectors (from a Wishart distribution). Their
       correlation with lag is the observed one made non-increasing, the running minimum of
       the medians at each lag; their dimension reproduces s, but is 10,000 or ``parameters`` at most.
+      Every m_b drawn is granted 1 more, for what trained layers differ in beside.
     - Ends: pairs at lag b weigh min(excess/s, 5) − 2; start and count maximise the sum over
       b·(count−1) consecutive pairs, those of the statistic among them. Of sizes whose statistics
       are half the largest or more, and whose spans overlap, the smallest is taken. Then all copies
@@ -157,15 +160,15 @@ def _search(
     s = max(float(noise(matrix[None])[0]), least)
     null = _null(matrix, correlation, s, least, parameters, draws, seed)
     searched = np.isfinite(null).all(0)
-    null[:, ~searched] = 0.0
+    null = np.where(searched, null + SPARE, 0.0)
     scale = np.maximum(np.quantile(null, QUANTILE, axis=0), LEAST)
     largest = (null / scale).max(1)
     clear = np.where(searched, statistics(matrix[None], least)[0], -np.inf)
     scores = clear / scale
     p = (1 + (largest[:, None] >= scores - 1e-9).sum(0)) / (draws + 1)
-    if not p.min() < level:
-        return None, float(p.min())
     best = int(scores.argmax())
+    if not p[best] < level or scores[best] <= 0:
+        return None, float(p[best])
     strong = [b for b in range(1, len(p) + 1) if p[b - 1] < level and clear[b - 1] >= clear[best] / 2]
     spans = {b: _ends(matrix, b, s) for b in strong}
     strongest = spans[best + 1]
@@ -174,7 +177,7 @@ def _search(
     first = np.arange(start, start + size * (count - 1))
     alike = matrix[first, first + size]
     equal = bool((alike >= 1 - EQUAL).all())
-    return CopiedBlock(start, size, count, float(p[size - 1]), float(np.nanmean(alike)), equal), float(p.min())
+    return CopiedBlock(start, size, count, float(p[size - 1]), float(np.nanmean(alike)), equal), float(p[best])
 
 
 def _overlap(a: tuple[int, int, int], b: tuple[int, int, int]) -> bool:
