@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from depthsig.analysis.analyze import analyze
     from depthsig.analysis.check import check
     from depthsig.analysis.compare import compare
+    from depthsig.analysis.findblocks import find_blocks
     from depthsig.engine.model import Model, load
     from depthsig.errors import CertificateError, DepthsigError, DepthsigWarning, InputError
     from depthsig.signature import Comparison, Signature
@@ -24,6 +25,7 @@ _HOME = {
     "analyze": "depthsig.analysis.analyze",
     "check": "depthsig.analysis.check",
     "compare": "depthsig.analysis.compare",
+    "find_blocks": "depthsig.analysis.findblocks",
     "load": "depthsig.engine.model",
     "Model": "depthsig.engine.model",
     "Signature": "depthsig.signature",
@@ -36,7 +38,7 @@ _HOME = {
 
 __all__ = [
     "CertificateError", "Comparison", "DepthsigError", "DepthsigWarning", "InputError", "Model", "Signature",
-    "analyze", "check", "compare", "load",
+    "analyze", "check", "compare", "find_blocks", "load",
 ]  # fmt: skip
 
 

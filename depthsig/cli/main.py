@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from depthsig.cli import analyze, check, compare, export, listings, plan, repeat, report
+from depthsig.cli import analyze, check, compare, export, find_blocks, listings, plan, repeat, report
 from depthsig.errors import DepthsigError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 
 app.command("analyze")(analyze.analyze)
 app.command("plan")(plan.plan)
+app.command("find-blocks")(find_blocks.find_blocks)
 app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)

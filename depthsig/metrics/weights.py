@@ -38,23 +38,28 @@ def weight_cosine(layers: Sequence[Sequence[Tensor]]) -> Float[Tensor, "layer la
 
     n = len(layers)
     matrix = torch.full((n, n), float("nan"), dtype=torch.float64)
-    shapes = [tuple(tuple(p.shape) for p in layer) for layer in layers]
-    squares = [sum(float(_dot(p, p)) for p in layer) for layer in layers]
-    for i in range(n):
-        for j in range(i, n):
-            if shapes[i] != shapes[j] or not layers[i]:
-                continue
-            dot = sum(float(_dot(p, q)) for p, q in zip(layers[i], layers[j], strict=True))
-            norms = (squares[i] * squares[j]) ** 0.5
-            cosine = dot / norms if norms else 0.0
-            same = 1.0 if norms else 0.0
-            matrix[i, j] = matrix[j, i] = same if i == j else max(-1.0, min(1.0, cosine))
+    alike: dict[tuple, list[int]] = {}
+    for index, layer in enumerate(layers):
+        if layer:
+            alike.setdefault(tuple(tuple(p.shape) for p in layer), []).append(index)
+    for members in alike.values():
+        dots = _dots([layers[i] for i in members])
+        norms = dots.diagonal().sqrt()
+        cosines = (dots / norms.clamp_min(1e-300) / norms.clamp_min(1e-300)[:, None]).clamp(-1.0, 1.0)
+        cosines.diagonal().fill_(1.0)
+        matrix[torch.tensor(members)[:, None], torch.tensor(members)] = cosines
     return matrix
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Dot product in float64, a few million numbers at a time."""
-    total = a.new_zeros((), dtype=__import__("torch").float64)
-    for x, y in zip(a.flatten().split(1 << 22), b.flatten().split(1 << 22), strict=True):
-        total = total + x.double() @ y.double()
+def _dots(layers: Sequence[Sequence[Tensor]]) -> Float[Tensor, "layer layer"]:
+    """Dot products between layers in float64, a few million numbers at a time."""
+    import torch
+
+    step = max(1, (1 << 22) // len(layers))
+    total = torch.zeros(len(layers), len(layers), dtype=torch.float64)
+    for parameters in zip(*layers, strict=True):
+        pieces = [p.reshape(-1).split(step) for p in parameters]
+        for piece in zip(*pieces, strict=True):
+            rows = torch.stack([x.double().to(piece[0].device) for x in piece])
+            total += (rows @ rows.T).cpu()
     return total

@@ -248,7 +248,10 @@ def _upper_quartile(values: Float[ndarray, "m n"]) -> Float[ndarray, m]:
 
 
 def statistics(matrices: Float[ndarray, "m layer layer"], least: float) -> Float[ndarray, "m size"]:
-    """m_b over √(s² + .01²), s being ``least`` at least, for b = 1, 2, ... as far as two blocks fit; −∞ where none is defined."""
+    """m_b over √(s² + .01²), s being ``least`` at least, for b = 1, 2, ... as far as two blocks fit.
+
+    −∞ where no run is defined.
+    """
     largest = [_least_undefined(single_excesses(matrices)).reshape(len(matrices), -1).max(1)]
     for b in range(2, matrices.shape[-1] // 2 + 1):
         windows = np.lib.stride_tricks.sliding_window_view(_least_undefined(excesses(matrices, b)), b, axis=1)

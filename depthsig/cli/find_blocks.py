@@ -1,0 +1,73 @@
+"""``depthsig find-blocks``: looped, grown and copied blocks, without being told of any."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from depthsig.cli import options as opt
+
+if TYPE_CHECKING:
+    from depthsig.analysis.findblocks import FoundBlocks
+
+
+def find_blocks(
+    checkpoint: opt.Checkpoint,
+    order: opt.Order = None,
+    iterations: opt.Iterations = None,
+    prompts: opt.Prompts = None,
+    n: opt.Count = 20,
+    max_tokens: opt.MaxTokens = 256,
+    dtype: opt.Dtype = None,
+    device: opt.Device = "auto",
+    device_map: opt.DeviceMap = None,
+    seed: opt.Seed = 0,
+    revision: opt.Revision = None,
+    trust_remote_code: opt.TrustRemoteCode = False,
+    allow_pickle: opt.AllowPickle = False,
+    no_progress: opt.NoProgress = False,
+    json: opt.Json = False,
+) -> None:
+    """Find looped, grown and copied blocks: from the trace, the weights and the activations.
+
+    Prints JSON on standard output and, without --json, a table on standard error.
+    """
+    import json as codec
+
+    from depthsig.analysis.request import Request
+
+    Request(n=n, max_tokens=max_tokens)
+    from depthsig.analysis.findblocks import find_blocks as run
+
+    loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    with opt.plain_warnings():
+        found = run(
+            checkpoint, prompts, order=order, iterations=iterations, n=n, max_tokens=max_tokens, seed=seed,
+            progress=opt.wants_progress(no_progress), **loading,
+        )  # fmt: skip
+    if not json:
+        _show(found)
+    typer.echo(codec.dumps(found.record()))
+
+
+def _show(found: FoundBlocks) -> None:
+    """The blocks as a table, for people."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 120, highlight=False)
+    if not found.blocks:
+        console.print(f"{escape(found.checkpoint)}: no block structure")
+    else:
+        table = Table(title=escape(found.checkpoint), title_justify="left")
+        for name in ("kind", "start", "size", "count", "evidence", "p", "what was seen"):
+            table.add_column(name, justify="right" if name in ("start", "size", "count", "p") else "left")
+        for b in found.blocks:
+            p = "proven" if b.p_value is None else f"{b.p_value:.2g}"
+            table.add_row(b.kind, str(b.start), str(b.size), str(b.count), ", ".join(b.evidence), p, escape(b.note))
+        console.print(table)
+    for note in found.notes:
+        console.print(escape(note))
