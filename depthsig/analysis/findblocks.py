@@ -74,15 +74,25 @@ class Block:
 
 @dataclass(frozen=True)
 class FoundBlocks:
-    """The blocks of a model, and what each kind of evidence had to say."""
+    """The blocks of a model, and what each kind of evidence had to say.
+
+    Attributes:
+        p_values: of ``weights`` and ``activations``, each corrected for its search and for the
+            kinds of evidence; without what could not be tested.
+        notes: what could not be tested, and what did not agree.
+    """
 
     checkpoint: str
     blocks: tuple[Block, ...]
+    p_values: dict[str, float]
     notes: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """As the command prints it."""
-        return {"checkpoint": self.checkpoint, "blocks": [b.record() for b in self.blocks], "notes": list(self.notes)}
+        blocks = [b.record() for b in self.blocks]
+        return {
+            "blocks": blocks, "checkpoint": self.checkpoint, "p_values": self.p_values, "notes": list(self.notes),
+        }  # fmt: skip
 
     def __str__(self) -> str:
         lines = [str(block) for block in self.blocks] or ["no block structure"]
@@ -136,7 +146,10 @@ def find_blocks(
     kinds = 1 + searched
     with show.stage("weights"):
         stored, copies = _search_weights(opened, LEVEL / kinds, draws, seed)
-    if not copies.testable:
+    p_values = {}
+    if copies.testable:
+        p_values["weights"] = min(1.0, copies.p * kinds)
+    else:
         notes.append(f"weights: {copies.reason}")
     blocks = [*loops, *_copied(copies, stored, kinds)]
     if searched:
@@ -144,10 +157,12 @@ def find_blocks(
         signature = analyze(opened, prompts, progress=show, **asked)
         with show.stage("activations"):
             period = find_matrix_period(_matrix(signature, len(layers)), draws=draws, seed=seed)
+        if period.testable:
+            p_values["activations"] = min(1.0, period.p * kinds)
         blocks, more = _with_activations(blocks, loops, layers, period, kinds)
         notes += more
     blocks.sort(key=lambda b: (b.start, b.size))
-    return FoundBlocks(opened.checkpoint.name, tuple(blocks), tuple(notes))
+    return FoundBlocks(opened.checkpoint.name, tuple(blocks), p_values, tuple(notes))
 
 
 def _open(model: Any, tokenizer: Any, options: dict[str, Any], seed: int, show: Progress) -> Model:

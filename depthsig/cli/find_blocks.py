@@ -60,7 +60,8 @@ def _show(found: FoundBlocks) -> None:
 
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 120, highlight=False)
     if not found.blocks:
-        console.print(f"{escape(found.checkpoint)}: no block structure")
+        tested = ", ".join(f"{name} p = {p:.2g}" for name, p in found.p_values.items()) or "nothing could be tested"
+        console.print(f"{escape(found.checkpoint)}: no block structure ({tested})")
     else:
         table = Table(title=escape(found.checkpoint), title_justify="left")
         for name in ("kind", "start", "size", "count", "evidence", "p", "what was seen"):
