@@ -170,7 +170,7 @@ def alarms(case: str, correlation: float, found: Iterable[FoundBlocks]) -> Itera
     for name in ("weights", "activations"):
         yield Row(study, name, *rest, sum(name in e for e in evidence))  # type: ignore[arg-type]
         nominal = sum(result.p_values.get(name, 1.0) <= 0.05 for result in results)
-        yield Row(study, f"{name}, p ≤ .05", *rest, nominal)  # type: ignore[arg-type]
+        yield Row(study, f"{name} p ≤ .05", *rest, nominal)  # type: ignore[arg-type]
 
 
 def accuracy(case: str, correlation: float, noise: float, pairs: Iterable[tuple[Answer, FoundBlocks]]) -> Iterator[Row]:

@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.linalg import toeplitz
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from depthsig.errors import InputError
 from depthsig.statistics.periodicity_design import DRAWS
@@ -192,7 +191,7 @@ def noise(matrices: Float[ndarray, "m layer layer"]) -> Float[ndarray, m]:
     """
     rows, cols = np.triu_indices(matrices.shape[-1] - 1, 1)
     steps = np.abs(matrices[:, rows, cols] - matrices[:, rows + 1, cols + 1])
-    return _quiet(lambda v, axis: np.nanquantile(v, 0.25, axis=axis), steps, 0.0) / (np.sqrt(2) * norm.ppf(0.625))
+    return _quiet(lambda v, axis: np.nanquantile(v, 0.25, axis=axis), steps, 0.0) / (np.sqrt(2) * ndtri(0.625))
 
 
 def excesses(matrices: Float[ndarray, "m layer layer"], b: int) -> Float[ndarray, "m pair"]:
@@ -324,7 +323,8 @@ def smooth_correlation(matrix: Float[ndarray, "layer layer"]) -> Float[ndarray, 
     size = len(matrix)
     medians = [_quiet(np.nanmedian, np.diagonal(matrix, lag)[None], np.nan)[0] for lag in range(1, size)]
     falling = np.fmin.accumulate(np.r_[0.999, medians])[1:]
-    found = toeplitz(np.r_[1.0, np.maximum(falling, 0.0)])
+    lags = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
+    found = np.r_[1.0, np.maximum(falling, 0.0)][lags]
     values, vectors = np.linalg.eigh(found)
     positive = (vectors * np.maximum(values, 1e-6)) @ vectors.T
     scale = np.sqrt(np.diagonal(positive))
