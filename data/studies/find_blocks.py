@@ -1,6 +1,6 @@
 """How far can ``depthsig find-blocks`` be trusted? False alarms on models without blocks, accuracy on models with them.
 
-    python data/studies/find_blocks.py                 # everything, half an hour on one core
+    python data/studies/find_blocks.py                 # everything, about 20 minutes on one core
     python data/studies/find_blocks.py --quick         # a few models of each case, a minute
     python data/studies/find_blocks.py --only trained,arms --out FOLDER
 
