@@ -52,7 +52,13 @@ def plain_single(c: np.ndarray, start: int, length: int) -> float:
     ends = [own[k] for k in (start - 1, start + length) if 0 <= k < len(own) and not math.isnan(own[k])]
     quartile = outside[math.ceil(0.75 * (len(outside) - 1))]
     excess = min(run) - max([quartile, *ends]) - 0.05
-    return min(excess, min(run) - 0.5) if length == 1 else excess
+    if length == 1:
+        return min(excess, min(run) - 0.5)
+    layers = range(start, start + length + 1)
+    mean, two = np.mean(run), np.mean([c[i, i + 2] for i in layers[:-2]])
+    least = min(c[i, j] for i in layers for j in layers if i < j)
+    excess -= max(two - mean, 0.0)
+    return excess if least > min(max(mean, 0.0), 0.95) ** 1.6 else min(excess, 0.0)
 
 
 def plain_statistic(c: np.ndarray, b: int, least: float) -> float:

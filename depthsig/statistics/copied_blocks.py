@@ -36,6 +36,12 @@ SPARE = 1.0
 QUANTILE, LEAST = 0.98, 0.5
 """Each size's statistic is put on one scale by this quantile of its own null, which counts as ½ at least."""
 
+ALIKE, FALL = 0.95, 1.6
+"""Neighbours of more than this cosine are copies; others are a chain where likeness falls by this power or more.
+
+Independent noise on copies of a layer gives powers up to 1.35, a chain 2 and more.
+"""
+
 LONGEST_RUN = 15
 """Of one layer's copies that are not equal, at most this many pairs are looked for."""
 CALIBRATION = (1000, 200)
@@ -91,7 +97,11 @@ def find_copied_blocks(
     these, too; likeness that decays smoothly with distance gives an excess of about 0 or below.)
     For b = 1, whose neighbours are the layer itself, runs of up to 15 pairs are compared with the pairs
     before and after them and with the upper quartile of all pairs outside; their excess counts from .05,
-    and of a single pair from a cosine of ½. Equal layers have an infinite excess.
+    and of a single pair from a cosine of ½. Copies of one layer are all alike, while along a chain of layers
+    that each resemble the one before likeness falls as m, m², m³ …: a run has no excess unless the least
+    likeness of any two of its layers is above m^1.6, m the mean of its pairs (at most .95). And by as much as
+    layers two apart are more alike than neighbours, the run is one of larger blocks. Equal layers have an
+    infinite excess.
 
     - Statistic: for every b, m_b is the largest, over starts, of the smallest excess of b consecutive
       pairs, over √(s² + .01²); s is the spread of c[i, j] − c[i+1, j+1] (:func:`noise`), along
@@ -213,17 +223,19 @@ def excesses(matrices: Float[ndarray, "m layer layer"], b: int) -> Float[ndarray
 def single_excesses(matrices: Float[ndarray, "m layer layer"]) -> Float[ndarray, "m length pair"]:
     """How far the smallest of a run of pairs (i, i+1) stands above the others, by length − 1 and start.
 
-    The others are the pairs before and after the run, and the upper quartile of all pairs outside.
+    The others are the pairs before and after the run, and the upper quartile of all pairs outside. A run
+    of two pairs or more must not be a chain, in which likeness falls with distance, nor made of larger blocks.
     """
     i = np.arange(matrices.shape[-1] - 1)
-    own = matrices[:, i, i + 1]
+    own, two_apart = matrices[:, i, i + 1], np.diagonal(matrices, 2, 1, 2)
     n = own.shape[1]
     out = np.full((len(own), min(n, LONGEST_RUN), n), np.nan)
     edged = np.pad(own, ((0, 0), (1, 1)), constant_values=np.nan)
-    smallest = own
+    smallest = every = own
     for length in range(1, out.shape[1] + 1):
         if length > 1:
             smallest = np.minimum(smallest[:, :-1], own[:, length - 1 :])
+            every = np.minimum(np.minimum(every[:, :-1], every[:, 1:]), np.diagonal(matrices, length, 1, 2))
         for start in range(n - length + 1):
             end, low = start + length, smallest[:, start]
             around = np.fmax(edged[:, start], edged[:, end + 1])
@@ -231,6 +243,11 @@ def single_excesses(matrices: Float[ndarray, "m layer layer"]) -> Float[ndarray,
             excess = low - around - NEIGHBOURS
             if length == 1:
                 excess = np.minimum(excess, low - SINGLE)
+            else:
+                mean = own[:, start:end].mean(1)
+                excess = excess - np.maximum(two_apart[:, start : end - 1].mean(1) - mean, 0.0)
+                chain = every[:, start] <= np.clip(mean, 0.0, ALIKE) ** FALL
+                excess = np.where(chain, np.minimum(excess, 0.0), excess)
             out[:, length - 1, start] = np.where(low >= 1 - EQUAL, np.inf, excess)
     return out
 
