@@ -23,6 +23,7 @@ from depthsig.analysis.jobs import needed, run_jobs
 from depthsig.analysis.period import beside_control, period_scores
 from depthsig.analysis.request import Request
 from depthsig.analysis.skip_scores import skip_scores
+from depthsig.analysis.translated import check_lens, open_lens, without_lens
 from depthsig.analysis.units import Units
 from depthsig.analysis.versions import versions
 from depthsig.checkpoint.patterns import layer_patterns
@@ -63,8 +64,8 @@ def analyze(
         keep_for: the results folder that the caller will write, where it is not ``out``: unfinished
             work is kept beside it.
         options: as the command's options (``metrics``, ``agg``, ``max_tokens``, ``order``,
-            ``loop``, ``grown``, ``iterations``, ``memory``, ``seed`` ...), and ``forward`` for
-            live models with another way of being called.
+            ``loop``, ``grown``, ``iterations``, ``memory``, ``seed``, ``lens`` ...), and ``forward``
+            for live models with another way of being called.
 
     Raises:
         InputError: bad input or options. CertificateError: the numbers could not be trusted.
@@ -96,10 +97,15 @@ def prepare(
     """The loaded model, the request, its prompts with their name, and what was declared."""
     n = options.get("n")
     request, declared, loading = _split(options)
+    lens = open_lens(request.lens)  # before the model: a bad folder must not cost its loading
     opened = _open(model, tokenizer, declared, {**loading, "seed": request.seed}, show)
     request = request.for_spans([span.kind for span in opened.plan.spans])
     texts, name = _prompts(prompts, opened, request, n)
-    return opened, request, _tokens(texts, opened, request), name, declared
+    ready = _tokens(texts, opened, request)
+    if lens is not None:
+        check_lens(lens, opened, ready)
+        request = replace(request, lens=lens)
+    return opened, request, ready, name, declared
 
 
 def measure(
@@ -144,7 +150,7 @@ def with_control(
     try:
         with show.stage("re-initialised control"):
             twin = reinitialised(model, request.seed)
-        control = measure(twin, prompts, request, name, Units, show, messages, started)
+        control = measure(twin, prompts, without_lens(request), name, Units, show, messages, started)
     except DepthsigError as error:
         reason = " ".join(str(error).split())
         if request.control:
@@ -259,6 +265,7 @@ def describe(
             "found": [],
         },
         "certificates": [c.record() for c in certificates],
+        "lens": None if request.lens is None else request.lens.about(),
         "options": {**request.record(), **model.declared.record(), "prompts": prompts},
         "warnings": [*messages, *plan.notes],
     }  # fmt: skip
@@ -306,6 +313,7 @@ def _identity(model: Model, prompts: Sequence[TokenPrompt], request: Request, de
         "plan": list(model.plan.layers), "declared": model.declared.record(),
         "dtype": str(model.dtype), "prompts": [p.tokens_sha256 for p in prompts],
         "version": version("depthsig"), **request.record(),
+        "content of --lens": None if request.lens is None else request.lens.content_hash,
     }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from depthsig.metrics.weights import weight_cosine
 from depthsig.progress import Progress
 from depthsig.prompts import TokenPrompt
 
-_LENS = ("lens.", "settling_depth", "effective_depth.kl", "effective_depth.overlap")
+_LENS = ("lens.", "tuned.", "settling_depth", "effective_depth.kl", "effective_depth.overlap")
 _RESIDUAL = ("residual.", "contribution.", "effective_depth.cosine")
 
 CPU_TOKENS, GPU_TOKENS = 1024, 16384
@@ -54,7 +54,7 @@ def run_clean(
         residual_wanted |= {"contribution.cosine"}
     counted = [p for p in prompts if p.positions]
     first = frozenset(p.index for p in prompts[:TOKEN_PROMPTS])
-    lens = LensObserver(model, lens_wanted, samples, first)
+    lens = LensObserver(model, lens_wanted, samples, first, request.lens)
     residual = ResidualObserver(model, residual_wanted, samples, verdict.parts)
     if "residual.cka" in wanted:
         residual.pooled = pooled_slots([(p.index, t) for p in counted for t in _positions(p, request)])
@@ -134,7 +134,7 @@ def _weights(model: Model, samples: Samples) -> None:
 
 
 def _tokens_frame(lens: LensObserver, model: Model, prompts: Sequence[TokenPrompt]) -> pd.DataFrame:
-    """lens.tokens with the text of each predicted token, and of the token it was predicted at."""
+    """lens.tokens and tuned.tokens with the text of each predicted token, and of the token it was predicted at."""
     frame = pd.DataFrame(lens.token_rows)
     if frame.empty:
         return frame

@@ -84,7 +84,9 @@ def forecast(model: Any, prompts: Any = None, *, tokenizer: Any = None, **option
 def _clean(model: Model, request: Request, prompts: Sequence[TokenPrompt]) -> Piece:
     tokens, steps = sum(p.n_tokens for p in prompts), len(model.plan)
     lens = any(m.startswith(("lens.", "settling", "effective_depth")) for m in request.wanted)
-    return Piece("clean run", len(prompts), tokens * steps, tokens * (steps + 1) if lens else 0)
+    tuned = request.lens is not None
+    readouts = tokens * (lens * steps + tuned * steps + (lens or tuned))
+    return Piece("clean run", len(prompts), tokens * steps, readouts)
 
 
 def _edited(model: Model, job: Any, prompts: Sequence[TokenPrompt]) -> Piece:

@@ -34,6 +34,8 @@ class Request:
     batch_size: int | None = None
     seed: int = 0
     control: bool | None = None
+    lens: Any = None
+    """The tuned lens of ``tuned.*``: its folder; once opened, the lens itself."""
     selected: tuple[Metric, ...] = field(init=False, repr=False, compare=False)
     defaulted: bool = field(init=False, repr=False, compare=False)
     """Whether the metrics were left to us."""
@@ -41,7 +43,7 @@ class Request:
     def __post_init__(self) -> None:
         object.__setattr__(self, "defaulted", self.metrics is None)
         if self.metrics is None:
-            object.__setattr__(self, "metrics", DEFAULT_METRICS)
+            object.__setattr__(self, "metrics", DEFAULT_METRICS if self.lens is None else (*DEFAULT_METRICS, "tuned"))
         for name in ("metrics", "parts", "scopes"):
             object.__setattr__(self, name, as_tuple(getattr(self, name)))
         _choice("parts", self.parts, PARTS)
@@ -56,6 +58,7 @@ class Request:
         if self.keep_first and self.positions != "all":
             raise InputError("--keep-first goes with --positions all only")
         object.__setattr__(self, "selected", tuple(select(self.metrics or ())))
+        _check_lens(self.wanted, self.lens)
         object.__setattr__(self, "memory", parse_memory(self.memory))
 
     @property
@@ -97,7 +100,16 @@ class Request:
     def record(self) -> dict[str, Any]:
         """The options, as ``signature.json`` keeps them."""
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        record["lens"] = None if self.lens is None else str(self.lens)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in record.items()}
+
+
+def _check_lens(wanted: frozenset[str], lens: Any) -> None:
+    tuned = any(m.startswith("tuned.") for m in wanted)
+    if tuned and lens is None:
+        raise InputError("tuned metrics need translators; give --lens DIR, a tuned lens (`depthsig fit-lens` makes one)")
+    if lens is not None and not tuned:
+        raise InputError(f"--lens {str(lens)!r} is for tuned metrics, and none was asked for; add tuned to --metrics")
 
 
 def as_tuple(value: str | Sequence[str]) -> tuple[str, ...]:

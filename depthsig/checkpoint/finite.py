@@ -15,13 +15,14 @@ def check_finite(module: nn.Module) -> None:
         InputError: naming the first such tensor.
     """
     for name, parameter in module.named_parameters():
-        if parameter.is_floating_point() and not _finite(parameter.detach()):
+        if parameter.is_floating_point() and not is_finite(parameter.detach()):
             raise InputError(
                 f"weight {name!r} holds values that are not finite; the checkpoint is damaged or "
                 "overflowed in its dtype (try --dtype float32)"
             )
 
 
-def _finite(tensor: torch.Tensor) -> bool:
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity."""
     # 0 · x is NaN for NaN and infinity: one cheap pass, and no mask as large as the tensor.
     return tensor.numel() == 0 or not bool(torch.isnan((tensor * 0).sum()))

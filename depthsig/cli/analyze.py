@@ -9,7 +9,7 @@ import typer
 
 from depthsig.cli import options as opt
 
-DEFAULT = "lens,residual,skip, and period where a span is declared or observed"
+DEFAULT = "lens,residual,skip, period where a span is declared or observed, and tuned with --lens"
 
 
 def analyze(
@@ -28,6 +28,9 @@ def analyze(
     ] = False,
     metrics: Annotated[
         str | None, typer.Option(help="Groups or names (`depthsig metrics`), comma-separated.", show_default=DEFAULT)
+    ] = None,
+    lens: Annotated[
+        str | None, typer.Option(help="Folder of a tuned lens (`depthsig fit-lens`), for tuned.*.", metavar="DIR")
     ] = None,
     parts: Annotated[str, typer.Option(help="What skip and local take away: layer, attn, mlp.")] = "layer",
     scopes: Annotated[str, typer.Option(help="Where it is taken away: current, future.")] = "current,future",
@@ -67,7 +70,7 @@ def analyze(
         "metrics": metrics, "n": n, "max_tokens": max_tokens, "chat_template": chat_template,
         "parts": parts, "scopes": scopes, "cuts": cuts, "ablation": ablation,
         "positions": positions, "keep_first": keep_first, "agg": agg, "memory": memory,
-        "batch_size": batch_size, "seed": seed, "control": control,
+        "batch_size": batch_size, "seed": seed, "control": control, "lens": lens,
     }  # fmt: skip
     Request(**asked)
     loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
