@@ -32,6 +32,7 @@ MARK = ".depthsig"
 
 RECORDS = {
     "signature.json": "depthsig-signature/", "repeat.json": "depthsig-repeat/", "compare.json": "depthsig-compare/",
+    "lens.json": "depthsig-lens/",
 }  # fmt: skip
 """The file that makes a folder a result of ours, and how its schema begins."""
 
