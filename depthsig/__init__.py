@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from depthsig.analysis.check import check
     from depthsig.analysis.compare import compare
     from depthsig.analysis.findblocks import find_blocks
+    from depthsig.analysis.fit_lens import fit_lens
     from depthsig.engine.model import Model, load
     from depthsig.errors import CertificateError, DepthsigError, DepthsigWarning, InputError
     from depthsig.signature import Comparison, Signature
@@ -26,6 +27,7 @@ _HOME = {
     "check": "depthsig.analysis.check",
     "compare": "depthsig.analysis.compare",
     "find_blocks": "depthsig.analysis.findblocks",
+    "fit_lens": "depthsig.analysis.fit_lens",
     "load": "depthsig.engine.model",
     "Model": "depthsig.engine.model",
     "Signature": "depthsig.signature",
@@ -38,7 +40,7 @@ _HOME = {
 
 __all__ = [
     "CertificateError", "Comparison", "DepthsigError", "DepthsigWarning", "InputError", "Model", "Signature",
-    "analyze", "check", "compare", "find_blocks", "load",
+    "analyze", "check", "compare", "find_blocks", "fit_lens", "load",
 ]  # fmt: skip
 
 

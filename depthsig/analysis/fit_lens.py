@@ -65,7 +65,9 @@ class FittedLens:
 
     def __str__(self) -> str:
         plain, tuned = self.depths["plain"].mean(), self.depths["tuned"].mean()
-        return f"tuned lens of {len(self.lens)} translators: held-out KL {plain:.3g} to {tuned:.3g} nats, mean over depths"
+        return (
+            f"tuned lens of {len(self.lens)} translators: held-out KL from {plain:.3g} to {tuned:.3g} nats over depths"
+        )
 
 
 def fit_lens(
@@ -183,7 +185,8 @@ def _split(prompts: Sequence[TokenPrompt], seed: int) -> tuple[list[TokenPrompt]
     once = list({p.tokens_sha256: p for p in reversed(prompts) if p.positions}.values())[::-1]
     if len(once) < 2:
         raise InputError(
-            f"fit-lens holds out a fifth of the prompts and needs two different ones of two tokens or more; found {len(once)}"
+            "fit-lens holds out a fifth of the prompts and needs two different ones of two tokens or more; "
+            f"found {len(once)}"
         )
     order = np.random.default_rng(seed).permutation(len(once))
     held = max(1, round(HELD_OUT * len(once)))
@@ -240,7 +243,7 @@ def _warn(depths: pd.DataFrame, tokens: int, width: int) -> None:
     plain = depths.loc[depths["kept"] == "identity", "depth"].tolist()
     if plain:
         shown = ", ".join(map(str, plain[:10])) + (" ..." if len(plain) > 10 else "")
-        message = f"at depths {shown} no map did better than the plain lens on held-out prompts, so the identity is kept"
+        message = f"at depths {shown} no map did better on held-out prompts than the plain lens, which is kept there"
         warnings.warn(f"{message}; more prompts may help", DepthsigWarning, stacklevel=3)
     if tokens < width:
         message = f"maps of width {width} were fitted to {tokens} tokens only; more prompts make a better lens"

@@ -16,8 +16,8 @@ from depthsig.checkpoint.hooks import undisturbed
 from depthsig.checkpoint.translators import TunedLens
 from depthsig.engine.clean import CleanRun
 from depthsig.engine.model import Model
-from depthsig.metrics.comparison import Reference
 from depthsig.metrics import lens, tuned
+from depthsig.metrics.comparison import Reference
 from depthsig.metrics.lens import settling_depth
 
 NEEDS = {**lens.NEEDS, **tuned.NEEDS}

@@ -107,7 +107,7 @@ class Request:
 def _check_lens(wanted: frozenset[str], lens: Any) -> None:
     tuned = any(m.startswith("tuned.") for m in wanted)
     if tuned and lens is None:
-        raise InputError("tuned metrics need translators; give --lens DIR, a tuned lens (`depthsig fit-lens` makes one)")
+        raise InputError("tuned metrics need a tuned lens: give --lens DIR (`depthsig fit-lens` makes one)")
     if lens is not None and not tuned:
         raise InputError(f"--lens {str(lens)!r} is for tuned metrics, and none was asked for; add tuned to --metrics")
 

@@ -197,7 +197,7 @@ def _translators(state: dict[str, Tensor], config: Mapping[str, Any], path: str)
     # Renamed twice by tuned-lens itself: probe, then adapter, then translator.
     state = {re.sub("probe|adapter", "translator", k): v for k, v in state.items() if not k.startswith(_READOUT)}
     if not any(key.startswith("layer_translators.") for key in state):
-        raise InputError(f"{path!r} has no translators; found the keys {sorted(state)[:3]}, expected 0.weight, 0.bias …")
+        raise InputError(f"{path!r} has no translators; found the keys {sorted(state)[:3]}, not 0.weight, 0.bias …")
     if "input_translator.weight" not in state:
         raise InputError(f"{path!r} has no translator of the embeddings (include_input=False); one a depth is needed")
     found = {}
@@ -235,7 +235,7 @@ def _checked(
             raise InputError(f"{path!r}: {name} holds values that are not finite; the lens is damaged")
     for key, found in (("d_model", width), ("num_hidden_layers", count), ("num_layers", count)):
         if config.get(key, found) != found:
-            raise InputError(f"{path!r} has {found} for {key}, its {CONFIG} says {config[key]!r}; they do not go together")
+            raise InputError(f"{path!r}: {key} is {found} there, but {config[key]!r} in {CONFIG}: two lenses mixed up?")
     biases = tuple(state[f"{d}.bias"] for d in range(count)) if has_bias else None
     return tuple(state[f"{d}.weight"] for d in range(count)), biases
 

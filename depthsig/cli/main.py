@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from depthsig.cli import analyze, check, compare, export, find_blocks, listings, plan, repeat, report
+from depthsig.cli import analyze, check, compare, export, find_blocks, fit_lens, listings, plan, repeat, report
 from depthsig.errors import DepthsigError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("repeat")(repeat.repeat)
+app.command("fit-lens")(fit_lens.fit_lens)
 app.command("models")(listings.models)
 app.command("prompts")(listings.prompts)
 app.command("metrics")(listings.metrics)

@@ -16,7 +16,8 @@ from depthsig.report.period import general_scores, period_rows
 from depthsig.signature import Signature
 
 _GROUPS = {
-    "lens": "Logit lens", "residual": "Residual stream", "contribution": "Contributions", "weights": "Weights",
+    "lens": "Logit lens", "tuned": "Tuned lens", "residual": "Residual stream", "contribution": "Contributions",
+    "weights": "Weights",
     "skip": "Layer skip", "local": "Local effects", "order": "Order edits", "repeat": "Repeats",
     "erasure": "Erasure", "attribution": "Attribution", "loop": "Loop dynamics", "period": "Periodicity",
 }  # fmt: skip

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from depthsig.errors import InputError
 from depthsig.metrics.registry import Metric, all_metrics
+from depthsig.report.figures.early_exit import LENSES, draw_early_exit, early_exit_measures
 from depthsig.report.figures.heatmap import draw_heatmap
 from depthsig.report.figures.lens_tokens import draw_lens_tokens
 from depthsig.report.figures.period import draw_period
@@ -43,6 +44,7 @@ def figures_for(signature: Signature) -> Iterator[Drawn]:
         yield Drawn("plan", "plan", "Plan", caption, figure)
         for entry in all_metrics().values():
             yield from _figures_of(signature, entry)
+        yield from _early_exit(signature)
         for table in period_tables(signature):
             figure = new_figure()
             draw_period(figure.add_subplot(), table)
@@ -63,12 +65,13 @@ def _figures_of(signature: Signature, entry: Metric) -> Iterator[Drawn]:
         yield from _matrices(signature, entry, group)
     if entry.kind == "token" and entry.id in ("erasure.effect", "attribution.ig"):
         yield from _token_maps(signature, entry, group)
-    if entry.id == "lens.tokens" and entry.id in set(signature.tokens_table["metric"]):
+    if entry.id in TOKENS and entry.id in set(signature.tokens_table["metric"]):
         for prompt, rows in signature.tokens(entry.id).groupby("prompt"):
             figure = new_figure(FULL, 4.2)
             draw_lens_tokens(figure.add_subplot(), rows)
             caption = f"The likeliest next token at every depth and position of prompt {prompt} (its last positions)."
-            yield Drawn(f"lens.tokens.{prompt}", group, f"Top tokens, prompt {prompt}", caption, figure)
+            title = f"Top tokens, prompt {prompt}" + (", tuned lens" if group == "tuned" else "")
+            yield Drawn(f"{entry.id}.{prompt}", group, title, caption, figure)
     if entry.id == "loop.pca" and entry.id in set(signature.tokens_table["metric"]):
         for (scope, prompt), rows in signature.tokens(entry.id).groupby(["scope", "prompt"]):
             figure = new_figure(COLUMN, 2.8)
@@ -80,6 +83,24 @@ def _figures_of(signature: Signature, entry: Metric) -> Iterator[Drawn]:
             )
 
 
+def _early_exit(signature: Signature) -> Iterator[Drawn]:
+    measures = early_exit_measures(signature.profiles)
+    if not measures:
+        return
+    figure = new_figure(FULL if len(measures) > 1 else COLUMN, 2.4)
+    draw_early_exit(
+        [figure.add_subplot(1, len(measures), i + 1) for i in range(len(measures))], signature.profiles, signature.plan
+    )
+    have = [name for lens, name in LENSES.items() if signature.profiles["metric"].str.startswith(f"{lens}.").any()]
+    caption = (
+        f"How good the model would be if it stopped at a depth and was read out there, by {' and '.join(have)}; "
+        "mean over prompts, band: 95 % bootstrap interval; dashed: the loss of the whole model."
+    )
+    group = "lens" if "plain lens" in have else "tuned"
+    yield Drawn("early_exit", group, "Early exit", caption, figure)
+
+
+TOKENS = ("lens.tokens", "tuned.tokens")
 TOKEN_MAPS = 4
 """Token maps are drawn for the first prompts; the table has all of them."""
 
@@ -137,7 +158,7 @@ def plot_metric(signature: Signature, metric: str, ax: Any = None, **choice: Any
             rows = signature.tokens(metric)
             prompt = choice.get("prompt", rows["prompt"].iloc[0])
             rows = rows[rows["prompt"] == prompt]
-            if metric == "lens.tokens":
+            if metric in TOKENS:
                 return draw_lens_tokens(ax, rows)
             if metric == "loop.pca":
                 return draw_trajectories(ax, rows[rows["scope"] == choice.get("scope", rows["scope"].iloc[0])])
