@@ -61,6 +61,8 @@ class HeldOut:
 
     def __init__(self, model: Model, states: States) -> None:
         self.model, self.states = model, states
+        shape = (min(ROWS, states.shape[1]), model.readout.vocab)
+        self._final, self._probs, self._own = (torch.empty(shape, device=states.device) for _ in range(3))
 
     def kl(self, maps: dict[int, list[Map]]) -> dict[int, list[float]]:
         """Mean over tokens, in nats, of every map of every depth."""
@@ -69,12 +71,14 @@ class HeldOut:
         with undisturbed(self.model.module):
             for start in range(0, count, ROWS):
                 piece = self.states[:, start : start + ROWS]
-                none = torch.full((piece.shape[1],), -1, device=piece.device)
-                reference = Reference(self.model.readout(piece[-1]).float(), none, frozenset({"kl_reverse"}))
+                rows = piece.shape[1]
+                none = torch.full((rows,), -1, device=piece.device)
+                final = self.model.readout.into(piece[-1], self._final)
+                reference = Reference(final, none, frozenset({"kl_reverse"}), self._probs[:rows])
                 for depth, candidates in maps.items():
                     for i, (weight, bias) in enumerate(candidates):
                         state = TunedLens((weight,), (bias,)).translate(piece[depth], 0)
-                        logits = self.model.readout_at(depth)(state).float()
+                        logits = self.model.readout_at(depth).into(state, self._own)
                         sums[depth][i] += float(reference.compare(logits)["kl_reverse"].double().sum())
         return {depth: [value / count for value in values] for depth, values in sums.items()}
 
