@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import PROMPTS, build, byte_tokenizer
+from families import PROMPTS, build, byte_tokenizer, looped_model
 from lenses import WIDTH, affine_model, random_prompts, true_maps
 
 import depthsig
@@ -98,6 +98,17 @@ def test_half_precision_and_short_prompts() -> None:
     texts = ["something else entirely", "and one more text to read"]
     signature = depthsig.analyze(model, texts, tokenizer=tokenizer, metrics=["tuned"], lens=fitted.lens)
     assert np.isfinite(signature.profile("tuned.kl")["value"]).all()
+
+
+def test_a_looped_model_has_a_translator_a_step() -> None:
+    model = looped_model()
+    fitted = depthsig.fit_lens(model, random_prompts(20), steps=8)
+    assert fitted.depths["layer"].tolist() == [0, 1, 2, 1, 2, 1, 2, 3] and len(fitted.lens) == 8
+    signature = depthsig.analyze(
+        model, random_prompts(26)[20:], metrics=["lens.kl_reverse", "tuned.kl_reverse"], lens=fitted.lens
+    )
+    plain, tuned = (signature.profile(f"{lens}.kl_reverse")["value"] for lens in ("lens", "tuned"))
+    assert (tuned <= plain * 1.05).all() and tuned.mean() < 0.95 * plain.mean()
 
 
 def test_little_memory_means_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ def fit_lens(
         steps: of 256 random tokens; 0 leaves it at the ridge regressions.
         lr, weight_decay: of the optimiser, in its usual units.
         memory: for the states that maps are fitted to; where they do not fit, they are computed
-            in several turns.
+            in several turns. The maps themselves take about 16 bytes a weight besides.
         out: folder to save the lens in; checked before anything is computed.
 
     Raises:
