@@ -29,7 +29,7 @@ from depthsig.prompts.builtin import DEFAULT_N
 from depthsig.prompts.primitives import TASKS
 from depthsig.signature.storage import ensure_writable, writing
 
-STEPS, RATE, DECAY = 100, 1.0, 1e-3
+STEPS, RATE, DECAY = 100, 0.3, 1e-3
 GENERATED = 1000
 """Generated prompts to fit on, where their number is left to us."""
 

@@ -24,7 +24,7 @@ def fit_lens(
     max_tokens: opt.MaxTokens = 256,
     chat_template: Annotated[bool, typer.Option("--chat-template", help="Use the tokenizer's template.")] = False,
     steps: Annotated[int, typer.Option(help="Optimiser steps of 256 tokens; 0: ridge regressions only.")] = 100,
-    lr: Annotated[float, typer.Option(help="Learning rate, in tuned-lens' unit.")] = 1.0,
+    lr: Annotated[float, typer.Option(help="Learning rate, in tuned-lens' unit (its own default is 1).")] = 0.3,
     weight_decay: Annotated[float, typer.Option(help="Weight decay, towards the identity.")] = 1e-3,
     dtype: opt.Dtype = None,
     device: opt.Device = "auto",
