@@ -53,7 +53,8 @@ def plain_single(c: np.ndarray, start: int, length: int) -> float:
     quartile = outside[math.ceil(0.75 * (len(outside) - 1))]
     excess = min(run) - max([quartile, *ends]) - 0.05
     if length == 1:
-        return min(excess, min(run) - 0.5)
+        third = [outside[-3] + 0.05] if len(outside) >= 3 else []
+        return min(excess, run[0] - max([0.5, *third]))
     layers = range(start, start + length + 1)
     mean, two = np.mean(run), np.mean([c[i, i + 2] for i in layers[:-2]])
     least = min(c[i, j] for i in layers for j in layers if i < j)

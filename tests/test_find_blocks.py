@@ -124,6 +124,24 @@ def test_smallest_size_with_the_largest_count_at_any_place() -> None:
     assert _copies([0, 1, 2, 3, 3, 4, 5], noise=0.0) == [(3, 1, 2)]
 
 
+@pytest.mark.parametrize(
+    ("answer", "after", "noise", "correlation"),
+    [((1, 5, 4), 2, 0.5, 0.9), ((0, 2, 3), 1, 0.1, 0.5), ((4, 3, 5), 1, 0.25, 0.5), ((3, 1, 5), 1, 0.1, 0.9),
+     ((2, 2, 2), 1, 0.25, 0.9)],
+)  # fmt: skip
+def test_copies_that_break_a_chain_of_resembling_layers(
+    answer: tuple[int, int, int], after: int, noise: float, correlation: float
+) -> None:
+    """Copies written over layers that resemble their neighbours leave an odd border, which is no block."""
+    start, size, count = answer
+    rng = np.random.default_rng(1)
+    layers = _vectors(rng, start + size * count + after, 8000, correlation)
+    for layer in range(start + size, start + size * count):
+        layers[layer] = layers[start + (layer - start) % size] + noise * rng.standard_normal(8000)
+    found = cb.find_copied_blocks(_cosines(layers), 8000)
+    assert [(b.start, b.size, b.count) for b in found.blocks] == [answer]
+
+
 def test_several_blocks_and_blocks_within_blocks() -> None:
     assert _copies([0, 1, 2, 1, 2, 3, 4, 5, 6, 7, 5, 6, 7, 8]) == [(1, 2, 2), (7, 3, 2)]
     # 2 3 stands twice in each of two stretches of six layers.

@@ -97,11 +97,11 @@ def find_copied_blocks(
     these, too; likeness that decays smoothly with distance gives an excess of about 0 or below.)
     For b = 1, whose neighbours are the layer itself, runs of up to 15 pairs are compared with the pairs
     before and after them and with the upper quartile of all pairs outside; their excess counts from .05,
-    and of a single pair from a cosine of ½. Copies of one layer are all alike, while along a chain of layers
-    that each resemble the one before likeness falls as m, m², m³ …: a run has no excess unless the least
-    likeness of any two of its layers is above m^1.6, m the mean of its pairs (at most .95). And by as much as
-    layers two apart are more alike than neighbours, the run is one of larger blocks. Equal layers have an
-    infinite excess.
+    and of a single pair from a cosine of ½ and the third highest of all others. Copies of one layer are all
+    alike, while along a chain of layers that each resemble the one before likeness falls as m, m², m³ …: a run
+    has no excess unless the least likeness of any two of its layers is above m^1.6, m the mean of its pairs
+    (at most .95). And by as much as layers two apart are more alike than neighbours, the run is one of larger
+    blocks. Equal layers have an infinite excess.
 
     - Statistic: for every b, m_b is the largest, over starts, of the smallest excess of b consecutive
       pairs, over √(s² + .01²); s is the spread of c[i, j] − c[i+1, j+1] (:func:`noise`), along
@@ -242,7 +242,7 @@ def single_excesses(matrices: Float[ndarray, "m layer layer"]) -> Float[ndarray,
             around = np.fmax(around, _upper_quartile(np.delete(own, slice(start, end), axis=1)))
             excess = low - around - NEIGHBOURS
             if length == 1:
-                excess = np.minimum(excess, low - SINGLE)
+                excess = np.minimum(excess, low - np.fmax(_third(np.delete(own, start, axis=1)) + NEIGHBOURS, SINGLE))
             else:
                 mean = own[:, start:end].mean(1)
                 excess = excess - np.maximum(two_apart[:, start : end - 1].mean(1) - mean, 0.0)
@@ -261,6 +261,14 @@ def _upper_quartile(values: Float[ndarray, "m n"]) -> Float[ndarray, m]:
     if not defined.shape[1]:
         return np.full(len(values), np.nan)
     return np.quantile(defined, 0.75, axis=1, method="higher")
+
+
+def _third(values: Float[ndarray, "m n"]) -> Float[ndarray, m]:
+    """The third highest of each row; NaN where there are not three."""
+    defined = values[:, ~np.isnan(values[0])]
+    if defined.shape[1] < 3:
+        return np.full(len(values), np.nan)
+    return np.partition(defined, -3, axis=1)[:, -3]
 
 
 def statistics(matrices: Float[ndarray, "m layer layer"], least: float) -> Float[ndarray, "m size"]:
