@@ -258,6 +258,28 @@ def test_recurrence_is_not_testable_without_span_or_steps() -> None:
     assert row["verdict"] == "undecided" and "no profile of the family is testable" in row["note"]
 
 
+def test_recurrence_is_read_from_samples_where_tables_hold_worst_cases() -> None:
+    looped = signature(periodic(12, 1.0, 0), 12, name="looped", span=(0, 4, 3, "loop"))
+    base = signature(periodic(12, 0.0, 1), 12, name="baseline")
+    roles = {"looped": looped, "baseline": base}
+    expected = claim(depthsig.compare([looped, base], roles=roles, resamples=50), "recurrence")
+    worst = replace(
+        looped, profiles=looped.profiles.assign(agg="max", value=1.0), matrices=looped.matrices.assign(agg="max")
+    )
+    found = claim(
+        depthsig.compare([worst, base], roles={"looped": worst, "baseline": base}, resamples=50), "recurrence"
+    )
+    assert found["estimate"] == pytest.approx(expected["estimate"])
+    assert found["verdict"] == expected["verdict"] and "p = " in found["note"]
+
+
+def test_recurrence_says_why_it_is_not_testable() -> None:
+    looped = signature(periodic(12, 1.0, 0), 12, name="looped", span=(0, 4, 2, "loop"))
+    base = signature(periodic(12, 0.0, 1), 12, name="baseline")
+    found = claim(depthsig.compare([looped, base], roles={"looped": looped, "baseline": base}), "recurrence")
+    assert found["verdict"] == "undecided" and "2 blocks; a period needs 3" in found["note"]
+
+
 def test_the_control_stands_beside_the_claim() -> None:
     span = (0, 4, 6, "loop")
     control = signature(periodic(24, 1.0, 7), 24, name="fresh", span=span)

@@ -81,6 +81,17 @@ def test_a_page_of_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (tmp_path / "c" / "figures" / "tree.svg").exists() and found.late.empty and found.scores.empty
 
 
+def test_one_without_skip_still_gets_its_page(tmp_path: Path) -> None:
+    """What only one of two has cannot be subtracted; that draws nothing and ends nothing."""
+    both = {("lens.kl", "", "", "depth"): noisy(np.linspace(2, 0, 13), 6)}
+    skip = {("skip.output_l2", "layer", "current", "step"): noisy(np.ones(12), 6)}
+    signature(both, 12, name="one", span=(0, 4, 3, "loop")).save(tmp_path / "one")
+    signature(both | skip, 12, name="two").save(tmp_path / "two")
+    assert main(["compare", str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(tmp_path / "c")]) == 0
+    assert (tmp_path / "c" / "report.html").exists()
+    assert not (tmp_path / "c" / "figures" / "late.differences.svg").exists()
+
+
 def test_a_failed_write_leaves_the_old_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = depthsig.compare(three_arms(), resamples=20)
     out = tmp_path / "c"

@@ -297,6 +297,13 @@ def test_bad_input_is_one_line(options: list[str], says: str, tmp_path: Path, ca
     assert printed.out == "" and printed.err.count("\n") == 1 and says in printed.err
 
 
+def test_bad_prompts_are_said_even_where_none_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    _llama(4).save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    assert main(["find-blocks", str(tmp_path), "--prompts", "no-such-prompts"]) == 2
+    assert "no-such-prompts" in capsys.readouterr().err
+
+
 def test_too_few_draws_are_refused() -> None:
     with pytest.raises(InputError, match="999"):
         depthsig.find_blocks(_llama(4), PROMPTS, tokenizer=TOKENIZER, draws=99)

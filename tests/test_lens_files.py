@@ -138,6 +138,7 @@ def _spoil(folder: Path, kind: str) -> str:
         "dtype": (state | {"3.weight": torch.ones(WIDTH, WIDTH, dtype=torch.int8)}, "int8"),
         "nan": (state | {"3.bias": torch.full((WIDTH,), math.nan)}, "finite"),
         "nested": ({"lens": state}, "state dict"),
+        "scalar": (state | {"0.weight": torch.zeros(())}, "shape"),
         "other keys": ({"foo": torch.ones(1)}, "foo"),
     }[kind]
     torch.save(new_state, params)
@@ -146,7 +147,7 @@ def _spoil(folder: Path, kind: str) -> str:
 
 BAD = [
     "bomb", "raw pickle", "truncated", "no params", "no config", "config", "list", "lens type", "count",
-    "extra layers", "missing", "unknown", "shape", "dtype", "nan", "nested", "other keys",
+    "extra layers", "missing", "unknown", "shape", "dtype", "nan", "nested", "scalar", "other keys",
 ]  # fmt: skip
 
 
@@ -158,3 +159,11 @@ def test_bad_files_are_refused_in_one_line(kind: str, tmp_path: Path) -> None:
         read_lens(tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "exploded").exists()
+
+
+def test_a_lens_that_overflows_is_refused(tmp_path: Path) -> None:
+    write_as_tuned_lens(tmp_path)
+    state = torch.load(tmp_path / "params.pt", weights_only=True)
+    torch.save({k: v / v.abs().max() * 3e38 for k, v in state.items()}, tmp_path / "params.pt")
+    with pytest.raises(InputError, match="not finite on this model"):
+        depthsig.analyze(build("llama"), random_prompts(2), metrics=["tuned"], lens=tmp_path)

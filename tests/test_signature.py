@@ -144,3 +144,53 @@ def test_a_damaged_folder_is_named(signature: depthsig.Signature, tmp_path: Path
         depthsig.Signature.load(tmp_path / "a")
     with pytest.raises(InputError, match="no folder"):
         depthsig.Signature.load(tmp_path / "b")
+
+
+@pytest.mark.parametrize("file", ["profiles.csv", "matrices.csv", "scores.csv", "prompts.csv"])
+def test_a_table_that_was_cut_is_damaged(file: str, signature: depthsig.Signature, tmp_path: Path) -> None:
+    signature.save(tmp_path / "a")
+    path = tmp_path / "a" / file
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    with pytest.raises(InputError, match=f"{file}.*damaged"):
+        depthsig.Signature.load(tmp_path / "a")
+
+
+def test_a_profile_without_all_its_rows_is_damaged_in_old_folders_too(
+    signature: depthsig.Signature, tmp_path: Path
+) -> None:
+    signature.save(tmp_path / "a")
+    record, path = tmp_path / "a" / "signature.json", tmp_path / "a" / "profiles.csv"
+    info = json.loads(record.read_text())
+    del info["rows"]
+    record.write_text(json.dumps(info))
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(InputError, match=r"profiles\.csv.*rows of 4"):
+        depthsig.Signature.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"plan": None}, {"plan": []}, {"plan": [{"step": 0}]}, {"spans": {"labelled": [{"start": "a"}]}},
+        {"spans": []}, {"options": None}, {"checkpoint": "x"},
+        {"spans": {"executed": [{"start": 0, "end": 9, "size": 3, "count": 3, "kind": "loop", "source": "trace"}]}},
+    ],
+)  # fmt: skip
+def test_a_damaged_record_is_named(change: dict[str, Any], signature: depthsig.Signature, tmp_path: Path) -> None:
+    signature.save(tmp_path / "a")
+    record = tmp_path / "a" / "signature.json"
+    info = json.loads(record.read_text()) | change
+    record.write_text(json.dumps({k: v for k, v in info.items() if v is not None}))
+    with pytest.raises(InputError, match=r"signature\.json.*damaged"):
+        depthsig.Signature.load(tmp_path / "a")
+
+
+def test_only_a_result_of_its_own_kind_is_replaced(signature: depthsig.Signature, tmp_path: Path) -> None:
+    from depthsig.signature.storage import ensure_writable
+
+    signature.save(tmp_path / "a")
+    signature.save(tmp_path / "a")
+    for kind in ("compare.json", "repeat.json", "lens.json"):
+        with pytest.raises(InputError, match=r"another kind \(signature\.json\)"):
+            ensure_writable(tmp_path / "a", kind)

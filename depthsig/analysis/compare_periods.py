@@ -40,6 +40,8 @@ class Reading:
     strengths: dict[Member, Float[ndarray, row]]
     p: dict[Member, float]
     combined: float
+    reasons: tuple[str, ...] = ()
+    """Why members could not be tested."""
 
 
 def read_strengths(one: Input, rows: ndarray, span: TestedSpan, weights: WEIGHTS) -> Reading:
@@ -53,7 +55,8 @@ def read_strengths(one: Input, rows: ndarray, span: TestedSpan, weights: WEIGHTS
             if values is not None and np.isfinite(values[0]):
                 strengths[member] = values
     p = {member: test.p for member, test in tests.items() if test.testable}
-    return Reading(strengths, p, combined_p(tests)[0])
+    reasons = tuple(dict.fromkeys(test.reason for test in tests.values() if not test.testable))
+    return Reading(strengths, p, combined_p(tests)[0], reasons)
 
 
 def _strength(one: Input, rows: ndarray, member: Member, span: TestedSpan, weights: WEIGHTS) -> ndarray | None:
@@ -159,7 +162,9 @@ def _beside(
     combined_a = tuple(r.combined for r in own)
     combined_c = tuple(r.combined for readings in other for r in readings)
     if not members:
-        return Recurrence(name, reason="no profile of the family is testable on both sides", combined_a=combined_a)
+        why = "; ".join(dict.fromkeys(reason for reading in everyone for reason in reading.reasons))
+        reason = "no profile of the family is testable on both sides" + (f" ({why})" if why else "")
+        return Recurrence(name, reason=reason, combined_a=combined_a)
     a = {m: arm_mean(np.stack([r.strengths[m] for r in own], 1), own_weights) for m in members}
     c = {}
     for m in members:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from depthsig.analysis.analyze import analyze
+from depthsig.analysis.analyze import analyze, prepare
 from depthsig.analysis.request import Request
 from depthsig.checkpoint.sharing import tied_to
 from depthsig.checkpoint.weights import weight_groups
@@ -144,6 +144,9 @@ def find_blocks(
     searched = len(layers) >= MIN_STEPS
     notes = [] if searched else [f"activations: {len(layers)} steps are too few to be searched; it takes {MIN_STEPS}"]
     kinds = 1 + searched
+    asked = {"metrics": [ACTIVATIONS], "max_tokens": max_tokens, "seed": seed, "control": False, **counted}
+    if prompts is not None and not searched:
+        prepare(opened, prompts, None, asked, show)  # bad prompts are said, whether or not they are needed
     with show.stage("weights"):
         stored, copies = _search_weights(opened, LEVEL / kinds, draws, seed)
     p_values = {}
@@ -153,7 +156,6 @@ def find_blocks(
         notes.append(f"weights: {copies.reason}")
     blocks = [*loops, *_copied(copies, stored, kinds)]
     if searched:
-        asked = {"metrics": [ACTIVATIONS], "max_tokens": max_tokens, "seed": seed, "control": False, **counted}
         signature = analyze(opened, prompts, progress=show, **asked)
         with show.stage("activations"):
             period = find_matrix_period(_matrix(signature, len(layers)), draws=draws, seed=seed)

@@ -18,7 +18,7 @@ from depthsig.analysis.analyze import default_prompts, versions
 from depthsig.analysis.clean import batch_tokens
 from depthsig.analysis.lens_training import Fit, HeldOut, Schedule, Trainer, capture
 from depthsig.analysis.translated import head_hash
-from depthsig.checkpoint.translators import LENS_TYPE, SCHEMA, TunedLens, write_lens
+from depthsig.checkpoint.translators import LENS_TYPE, RECORD, SCHEMA, TunedLens, write_lens
 from depthsig.engine.certificates import certify, judge
 from depthsig.engine.memory import parse_memory
 from depthsig.engine.model import Model, check_vocabulary, load
@@ -59,7 +59,7 @@ class FittedLens:
         Raises:
             InputError: if the folder is no result of ours, or cannot be written.
         """
-        with writing(out) as partial:
+        with writing(out, RECORD) as partial:
             write_lens(self.lens, partial, self.record)
         return Path(out)
 
@@ -97,7 +97,7 @@ def fit_lens(
     check_options(n=n, max_tokens=max_tokens, steps=steps, lr=lr, weight_decay=weight_decay, batch_size=batch_size)
     budget = parse_memory(memory)
     if out is not None:
-        ensure_writable(out)
+        ensure_writable(out, RECORD)
     show = progress if isinstance(progress, Progress) else Progress(bool(progress))
     with show.stage("loading"):
         opened = _opened(model, tokenizer, {**options, "seed": seed}, show)

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from depthsig.analysis.accumulate import Key, Samples
 from depthsig.analysis.tokens import Measured
+from depthsig.checkpoint.finite import is_finite
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.checkpoint.translators import TunedLens
 from depthsig.engine.clean import CleanRun
 from depthsig.engine.model import Model
+from depthsig.errors import InputError
 from depthsig.metrics import lens, tuned
 from depthsig.metrics.comparison import Reference
 from depthsig.metrics.lens import settling_depth
@@ -117,6 +119,11 @@ class LensObserver:
         if name == "tuned":
             assert self.translators is not None
             state = self.translators.translate(state, depth)
+            if not is_finite(state):
+                raise InputError(
+                    f"--lens {str(self.translators)!r}: its translator of depth {depth} gives values that are not "
+                    "finite on this model; the lens is damaged, or of another model"
+                )
         return self.model.readout_at(depth).into(state, self._buffer("lens", len(state)))
 
     def _at_the_end(self, reference: Reference) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from depthsig.analysis.tables import score_row
 from depthsig.metrics.period import FAMILY
 from depthsig.metrics.registry import all_metrics
 from depthsig.signature import Signature
+from depthsig.signature.schema import conform
 from depthsig.signature.spans import TestedSpan, choose_span
 from depthsig.statistics.multiplicity import holm
 from depthsig.statistics.periodicity import PeriodTest, block_periodicity, period_strength
@@ -78,11 +79,26 @@ def family_tests(signature: Signature, span: TestedSpan) -> dict[tuple[str, str,
         members = list(zip(table["metric"], table["part"], table["scope"], strict=True))
         return table[np.array([m in FAMILY for m in members], dtype=bool) & (table["agg"] == "mean")]
 
+    means = _mean_tables(signature)
     family = replace(
-        signature, profiles=of_family(signature.profiles), matrices=of_family(signature.matrices),
+        signature, profiles=of_family(means["profiles"]), matrices=of_family(means["matrices"]),
         samples_table=signature.samples_table.iloc[:0],
     )  # fmt: skip
     return {one.member: one.result for one in (*_profiles(family, span), *_matrices(family, span))}
+
+
+def _mean_tables(signature: Signature) -> dict[str, pd.DataFrame]:
+    """Profiles and matrices of means over prompts; from samples where tables hold worst cases only."""
+    asked, tables = signature.samples_table, {"profiles": signature.profiles, "matrices": signature.matrices}
+    places = {"profiles": ["index"], "matrices": ["row", "col"]}
+    for name, table in tables.items():
+        if (table["agg"] == "mean").any():
+            continue
+        mine = asked[(asked["agg"] == "mean") & asked[places[name][0]].notna()]
+        keys = ["metric", "part", "scope", "agg", "axis"][: 5 if name == "profiles" else 4]
+        means = mine.groupby([*keys, *places[name]], as_index=False, sort=False)["value"].mean()
+        tables[name] = conform(name, means.reindex(columns=table.columns))
+    return tables
 
 
 def combined_p(found: dict[tuple[str, str, str], PeriodTest]) -> tuple[float, tuple[str, str, str] | None]:

@@ -113,7 +113,7 @@ def write_study(found: Study, out: str | Path, draw: Callable[[Study, Path], Any
     Args:
         draw: puts figures into the folder that it is given.
     """
-    with writing(out) as folder:
+    with writing(out, "repeat.json") as folder:
         for name, frame in found.frames.items():
             frame.to_csv(folder / f"{name}.csv", index=False, na_rep="", lineterminator="\n")
         samples(found.scores).to_parquet(folder / "samples.parquet", index=False)

@@ -224,11 +224,12 @@ def _checked(
     if wrong or not count:
         kind = "lacks" if wrong and wrong[0] in names else "has the unknown key"
         raise InputError(f"{path!r} {kind} {wrong[0] if wrong else '0.weight'!r}; {count} translators were expected")
-    width = state["0.weight"].shape[-1]
+    width = state["0.weight"].shape[-1] if state["0.weight"].ndim else 0
     for name in names:
         tensor, shape = state[name], (width, width) if name.endswith("weight") else (width,)
         if tuple(tensor.shape) != shape:
-            raise InputError(f"{path!r}: {name} has the shape {tuple(tensor.shape)}; {shape} was expected")
+            wanted = shape if width else "(width, width)"
+            raise InputError(f"{path!r}: {name} has the shape {tuple(tensor.shape)}; {wanted} was expected")
         if not tensor.is_floating_point():
             raise InputError(f"{path!r}: {name} is {_dtype(tensor)}; float32, float16 or bfloat16 was expected")
         if not is_finite(tensor):

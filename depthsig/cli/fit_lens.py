@@ -39,12 +39,13 @@ def fit_lens(
     json: opt.Json = False,
 ) -> None:
     """Fit a tuned lens: one affine map a depth, for `depthsig analyze --lens`."""
+    from depthsig.checkpoint.translators import RECORD
     from depthsig.engine.memory import parse_memory
     from depthsig.signature.storage import ensure_writable
 
     plain = opt.default_out(checkpoint)
     target = out if out is not None else plain.with_name(plain.name + "-lens")
-    ensure_writable(target)
+    ensure_writable(target, RECORD)
     parse_memory(memory)
     from depthsig.analysis.fit_lens import fit_lens as fit
 

@@ -51,7 +51,7 @@ def repeat(
     if predict and not counts:
         raise InputError(f"--predict needs a repeat, --times is {times!r}; write 2")
     if out is not None:
-        ensure_writable(out)
+        ensure_writable(out, "repeat.json")
     from depthsig.analysis.repeat_study import study, write_study
     from depthsig.engine.model import load
     from depthsig.progress import Progress

@@ -114,6 +114,8 @@ def _late_figures(comparison: Comparison, roles: dict[str, str]) -> Iterator[Dra
     yield Drawn("late.models", "late", "Who relies on late layers", caption, figure)
     late = _only(comparison.late, headline).dropna(subset=["difference"])
     late = pd.concat([late[late["level"] == "role"], late[late["level"] == "model"]]).head(MOST_PAIRS)
+    if late.empty:
+        return
     figure = new_figure(FULL, 0.6 + 0.17 * len(late))
     draw_late(figure.add_subplot(), late)
     caption = "Paired differences: roles first (over their seeds), then models (over prompts)."

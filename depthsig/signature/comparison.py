@@ -196,16 +196,12 @@ def ensure_comparison(directory: str | Path) -> None:
     Raises:
         InputError: if it cannot, or holds anything but an older comparison (a signature above all).
     """
-    storage.ensure_writable(directory)
-    path = Path(directory)
-    if path.is_dir() and any(path.iterdir()) and not (path / RECORD).exists():
-        raise InputError(f"--out {str(path)!r} holds a result of another kind; name another folder")
+    storage.ensure_writable(directory, RECORD)
 
 
 def writing(directory: str | Path) -> Any:
     """A folder to write a comparison into, which becomes ``directory`` when all went well."""
-    ensure_comparison(directory)
-    return storage.writing(directory)
+    return storage.writing(directory, RECORD)
 
 
 def _conform(frame: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:

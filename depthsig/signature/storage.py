@@ -39,27 +39,36 @@ RECORDS = {
 
 def is_result(directory: str | Path) -> bool:
     """Whether a folder is a result of ours."""
+    return result_kind(directory) is not None
+
+
+def result_kind(directory: str | Path) -> str | None:
+    """Which of :data:`RECORDS` a folder holds; None if it is no result of ours."""
     for name, schema in RECORDS.items():
         try:
             info = json.loads((Path(directory) / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         if isinstance(info, dict) and str(info.get("schema", "")).startswith(schema):
-            return True
-    return False
+            return name
+    return None
 
 
-def ensure_writable(directory: str | Path) -> None:
+def ensure_writable(directory: str | Path, record: str = "signature.json") -> None:
     """Check that a result can be written to ``directory``, before anything is computed.
 
+    Args:
+        record: which of :data:`RECORDS` will be written; only a result of that kind is replaced.
+
     Raises:
-        InputError: if it is a file, a folder that is no result of ours, or cannot be written.
+        InputError: if it is a file, a folder that is no such result of ours, or cannot be written.
     """
     path = Path(directory)
     if path.is_file():
         raise InputError(f"--out {str(path)!r} is a file; name a folder")
-    if path.is_dir() and any(path.iterdir()) and not is_result(path):
-        raise InputError(f"--out {str(path)!r} holds something that is no depthsig result; name another folder")
+    if path.is_dir() and any(path.iterdir()) and (found := result_kind(path)) != record:
+        what = f"a depthsig result of another kind ({found})" if found else "something that is no depthsig result"
+        raise InputError(f"--out {str(path)!r} holds {what}; name another folder")
     partial = partial_path(path)
     if partial.exists() and not _is_ours(partial):
         raise InputError(
@@ -80,14 +89,14 @@ def _is_ours(partial: Path) -> bool:
     return partial.is_dir() and ((partial / MARK).exists() or not any(partial.iterdir()))
 
 
-def begin(directory: str | Path, anew: bool = False) -> Path:
+def begin(directory: str | Path, anew: bool = False, record: str = "signature.json") -> Path:
     """The folder for work in progress on ``directory``, marked as ours; ``anew`` clears it first.
 
     Raises:
         InputError: if something else of that name is there.
     """
     partial = partial_path(directory)
-    ensure_writable(directory)
+    ensure_writable(directory, record)
     if anew:
         shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True, exist_ok=True)
@@ -96,16 +105,16 @@ def begin(directory: str | Path, anew: bool = False) -> Path:
 
 
 @contextmanager
-def writing(directory: str | Path) -> Iterator[Path]:
-    """A folder to write into, which becomes ``directory`` when all went well.
+def writing(directory: str | Path, record: str = "signature.json") -> Iterator[Path]:
+    """A folder to write into, which becomes ``directory`` when all went well; ``record`` is its kind.
 
     On an exception nothing is left behind; on Ctrl-C the partial folder stays.
     """
     target, partial = Path(directory), partial_path(directory)
-    ensure_writable(target)  # before the cleaning up below could touch anything
+    ensure_writable(target, record)  # before the cleaning up below could touch anything
     created = [p for p in partial.absolute().parents if not p.exists()]
     try:
-        begin(target)
+        begin(target, record=record)
         yield partial
         shutil.rmtree(partial / "units", ignore_errors=True)  # pieces that only --resume needed
         (partial / MARK).unlink(missing_ok=True)
@@ -146,7 +155,8 @@ def write_tables(directory: Path, info: dict[str, Any], tables: dict[str, pd.Dat
             frame.to_csv(path, index=False, na_rep="", lineterminator="\n")
         else:
             frame.to_parquet(path, index=False)
-    text = json.dumps(info, indent=1, ensure_ascii=False, default=_plain)
+    told = {**info, "rows": {FILES[name]: len(frame) for name, frame in tables.items()}}
+    text = json.dumps(told, indent=1, ensure_ascii=False, default=_plain)
     (directory / "signature.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -170,14 +180,30 @@ def read_tables(directory: str | Path) -> tuple[dict[str, Any], dict[str, pd.Dat
     if not path.is_dir():
         raise InputError(f"{str(path)!r} is no folder; name a results folder")
     info = _read_info(path / "signature.json")
-    tables = {}
+    written, tables = info.pop("rows", {}), {}
     for name, file in FILES.items():
         try:
             tables[name] = conform(name, _read(path / file, name))
         except Exception as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{str(path / file)!r} cannot be read as a table of ours: {reason}") from None
+        if written.get(file, len(tables[name])) != len(tables[name]):
+            raise InputError(
+                f"{str(path / file)!r} is damaged: {len(tables[name])} of its {written[file]} rows are there; "
+                "analyze the checkpoint again"
+            )
+    _check_profiles(tables["profiles"], len(info["plan"]), str(path / FILES["profiles"]))
     return info, tables
+
+
+def _check_profiles(profiles: pd.DataFrame, steps: int, where: str) -> None:
+    """A profile has all its rows: S + 1 over depth, S over steps."""
+    groups = profiles.groupby(["metric", "part", "scope", "agg", "axis"], sort=False)["index"]
+    for (metric, part, scope, agg, axis), index in groups:
+        size = steps + (axis == "depth")
+        if sorted(index.dropna()) != list(range(size)):
+            name = " ".join(filter(None, [metric, part, scope, agg]))
+            raise InputError(f"{where!r} is damaged: {name} has {len(index)} rows of {size} ({steps} steps)")
 
 
 def _read_info(path: Path) -> dict[str, Any]:
@@ -190,7 +216,35 @@ def _read_info(path: Path) -> dict[str, Any]:
     found = info.get("schema") if isinstance(info, dict) else None
     if found != SCHEMA:
         raise InputError(f"{str(path)!r} has schema {found!r}; this version reads {SCHEMA!r}")
+    wrong = _wrong_info(info)
+    if wrong:
+        raise InputError(f"{str(path)!r} is damaged: {wrong}")
     return info
+
+
+_STEP: dict[str, type] = {"step": int, "layer": int}
+_SPAN: dict[str, type] = {"start": int, "end": int, "size": int, "count": int, "kind": str, "source": str}
+
+
+def _wrong_info(info: dict[str, Any]) -> str:
+    """What a record lacks that everything that reads one relies on; empty if nothing."""
+    for name, kind in (("plan", list), ("spans", dict), ("checkpoint", dict), ("options", dict), ("rows", dict)):
+        if not isinstance(info.get(name, {} if name == "rows" else None), kind):
+            return f"{name!r} is no {'list' if kind is list else 'object'}"
+    lists = [("plan", info["plan"], _STEP)]
+    lists += [(f"spans.{k}", info["spans"].get(k, []), _SPAN) for k in ("executed", "labelled")]
+    for name, entries, fields in lists:
+        if not isinstance(entries, list) or not all(_has(entry, fields) for entry in entries):
+            return f"an entry of {name!r} lacks one of {', '.join(fields)}"
+    steps = len(info["plan"])
+    outside = [s for _, spans, fields in lists[1:] for s in spans if not 0 <= s["start"] < s["end"] <= steps]
+    if not steps or outside:
+        return f"a span lies outside its {steps} steps" if steps else "its plan has no steps"
+    return ""
+
+
+def _has(entry: Any, fields: dict[str, type]) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in fields.items())
 
 
 def _read(path: Path, table: str) -> pd.DataFrame:
