@@ -15,6 +15,7 @@ import depthsig
 from depthsig.analysis.export import export, mergekit_yaml
 from depthsig.cli.main import main
 from depthsig.errors import InputError, UnsupportedModelError
+from depthsig.prompts.shipped import shipped_checkpoints
 
 TOKENIZER = byte_tokenizer()
 IDS = torch.tensor([TOKENIZER(PROMPTS[0]).input_ids])
@@ -55,6 +56,8 @@ def test_the_command_prints_mergekits_yaml(tmp_path: Path, capsys: pytest.Captur
     (source / "config.json").write_text(json.dumps({**config, "depthsig": {"order": "0:4", "prompts": "lookup"}}))
     assert main(["export", str(source), "--order", "0:3,1:4", "--out", str(out)]) == 0
     assert mergekit_yaml([0, 1, 2, 1, 2, 3], str(source)) in capsys.readouterr().out
+    assert main(["export", "family-midas", "--order", "0:8,4:24", "--out", str(tmp_path / "shipped")]) == 0
+    assert f"model: {shipped_checkpoints()['family-midas']}" in capsys.readouterr().out
     written = json.loads((out / "config.json").read_text())
     # The order is in the weights now; executed once more it would be another model.
     assert written["num_hidden_layers"] == 6 and written["depthsig"] == {"prompts": "lookup"}

@@ -27,13 +27,16 @@ def export(
 
     ensure_new(out)
     from depthsig.engine.model import load
+    from depthsig.prompts.shipped import shipped_checkpoints
 
     # Weights keep their own dtype, unless another is asked for.
     loading = opt.loading(dtype or "auto", "cpu", None, revision, trust_remote_code, allow_pickle)
     with opt.plain_warnings():
         model = load(checkpoint, order=order, iterations=iterations, **loading)
         run(model, out)
-    yaml = mergekit_yaml(model.plan.layers, model.checkpoint.source, str(model.dtype).removeprefix("torch."))
+    # mergekit does not know the names of checkpoints that ship with depthsig.
+    source = str(shipped_checkpoints().get(model.checkpoint.source, model.checkpoint.source))
+    yaml = mergekit_yaml(model.plan.layers, source, str(model.dtype).removeprefix("torch."))
     if json:
         import json as codec
 
