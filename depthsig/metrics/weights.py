@@ -58,7 +58,7 @@ def _dots(layers: Sequence[Sequence[Tensor]]) -> Float[Tensor, "layer layer"]:
     step = max(1, (1 << 22) // len(layers))
     total = torch.zeros(len(layers), len(layers), dtype=torch.float64)
     for parameters in zip(*layers, strict=True):
-        pieces = [p.reshape(-1).split(step) for p in parameters]
+        pieces = [p.detach().reshape(-1).split(step) for p in parameters]
         for piece in zip(*pieces, strict=True):
             rows = torch.stack([x.double().to(piece[0].device) for x in piece])
             total += (rows @ rows.T).cpu()
