@@ -34,31 +34,33 @@ def resampled_scores(
     inputs: Sequence[Input], pairing: Pairing, weights: Float[ndarray, "row prompt"]
 ) -> dict[Score, Float[ndarray, "row model"]]:
     """Every score of late reliance in every resample; NaN where a model does not have it."""
-    found = {}
-    for name, (source, _) in SCORES.items():
-        for part in PARTS:
-            for scope in SCOPES:
-                columns = [
-                    _score(one, rows, name, source, part, scope, weights)
-                    for one, rows in zip(inputs, pairing.rows, strict=True)
-                ]
-                values = np.stack(columns, 1)
-                if not np.isnan(values[0]).all():
-                    found[name, part, scope] = values
-    return found
+    found: dict[Score, Float[ndarray, "row model"]] = {}
+    keys = [Key(s, p, c) for s in dict.fromkeys(source for source, _ in SCORES.values()) for p in PARTS for c in SCOPES]
+    for key in keys:
+        columns = [_scores_of(one, rows, key, weights) for one, rows in zip(inputs, pairing.rows, strict=True)]
+        for name in columns[0]:
+            values = np.stack([column[name] for column in columns], 1)
+            if not np.isnan(values[0]).all():
+                found[name, key.part, key.scope] = values
+    return {score: found[score] for score in sorted(found, key=lambda s: list(SCORES).index(s[0]))}
 
 
-def _score(
-    one: Input, rows: ndarray, name: str, source: str, part: str, scope: str, weights: Float[ndarray, "row prompt"]
-) -> Float[ndarray, row]:
-    matrix = metric(source).kind == "matrix"
-    values = per_prompt(one, rows, Key(source, part, scope), one.steps, matrix=matrix)
+def _scores_of(
+    one: Input, rows: ndarray, key: Key, weights: Float[ndarray, "row prompt"]
+) -> dict[str, Float[ndarray, row]]:
+    """Every score that is made of one profile or matrix, in every resample, from the same means."""
+    names = [name for name, (source, _) in SCORES.items() if source == key.metric]
+    values = per_prompt(one, rows, key, one.steps, matrix=metric(key.metric).kind == "matrix")
     if values is None:
-        return np.full(len(weights), np.nan)
-    statistic = score_statistic(name, one.steps, scope)
+        return {name: np.full(len(weights), np.nan) for name in names}
+    statistics = {name: score_statistic(name, one.steps, key.scope) for name in names}
     flat = values.reshape(len(values), -1)
-    pieces = [weights[at : at + ROWS_AT_ONCE] for at in range(0, len(weights), ROWS_AT_ONCE)]
-    return np.concatenate([statistic(weighted_means(flat, piece)) for piece in pieces])
+    pieces: dict[str, list[ndarray]] = {name: [] for name in names}
+    for at in range(0, len(weights), ROWS_AT_ONCE):
+        means = weighted_means(flat, weights[at : at + ROWS_AT_ONCE])
+        for name, statistic in statistics.items():
+            pieces[name].append(statistic(means))
+    return {name: np.concatenate(found) for name, found in pieces.items()}
 
 
 def scores_table(

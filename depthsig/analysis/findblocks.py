@@ -13,10 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-from numpy import ndarray
-
 from depthsig.analysis.analyze import analyze, prepare
 from depthsig.analysis.request import Request
 from depthsig.checkpoint.sharing import tied_to
@@ -26,7 +22,6 @@ from depthsig.errors import InputError
 from depthsig.metrics.weights import weight_cosine
 from depthsig.plan.plan import build_plan
 from depthsig.progress import Progress
-from depthsig.signature import Signature
 from depthsig.statistics.copied_blocks import CopySearch, find_copied_blocks
 from depthsig.statistics.period_search_matrix import find_matrix_period
 from depthsig.statistics.periodicity import PeriodTest
@@ -158,7 +153,8 @@ def find_blocks(
     if searched:
         signature = analyze(opened, prompts, progress=show, **asked)
         with show.stage("activations"):
-            period = find_matrix_period(_matrix(signature, len(layers)), draws=draws, seed=seed)
+            cosines = signature.matrix(ACTIVATIONS, part="layer").to_numpy()
+            period = find_matrix_period(cosines, draws=draws, seed=seed)
         if period.testable:
             p_values["activations"] = min(1.0, period.p * kinds)
         blocks, more = _with_activations(blocks, loops, layers, period, kinds)
@@ -211,15 +207,6 @@ def _copied(found: CopySearch, stored: Sequence[int], kinds: int) -> Iterator[Bl
         note = f"layers {block.size} apart have {alike}"
         p = min(1.0, block.p * kinds)
         yield Block(stored[block.start], block.size, block.count, "grown", ("weights",), p, note)
-
-
-def _matrix(signature: Signature, size: int) -> Float[ndarray, "step step"]:
-    """Cosines between the steps' contributions, averaged over prompts."""
-    rows = signature.matrices
-    rows = rows[(rows["metric"] == ACTIVATIONS) & (rows["part"] == "layer") & (rows["agg"] == "mean")]
-    matrix = np.full((size, size), np.nan)
-    matrix[rows["row"].to_numpy(int), rows["col"].to_numpy(int)] = rows["value"]
-    return matrix
 
 
 def _with_activations(

@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from depthsig.analysis.analyze import default_prompts, versions
+from depthsig.analysis.analyze import default_prompts
 from depthsig.analysis.clean import batch_tokens
 from depthsig.analysis.lens_training import Fit, HeldOut, Schedule, Trainer, capture
 from depthsig.analysis.translated import head_hash
+from depthsig.analysis.versions import versions
 from depthsig.checkpoint.translators import LENS_TYPE, RECORD, SCHEMA, TunedLens, write_lens
 from depthsig.engine.certificates import certify, judge
 from depthsig.engine.memory import parse_memory

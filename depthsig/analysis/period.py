@@ -89,16 +89,18 @@ def family_tests(signature: Signature, span: TestedSpan) -> dict[tuple[str, str,
 
 def _mean_tables(signature: Signature) -> dict[str, pd.DataFrame]:
     """Profiles and matrices of means over prompts; from samples where tables hold worst cases only."""
-    asked, tables = signature.samples_table, {"profiles": signature.profiles, "matrices": signature.matrices}
-    places = {"profiles": ["index"], "matrices": ["row", "col"]}
-    for name, table in tables.items():
-        if (table["agg"] == "mean").any():
-            continue
-        mine = asked[(asked["agg"] == "mean") & asked[places[name][0]].notna()]
-        keys = ["metric", "part", "scope", "agg", "axis"][: 5 if name == "profiles" else 4]
-        means = mine.groupby([*keys, *places[name]], as_index=False, sort=False)["value"].mean()
-        tables[name] = conform(name, means.reindex(columns=table.columns))
-    return tables
+    samples = signature.samples_table
+    samples = samples[samples["agg"] == "mean"]
+    about, found = ["metric", "part", "scope", "agg"], {}
+    for name, table, place in (
+        ("profiles", signature.profiles, ["axis", "index"]), ("matrices", signature.matrices, ["row", "col"]),
+    ):  # fmt: skip
+        found[name] = table
+        if not (table["agg"] == "mean").any():
+            rows = samples[samples[place[-1]].notna()]
+            means = rows.groupby([*about, *place], as_index=False, sort=False)["value"].mean()
+            found[name] = conform(name, means.reindex(columns=table.columns))
+    return found
 
 
 def combined_p(found: dict[tuple[str, str, str], PeriodTest]) -> tuple[float, tuple[str, str, str] | None]:

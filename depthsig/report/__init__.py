@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,17 +55,8 @@ def build(directory: str | Path) -> Path:
 
 
 def _draw(signature: Signature, folder: Path) -> None:
-    """Figures and page into a folder that exists; what was there is replaced at the end."""
-    from depthsig.report.figures import save_figures
+    from depthsig.report.figures import figures_for
     from depthsig.report.html import render
+    from depthsig.report.page import replace_page
 
-    scratch = folder / "figures.partial"
-    try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        saved = save_figures(signature, scratch)
-        (scratch / "report.html").write_text(render(signature, saved), encoding="utf-8")
-        shutil.rmtree(folder / "figures", ignore_errors=True)
-        (scratch / "report.html").replace(folder / "report.html")
-        scratch.rename(folder / "figures")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    replace_page(folder, figures_for(signature), lambda saved: render(signature, saved))

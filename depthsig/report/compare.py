@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,11 @@ from depthsig.metrics.registry import all_metrics
 from depthsig.report.figures import Drawn
 from depthsig.report.figures.comparison import draw_distances, draw_relative, draw_tree, label_of
 from depthsig.report.figures.forest import draw_by_profile, draw_claims, draw_late, draw_reliance
-from depthsig.report.html import embedded, environment
+from depthsig.report.html import GROUPS, embedded, environment
+from depthsig.report.page import replace_page
 from depthsig.report.style import FULL, house_style, new_figure
 from depthsig.signature.comparison import Comparison, measured, stated, writing
 
-_GROUPS = {
-    "lens": "Logit lens", "tuned": "Tuned lens", "residual": "Residual stream", "contribution": "Contributions",
-    "skip": "Layer skip", "local": "Local effects",
-}  # fmt: skip
 COLUMNS = 3
 """Panels side by side."""
 MOST_PAIRS = 28
@@ -53,25 +49,7 @@ def build(directory: str | Path) -> Path:
 
 def draw(comparison: Comparison, folder: Path) -> None:
     """Figures and page into a folder that exists; what was there is replaced at the end."""
-    scratch = folder / "figures.partial"
-    try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        saved = [(drawn, _write(drawn, scratch)) for drawn in figures_for(comparison)]
-        (scratch / "report.html").write_text(render(comparison, saved), encoding="utf-8")
-        shutil.rmtree(folder / "figures", ignore_errors=True)
-        (scratch / "report.html").replace(folder / "report.html")
-        scratch.rename(folder / "figures")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _write(drawn: Drawn, folder: Path) -> Path:
-    path = folder / f"{drawn.name}.svg"
-    with house_style():
-        drawn.figure.savefig(path.with_suffix(".png"), metadata={"Software": None})
-        drawn.figure.savefig(path, metadata={"Date": None})
-    return path
+    replace_page(folder, figures_for(comparison), lambda saved: render(comparison, saved))
 
 
 def figures_for(comparison: Comparison) -> Iterator[Drawn]:
@@ -149,7 +127,7 @@ def _profile_figures(comparison: Comparison, roles: dict[str, str]) -> Iterator[
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
         named = "; ".join(dict.fromkeys(f"{m}: {label_of(m)}" for m in rows["metric"]))
         caption = f"Profiles on relative depth, scaled to unit mean absolute value; bands over prompts. {named}."
-        title = _GROUPS.get(str(group), str(group))
+        title = GROUPS.get(str(group), str(group))
         yield Drawn(f"profiles.{group}", "profiles", title, caption, figure)
 
 

@@ -15,10 +15,9 @@ from depthsig.report.figures import Drawn
 from depthsig.report.period import general_scores, period_rows
 from depthsig.signature import Signature
 
-_GROUPS = {
+GROUPS = {
     "lens": "Logit lens", "tuned": "Tuned lens", "residual": "Residual stream", "contribution": "Contributions",
-    "weights": "Weights",
-    "skip": "Layer skip", "local": "Local effects", "order": "Order edits", "repeat": "Repeats",
+    "weights": "Weights", "skip": "Layer skip", "local": "Local effects", "order": "Order edits", "repeat": "Repeats",
     "erasure": "Erasure", "attribution": "Attribution", "loop": "Loop dynamics", "period": "Periodicity",
 }  # fmt: skip
 
@@ -30,7 +29,7 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
         figures: drawn figures with the path of their SVG; the PNG beside it is embedded.
     """
     sections = [
-        {"id": group, "title": _GROUPS.get(group, group), "figures": [embedded(d, p) for d, p in items]}
+        {"id": group, "title": GROUPS.get(group, group), "figures": [embedded(d, p) for d, p in items]}
         for group, items in groupby((f for f in figures if f[0].group != "plan"), key=lambda f: f[0].group)
     ]
     merged: dict[str, dict[str, Any]] = {}

@@ -136,16 +136,7 @@ class Comparison:
             InputError: naming what is missing or damaged.
         """
         folder = Path(directory)
-        path = folder / RECORD
-        try:
-            info = json.loads(path.read_text(encoding="utf-8"))
-        except OSError:
-            raise InputError(f"{str(folder)!r} holds no {RECORD}; it is no comparison of ours") from None
-        except ValueError as error:
-            raise InputError(f"{str(path)!r} is damaged: {error}") from None
-        found = info.get("schema") if isinstance(info, dict) else None
-        if found != SCHEMA:
-            raise InputError(f"{str(path)!r} has schema {found!r}; this version reads {SCHEMA!r}")
+        info = storage.read_record(folder / RECORD, SCHEMA)
         frames = {}
         for name, columns in TABLES.items():
             try:

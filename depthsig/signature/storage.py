@@ -206,16 +206,26 @@ def _check_profiles(profiles: pd.DataFrame, steps: int, where: str) -> None:
             raise InputError(f"{where!r} is damaged: {name} has {len(index)} rows of {size} ({steps} steps)")
 
 
-def _read_info(path: Path) -> dict[str, Any]:
+def read_record(path: Path, schema: str) -> dict[str, Any]:
+    """The record of a results folder (one of :data:`RECORDS`), of this very schema.
+
+    Raises:
+        InputError: if it is missing, damaged or of another schema.
+    """
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise InputError(f"{str(path.parent)!r} holds no signature.json; it is no depthsig result") from None
+        raise InputError(f"{str(path.parent)!r} holds no {path.name}; it is no depthsig result of this kind") from None
     except ValueError as error:
         raise InputError(f"{str(path)!r} is damaged: {error}") from None
     found = info.get("schema") if isinstance(info, dict) else None
-    if found != SCHEMA:
-        raise InputError(f"{str(path)!r} has schema {found!r}; this version reads {SCHEMA!r}")
+    if found != schema:
+        raise InputError(f"{str(path)!r} has schema {found!r}; this version reads {schema!r}")
+    return info
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    info = read_record(path, SCHEMA)
     wrong = _wrong_info(info)
     if wrong:
         raise InputError(f"{str(path)!r} is damaged: {wrong}")

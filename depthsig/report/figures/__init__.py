@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,11 +166,11 @@ def plot_metric(signature: Signature, metric: str, ax: Any = None, **choice: Any
     raise InputError(f"{metric!r} is a single number; look at `signature.scores`")
 
 
-def save_figures(signature: Signature, directory: Path) -> list[tuple[Drawn, Path]]:
+def save_figures(figures: Iterable[Drawn], directory: Path) -> list[tuple[Drawn, Path]]:
     """Write every figure as PNG and SVG into ``directory``; returns them with their SVG's path."""
     directory.mkdir(parents=True, exist_ok=True)
     saved = []
-    for drawn in figures_for(signature):
+    for drawn in figures:
         with house_style():
             drawn.figure.savefig(directory / f"{drawn.name}.png", metadata={"Software": None})
             path = directory / f"{drawn.name}.svg"
