@@ -115,6 +115,22 @@ def test_skipping_a_sublayer(part: str) -> None:
             assert found == pytest.approx(float(change), rel=1e-4)
 
 
+def with_mean_update(module: torch.nn.Module, clean: list[dict[str, Any]], s: int, text: str) -> torch.Tensor:
+    """Logits with layer s's update replaced by its mean over the counted tokens of the clean runs."""
+    layers, mean = list(module.model.layers), torch.cat([c["delta"][s][0, 1:] for c in clean]).mean(0)
+
+    def put(_m, args, kwargs, output):
+        hidden = args[0] if args else kwargs["hidden_states"]
+        out = first_tensor(output).clone()
+        out[:, 1:] = hidden[:, 1:] + mean
+        return with_first(output, out)
+
+    handle = layers[s].register_forward_hook(put, with_kwargs=True)
+    edited = capture(module, layers, places("llama"), ids_of(text))
+    handle.remove()
+    return edited["logits"]
+
+
 def test_mean_ablation_puts_the_mean_contribution_in_its_place() -> None:
     module, where = build("llama"), places("llama")
     layers = list(module.model.layers)
@@ -123,21 +139,11 @@ def test_mean_ablation_puts_the_mean_contribution_in_its_place() -> None:
         module, PROMPTS, tokenizer=TOKENIZER, metrics=["skip.kl"], scopes=["current"], ablation="mean"
     )
     for s in range(4):
-        mean = torch.cat([c["delta"][s][0, 1:] for c in clean]).mean(0)
         values = []
         for text, before in zip(PROMPTS, clean, strict=True):
-
-            def put(_m, args, kwargs, output, mean=mean):
-                hidden = args[0] if args else kwargs["hidden_states"]
-                out = first_tensor(output).clone()
-                out[:, 1:] = hidden[:, 1:] + mean
-                return with_first(output, out)
-
-            handle = layers[s].register_forward_hook(put, with_kwargs=True)
-            edited = capture(module, layers, where, ids_of(text))
-            handle.remove()
+            edited = with_mean_update(module, clean, s, text)
             logs = before["logits"].double().log_softmax(-1)
-            values.append(float((logs.exp() * (logs - edited["logits"].double().log_softmax(-1))).sum(-1)[1:].mean()))
+            values.append(float((logs.exp() * (logs - edited.double().log_softmax(-1))).sum(-1)[1:].mean()))
         assert signature.profile("skip.kl")["value"][s] == pytest.approx(np.mean(values), rel=1e-4, abs=3e-6)
 
 
@@ -169,18 +175,8 @@ def oracle_skip(module: torch.nn.Module, prompts: list[Any]) -> list[float]:
     begin = len(ids_of(prompts[0]["text"])) - 1  # the last token of the text predicts the answer's first
     found = []
     for s in range(4):
-        mean = torch.cat([c["delta"][s][0, 1:] for c in clean]).mean(0)
-
-        def put(_m, args, kwargs, output, mean=mean):
-            hidden = args[0] if args else kwargs["hidden_states"]
-            out = first_tensor(output).clone()
-            out[:, 1:] = hidden[:, 1:] + mean
-            return with_first(output, out)
-
-        handle = layers[s].register_forward_hook(put, with_kwargs=True)
-        edited = capture(module, layers, where, ids_of(texts[0]))
-        handle.remove()
-        gap = (clean[0]["logits"].softmax(-1) - edited["logits"].softmax(-1)).norm(dim=-1)
+        edited = with_mean_update(module, clean, s, texts[0])
+        gap = (clean[0]["logits"].softmax(-1) - edited.softmax(-1)).norm(dim=-1)
         found.append(float(gap[begin:-1].mean()))
     return found
 

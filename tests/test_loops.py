@@ -55,7 +55,6 @@ class LinearLoop(nn.Module):
         return self.lm_head(self.norm(x))
 
 
-@pytest.mark.filterwarnings("ignore:loop.attention_entropy")  # there is no attention
 def test_a_linear_map_with_a_known_fixed_point() -> None:
     module = LinearLoop()
     found = depthsig.analyze(module.eval(), [IDS], tokenizer=TOKENIZER, metrics=["loop"])
