@@ -28,8 +28,8 @@ class Key:
 class _Cut:
     """Running sums over the measured positions of one cut, per prompt and cell."""
 
-    sums: Float[ndarray, prompt * cell]
-    counts: Int[ndarray, prompt * cell]
+    sums: Float[ndarray, "prompt *cell"]
+    counts: Int[ndarray, "prompt *cell"]
 
 
 @dataclass
@@ -45,17 +45,19 @@ class Samples:
     pooled: dict[Key, int | None] = field(default_factory=dict)
     """What has no values a prompt, with the number of prompts that it was computed from, None for none."""
     _cuts: dict[Key, dict[int, _Cut]] = field(default_factory=dict)
-    _worst: dict[Key, Float[ndarray, prompt * cell]] = field(default_factory=dict)
-    _finished: dict[Key, dict[str, Float[ndarray, prompt * cell]]] = field(default_factory=dict)
+    _worst: dict[Key, Float[ndarray, "prompt *cell"]] = field(default_factory=dict)
+    _finished: dict[Key, dict[str, Float[ndarray, "prompt *cell"]]] = field(default_factory=dict)
 
     @property
-    def values(self) -> dict[Key, dict[str, Float[ndarray, prompt * cell]]]:
+    def values(self) -> dict[Key, dict[str, Float[ndarray, "prompt *cell"]]]:
         """Per-prompt values by key and aggregation, of everything that was added."""
         for key in self._cuts.keys() - self._finished.keys():
             self._finished[key] = {"mean": self._mean(key), "max": self._worst[key]}
         return {key: self._finished[key] for key in self._cuts}
 
-    def add(self, key: Key, values: Float[ndarray, token * cell], prompts: Int[ndarray, token], cut: int = 0) -> None:
+    def add(
+        self, key: Key, values: Float[ndarray, "token *cell"], prompts: Int[ndarray, "token"], cut: int = 0
+    ) -> None:
         """Add values at tokens of the given prompts; a prompt's tokens stand together.
 
         Args:
@@ -74,10 +76,10 @@ class Samples:
     def add_sums(
         self,
         key: Key,
-        rows: Int[ndarray, row],
-        sums: Float[ndarray, row * cell],
-        counts: Int[ndarray, row * cell],
-        worst: Float[ndarray, row * cell],
+        rows: Int[ndarray, "row"],
+        sums: Float[ndarray, "row *cell"],
+        counts: Int[ndarray, "row *cell"],
+        worst: Float[ndarray, "row *cell"],
         cut: int = 0,
     ) -> None:
         """Add what was already summed over positions of one cut, a row a prompt, with the extremes."""
@@ -127,7 +129,7 @@ class Samples:
         self._finished.pop(key, None)
         return cuts[cut]
 
-    def _mean(self, key: Key) -> Float[ndarray, prompt * cell]:
+    def _mean(self, key: Key) -> Float[ndarray, "prompt *cell"]:
         with np.errstate(invalid="ignore", divide="ignore"):
             means = np.stack([cut.sums / cut.counts for cut in self._cuts[key].values()])
         return aggregate(means, "mean", None)
@@ -137,7 +139,7 @@ def _extreme(key: Key) -> np.ufunc:
     return np.fmin if metric(key.metric).worst == "min" else np.fmax
 
 
-def aggregate(values: Float[ndarray, prompt * cell], agg: str, worst: str | None) -> ndarray:
+def aggregate(values: Float[ndarray, "prompt *cell"], agg: str, worst: str | None) -> ndarray:
     """Over prompts: the unweighted mean, or the extreme; NaN where no prompt has a value."""
     if agg == "mean":
         defined = ~np.isnan(values)

@@ -100,7 +100,7 @@ def convergence_claim(a: Arm, b: Arm, c: Arm, measured: Measured, scope_note: st
 
 
 def _row(
-    claim: str, a: Arm, b: Arm | None, c: Arm, values: Float[ndarray, row] | None, note: str, scope_note: str,
+    claim: str, a: Arm, b: Arm | None, c: Arm, values: Float[ndarray, "row"] | None, note: str, scope_note: str,
     *, above: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     estimate, low, high = (np.nan,) * 3 if values is None else percentile_interval(values)

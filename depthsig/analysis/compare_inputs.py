@@ -158,7 +158,7 @@ class Pairing:
         warnings: what is less than ideal, a sentence each.
     """
 
-    rows: list[Int[ndarray, place]]
+    rows: list[Int[ndarray, "place"]]
     same_tokens: bool
     warnings: list[str]
 
@@ -206,8 +206,8 @@ def _measured_prompts(signature: Signature) -> pd.DataFrame:
 
 
 def per_prompt(
-    one: Input, rows: Int[ndarray, place], key: Key, size: int, *, matrix: bool
-) -> Float[ndarray, place * cell] | None:
+    one: Input, rows: Int[ndarray, "place"], key: Key, size: int, *, matrix: bool
+) -> Float[ndarray, "place *cell"] | None:
     """Values of one metric at the paired prompts, [place, size] or [place, size, size]; None without any."""
     found = one.samples.get(key)
     if found is None:

@@ -37,7 +37,7 @@ WEIGHTS = Float[ndarray, "row prompt"]
 class Reading:
     """Strengths of one model over one span: every resample, and the tests of the estimate."""
 
-    strengths: dict[Member, Float[ndarray, row]]
+    strengths: dict[Member, Float[ndarray, "row"]]
     p: dict[Member, float]
     combined: float
     reasons: tuple[str, ...] = ()
@@ -86,15 +86,15 @@ class Recurrence:
 
     other: str
     members: tuple[Member, ...] = ()
-    strengths_a: dict[Member, Float[ndarray, row]] = field(default_factory=dict)
-    strengths_c: dict[Member, Float[ndarray, row]] = field(default_factory=dict)
+    strengths_a: dict[Member, Float[ndarray, "row"]] = field(default_factory=dict)
+    strengths_c: dict[Member, Float[ndarray, "row"]] = field(default_factory=dict)
     p_a: dict[Member, float] = field(default_factory=dict)
     p_c: dict[Member, float] = field(default_factory=dict)
     combined_a: tuple[float, ...] = ()
     combined_c: tuple[float, ...] = ()
     reason: str = ""
 
-    def mean(self, side: str) -> Float[ndarray, row]:
+    def mean(self, side: str) -> Float[ndarray, "row"]:
         """The family's mean strength of side ``a`` or ``c`` in every resample."""
         strengths = self.strengths_a if side == "a" else self.strengths_c
         return np.mean([strengths[m] for m in self.members], axis=0)

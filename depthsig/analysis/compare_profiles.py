@@ -172,12 +172,12 @@ def _distance_rows(
         yield _row("role", one.role, other.role, about, axis, between(distance, one, other))
 
 
-def _row(level: str, a: str, b: str, about: dict[str, str], axis: str, values: Float[ndarray, row]) -> dict[str, Any]:
+def _row(level: str, a: str, b: str, about: dict[str, str], axis: str, values: Float[ndarray, "row"]) -> dict[str, Any]:
     value, low, high = percentile_interval(values)
     return {"level": level, "a": a, "b": b, **about, "axis": axis, "distance": value, "ci_low": low, "ci_high": high}
 
 
-def between(distance: Float[ndarray, "row model model"], one: Arm, other: Arm) -> Float[ndarray, row]:
+def between(distance: Float[ndarray, "row model model"], one: Arm, other: Arm) -> Float[ndarray, "row"]:
     """The mean distance between the members of two arms, in every resample of seeds and prompts."""
     block = distance[:, one.places][:, :, other.places]
     return arm_distance(block, one.weights, other.weights)

@@ -47,7 +47,7 @@ def resampled_scores(
 
 def _scores_of(
     one: Input, rows: ndarray, key: Key, weights: Float[ndarray, "row prompt"]
-) -> dict[str, Float[ndarray, row]]:
+) -> dict[str, Float[ndarray, "row"]]:
     """Every score that is made of one profile or matrix, in every resample, from the same means."""
     names = [name for name, (source, _) in SCORES.items() if source == key.metric]
     values = per_prompt(one, rows, key, one.steps, matrix=metric(key.metric).kind == "matrix")
@@ -94,7 +94,7 @@ def late_table(
     return pd.DataFrame(rows)
 
 
-def of_arm(values: Float[ndarray, "row model"], arm: Arm) -> Float[ndarray, row]:
+def of_arm(values: Float[ndarray, "row model"], arm: Arm) -> Float[ndarray, "row"]:
     """The mean over an arm's members in every resample."""
     return arm_mean(values[:, arm.places], arm.weights)
 

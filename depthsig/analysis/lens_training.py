@@ -106,11 +106,11 @@ class Fit:
 class Standardised:
     """A map in standardised coordinates: h̃ = h + s(A (h − μ)/r + c), with A and c to be trained."""
 
-    centre: Float[Tensor, d]
-    scale: Float[Tensor, d]
-    out: Float[Tensor, d]
+    centre: Float[Tensor, "d"]
+    scale: Float[Tensor, "d"]
+    out: Float[Tensor, "d"]
     a: Float[Tensor, "d d"]
-    c: Float[Tensor, d]
+    c: Float[Tensor, "d"]
 
     @classmethod
     def of(cls, states: Float[Tensor, "token d"], final: Float[Tensor, "token d"]) -> Standardised:
@@ -142,7 +142,7 @@ class Standardised:
         return weight.float(), bias.float()
 
 
-def _spread(states: Float[Tensor, "token d"]) -> Float[Tensor, d]:
+def _spread(states: Float[Tensor, "token d"]) -> Float[Tensor, "d"]:
     """Standard deviations; a dimension that never varies is left at the scale of the others."""
     spread = states.std(0, correction=0)
     floor = spread.mean().clamp_min(1e-6)

@@ -66,7 +66,7 @@ def score_statistic(name: str, steps: int, scope: str) -> Statistic:
 
 
 def _summary(
-    values: dict[str, Float[ndarray, prompt * cell]], agg: str, statistic: Statistic, seed: int
+    values: dict[str, Float[ndarray, "prompt *cell"]], agg: str, statistic: Statistic, seed: int
 ) -> tuple[float, float, float, int]:
     flat = values[agg].reshape(len(values[agg]), -1)
     return of_aggregate([flat], statistic, agg, "max", seed)

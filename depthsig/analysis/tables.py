@@ -24,7 +24,7 @@ def aggs_of(entry: Metric, asked: Sequence[str]) -> list[str]:
 
 
 def summarise(
-    values: dict[str, Float[ndarray, prompt * cell]], entry: Metric, agg: str, seed: int
+    values: dict[str, Float[ndarray, "prompt *cell"]], entry: Metric, agg: str, seed: int
 ) -> tuple[ndarray, ndarray, ndarray, ndarray]:
     """(value, ci_low, ci_high, n_prompts) of every cell, flattened."""
     flat = values[agg].reshape(len(values[agg]), -1)
@@ -113,7 +113,7 @@ def samples_table(samples: Samples, wanted: Iterable[str]) -> pd.DataFrame:
     return _concat(frames)
 
 
-def _sample_frame(key: Key, entry: Metric, agg: str, values: Float[ndarray, prompt * cell]) -> pd.DataFrame:
+def _sample_frame(key: Key, entry: Metric, agg: str, values: Float[ndarray, "prompt *cell"]) -> pd.DataFrame:
     flat = values.reshape(len(values), -1)
     prompt, cell = np.indices(flat.shape)
     frame = pd.DataFrame({

@@ -132,7 +132,7 @@ class AttributionJob:
 
 def _attribute(
     work: Work, row: int, prompt: TokenPrompt, depth: int, targets: list[int]
-) -> tuple[Float[Tensor, token], float]:
+) -> tuple[Float[Tensor, "token"], float]:
     """Attributions of one prompt's states at a depth; only its own row of the batch is run."""
     states = work.clean.state(depth)[row]
     baseline = states.clone()
@@ -140,7 +140,7 @@ def _attribute(
     baseline[1 : prompt.n_tokens] = states[1 : prompt.n_tokens].mean(0)
     wanted = torch.tensor([prompt.ids[t + 1] for t in targets], device=states.device)
 
-    def log_probability(points: Float[Tensor, "row token d"]) -> Float[Tensor, row]:
+    def log_probability(points: Float[Tensor, "row token d"]) -> Float[Tensor, "row"]:
         hidden = points
         owners = torch.full((len(points),), row, device=points.device)
         for call in work.clean.calls[depth:]:

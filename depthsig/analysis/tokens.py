@@ -25,10 +25,10 @@ class Measured:
         targets: id of the token that follows, −1 where none does [token].
     """
 
-    rows: Int[Tensor, token]
-    positions: Int[Tensor, token]
-    prompts: Int[ndarray, token]
-    targets: Int[Tensor, token]
+    rows: Int[Tensor, "token"]
+    positions: Int[Tensor, "token"]
+    prompts: Int[ndarray, "token"]
+    targets: Int[Tensor, "token"]
 
     def __len__(self) -> int:
         return len(self.prompts)

@@ -51,7 +51,7 @@ class TunedLens:
     """
 
     weights: tuple[Float[Tensor, "d d"], ...] = field(repr=False)
-    biases: tuple[Float[Tensor, d], ...] | None = field(repr=False)
+    biases: tuple[Float[Tensor, "d"], ...] | None = field(repr=False)
     source: str = "a lens in memory"
     config: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -45,7 +45,7 @@ class LayerCall:
         return cls(module, tuple(leaves), structure)
 
     def __call__(
-        self, hidden: Float[Tensor, "row token d"], prompts: Int[Tensor, row] | None = None
+        self, hidden: Float[Tensor, "row token d"], prompts: Int[Tensor, "row"] | None = None
     ) -> Float[Tensor, "row token d"]:
         """Run the layer on ``hidden``; row i gets the arguments of prompt ``prompts[i]``."""
         leaves = list(self.leaves)
@@ -58,7 +58,7 @@ class LayerCall:
         return output
 
     @staticmethod
-    def _select(leaf: Any, spec: RowSpec | None, prompts: Int[Tensor, row]) -> Any:
+    def _select(leaf: Any, spec: RowSpec | None, prompts: Int[Tensor, "row"]) -> Any:
         if spec is None or not isinstance(leaf, Tensor):
             return leaf
         index = prompts.to(leaf.device)

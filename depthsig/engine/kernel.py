@@ -31,7 +31,7 @@ class Block:
     """
 
     hidden: Float[Tensor, "row token d"]
-    prompts: Int[Tensor, row]
+    prompts: Int[Tensor, "row"]
     changes: Changes = ()
 
 
@@ -100,7 +100,7 @@ def _values(block: Block, where: str, like: Tensor) -> tuple[Bool[Tensor, "row t
     return mask, like.new_zeros(()) if values is None else values
 
 
-def change_mask(change: Change, prompt: int, tokens: int, device: Any) -> Bool[Tensor, token]:
+def change_mask(change: Change, prompt: int, tokens: int, device: Any) -> Bool[Tensor, "token"]:
     """Where a change acts on a prompt; never at position 0."""
     if change.mask is not None:
         return change.mask[prompt].to(device)

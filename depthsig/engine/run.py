@@ -33,8 +33,8 @@ CPU_BLOCK_TOKENS, GPU_BLOCK_TOKENS = 1024, 16384
 class Rows:
     """Which program and which prompt of the batch each row of a block is."""
 
-    programs: Int[Tensor, row]
-    prompts: Int[Tensor, row]
+    programs: Int[Tensor, "row"]
+    prompts: Int[Tensor, "row"]
 
 
 class StepObserver(Protocol):

@@ -34,12 +34,12 @@ METRICS = (
 
 
 def integrated_gradients(
-    function: Callable[[Float[Tensor, "row token d"]], Float[Tensor, row]],
+    function: Callable[[Float[Tensor, "row token d"]], Float[Tensor, "row"]],
     states: Float[Tensor, "token d"],
     baseline: Float[Tensor, "token d"],
     steps: int = 32,
     rows: int = 8,
-) -> tuple[Float[Tensor, token], float]:
+) -> tuple[Float[Tensor, "token"], float]:
     """Integrated gradients of ``function`` along the straight line from ``baseline`` to ``states``.
 
     (x − b)·(1/m) Σ_k ∇F(b + (k − ½)/m·(x − b)), the midpoint rule with m = ``steps``, summed over

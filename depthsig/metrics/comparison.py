@@ -50,13 +50,13 @@ class Reference:
     """
 
     logits: Float[Tensor, "row vocab"]
-    targets: Int[Tensor, row]
+    targets: Int[Tensor, "row"]
     wanted: frozenset[str]
     probs: Float[Tensor, "row vocab"] | None = None
-    logsum: Float[Tensor, row] = field(init=False)
-    mean: Float[Tensor, row] = field(init=False)
+    logsum: Float[Tensor, "row"] = field(init=False)
+    mean: Float[Tensor, "row"] = field(init=False)
     top: Int[Tensor, "row 5"] | None = field(init=False, default=None)
-    nll: Float[Tensor, row] = field(init=False)
+    nll: Float[Tensor, "row"] = field(init=False)
     _scratch: dict[str, Tensor] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class Reference:
             self._scratch[name] = self.logits.new_empty(min(VIEW_ROWS, len(self.logits)), self.logits.shape[-1])
         return self._scratch[name][:rows]
 
-    def _dot(self, a: Float[Tensor, "row vocab"], b: Float[Tensor, "row vocab"]) -> Float[Tensor, row]:
+    def _dot(self, a: Float[Tensor, "row vocab"], b: Float[Tensor, "row vocab"]) -> Float[Tensor, "row"]:
         """Row dot products (faster than a batched matmul of single rows)."""
         import torch
 
@@ -175,8 +175,8 @@ class Reference:
         self,
         logits: Float[Tensor, "row vocab"],
         weights: Float[Tensor, "row vocab"],
-        total: Float[Tensor, row],
-        logsum: Float[Tensor, row],
+        total: Float[Tensor, "row"],
+        logsum: Float[Tensor, "row"],
         view: slice,
         want: frozenset[str],
     ) -> dict[str, Tensor]:
@@ -202,12 +202,12 @@ class Reference:
 
     def _refined(
         self,
-        plain: Float[Tensor, row],
+        plain: Float[Tensor, "row"],
         logits: Float[Tensor, "row vocab"],
         view: slice,
         weights: Float[Tensor, "row vocab"] | None = None,
-        total: Float[Tensor, row] | None = None,
-    ) -> Float[Tensor, row]:
+        total: Float[Tensor, "row"] | None = None,
+    ) -> Float[Tensor, "row"]:
         """A KL where it is small, from centred differences of logits: KL(q‖p) with weights, else KL(p‖q).
 
         Their first-order terms cancel exactly, so that float32 is good to 1e-8 there; the plain
@@ -235,8 +235,8 @@ class Reference:
         return out
 
     def _jsd(
-        self, weights: Float[Tensor, "row vocab"], total: Float[Tensor, row], kl: Float[Tensor, row], view: slice
-    ) -> Float[Tensor, row]:
+        self, weights: Float[Tensor, "row vocab"], total: Float[Tensor, "row"], kl: Float[Tensor, "row"], view: slice
+    ) -> Float[Tensor, "row"]:
         """ln 2 − ½[Σ (p + q)·ln(1 + q/p) − KL(q‖p)], with ln(1 + q/p) = ln(p + q) − ln p."""
         import math
 
@@ -249,7 +249,9 @@ class Reference:
         ratio = torch.log(both, out=self._space("ratio", len(both))).sub_(self.logits[view])
         return math.log(2.0) - 0.5 * (self._dot(both, ratio) + 2 * self.logsum[view].float() - kl)
 
-    def _l2(self, weights: Float[Tensor, "row vocab"], total: Float[Tensor, row], view: slice) -> Float[Tensor, row]:
+    def _l2(
+        self, weights: Float[Tensor, "row vocab"], total: Float[Tensor, "row"], view: slice
+    ) -> Float[Tensor, "row"]:
         """‖p − q‖₂; the plain difference, since ‖p‖² − 2p·q + ‖q‖² cancels where p ≈ q."""
         import torch
 
@@ -262,7 +264,7 @@ class Reference:
 def compare_logits(
     reference: Float[Tensor, "row vocab"],
     other: Float[Tensor, "row vocab"],
-    targets: Int[Tensor, row],
+    targets: Int[Tensor, "row"],
     wanted: Iterable[str],
 ) -> dict[str, Float[Tensor, "row ..."]]:
     """One comparison, leaving both inputs as they were.
@@ -285,7 +287,7 @@ def _views(rows: int) -> list[slice]:
 
 
 def _below_peak(
-    logits: Float[Tensor, "row vocab"], targets: Int[Tensor, row], peak: Float[Tensor, "row 1"]
-) -> Float[Tensor, row]:
+    logits: Float[Tensor, "row vocab"], targets: Int[Tensor, "row"], peak: Float[Tensor, "row 1"]
+) -> Float[Tensor, "row"]:
     """How far the target's logit lies below the largest one."""
     return (peak.double() - logits.gather(-1, targets.clamp_min(0)[:, None]).double()).squeeze(-1)

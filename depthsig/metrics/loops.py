@@ -86,7 +86,7 @@ def steps(states: Float[Tensor, "pass *batch d"]) -> Float[Tensor, "step *batch 
     return states[1:] - states[:-1]
 
 
-def step_norm(states: Float[Tensor, "pass *batch d"]) -> Float[Tensor, step * batch]:
+def step_norm(states: Float[Tensor, "pass *batch d"]) -> Float[Tensor, "step *batch"]:
     """‖Δ^k‖₂ for k = 0 .. passes − 2.
 
     >>> import torch
@@ -96,12 +96,12 @@ def step_norm(states: Float[Tensor, "pass *batch d"]) -> Float[Tensor, step * ba
     return steps(states).norm(dim=-1)
 
 
-def step_relative(states: Float[Tensor, "pass *batch d"]) -> Float[Tensor, step * batch]:
+def step_relative(states: Float[Tensor, "pass *batch d"]) -> Float[Tensor, "step *batch"]:
     """‖Δ^k‖/max(‖x^k‖, ε)."""
     return step_norm(states) / states[:-1].double().norm(dim=-1).clamp_min(EPSILON)
 
 
-def turn_cosine(states: Float[Tensor, "pass *batch d"]) -> Float[Tensor, turn * batch]:
+def turn_cosine(states: Float[Tensor, "pass *batch d"]) -> Float[Tensor, "turn *batch"]:
     """cos(Δ^k, Δ^{k−1}) for k = 1 .. passes − 2; 0 with a zero step.
 
     >>> import torch
@@ -114,7 +114,7 @@ def turn_cosine(states: Float[Tensor, "pass *batch d"]) -> Float[Tensor, turn * 
     return cosine(moved[1:], moved[:-1])
 
 
-def acceleration(states: Float[Tensor, "pass *batch d"]) -> Float[Tensor, turn * batch]:
+def acceleration(states: Float[Tensor, "pass *batch d"]) -> Float[Tensor, "turn *batch"]:
     """‖Δ^k − Δ^{k−1}‖₂ for k = 1 .. passes − 2."""
     moved = steps(states)
     return (moved[1:] - moved[:-1]).norm(dim=-1)
@@ -126,13 +126,13 @@ def fixed_point_gap(last: Float[Tensor, "*batch d"], after: Float[Tensor, "*batc
     return (after - last).norm(dim=-1) / last.norm(dim=-1).clamp_min(EPSILON)
 
 
-def distance_to_last(states: Float[Tensor, "pass *batch d"]) -> Float[Tensor, step * batch]:
+def distance_to_last(states: Float[Tensor, "pass *batch d"]) -> Float[Tensor, "step *batch"]:
     """‖x^k − x^K‖/max(‖x^K‖, ε), for every state before the last, x^K."""
     states = states.double()
     return (states[:-1] - states[-1]).norm(dim=-1) / states[-1].norm(dim=-1).clamp_min(EPSILON)
 
 
-def output_kl(logits: Float[Tensor, "pass *batch vocab"]) -> Float[Tensor, step * batch]:
+def output_kl(logits: Float[Tensor, "pass *batch vocab"]) -> Float[Tensor, "step *batch"]:
     """KL(p^{k+1} ‖ p^k) in nats between the readouts of successive passes."""
     from depthsig.metrics.distributions import kl_divergence
 
@@ -153,7 +153,7 @@ def attention_entropy(weights: Float[Tensor, "*batch head query key"]) -> Float[
 
 def principal_components(
     states: Float[Tensor, "point d"], k: int = 2
-) -> tuple[Float[Tensor, "point k"], Float[Tensor, k]]:
+) -> tuple[Float[Tensor, "point k"], Float[Tensor, "k"]]:
     """Coordinates of points on their first ``k`` principal components, and the variance shares.
 
     The sign of a component is fixed by making its largest loading positive.

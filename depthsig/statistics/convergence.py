@@ -24,7 +24,7 @@ LEVEL = 95.0
 Verdict = Literal["supported", "contradicted", "undecided"]
 
 
-def relative_depths(size: int, axis: str) -> Float[ndarray, size]:
+def relative_depths(size: int, axis: str) -> Float[ndarray, "size"]:
     """Where the entries of a profile lie in the model, from 0 (its input) to 1 (its output).
 
     d/S for the S + 1 states between steps (``axis="depth"``), (s + ½)/S for S steps (``axis="step"``).
@@ -88,7 +88,7 @@ def l1_distance(a: Float[ndarray, "*batch point"], b: Float[ndarray, "*batch poi
     return np.abs(np.asarray(a, dtype=float) - b).mean(-1)
 
 
-def profile_distance(a: Float[ndarray, entry], b: Float[ndarray, other], axis: str) -> float:
+def profile_distance(a: Float[ndarray, "entry"], b: Float[ndarray, "other"], axis: str) -> float:
     """How far apart two profiles are in shape, whatever their scale and however deep their models.
 
     Both are read at 50 relative depths, scaled to unit mean absolute value, and subtracted (DESIGN §8 of
@@ -110,8 +110,8 @@ def prompt_weights(n: int, resamples: int = RESAMPLES, seed: int = 0) -> Float[n
 
 
 def weighted_means(
-    values: Float[ndarray, prompt * cell], weights: Float[ndarray, "row prompt"]
-) -> Float[ndarray, row * cell]:
+    values: Float[ndarray, "prompt *cell"], weights: Float[ndarray, "row prompt"]
+) -> Float[ndarray, "row *cell"]:
     """Means over prompts in every row of weights; an undefined value takes no part in its cell.
 
     >>> weighted_means(np.array([[1.0], [np.nan], [3.0]]), prompt_weights(3, 0)).tolist()
@@ -136,7 +136,7 @@ def seed_weights(n: int, resamples: int = RESAMPLES, seed: int = 0) -> Float[nda
     return prompt_weights(n, resamples, seed) / n
 
 
-def arm_mean(values: Float[ndarray, "row member"], weights: Float[ndarray, "row member"]) -> Float[ndarray, row]:
+def arm_mean(values: Float[ndarray, "row member"], weights: Float[ndarray, "row member"]) -> Float[ndarray, "row"]:
     """The mean over an arm's members in every row; a member that is undefined makes it so where it counts.
 
     >>> arm_mean(np.array([[1.0, 3.0], [1.0, np.nan]]), np.array([[0.5, 0.5], [1.0, 0.0]])).tolist()
@@ -149,7 +149,7 @@ def arm_distance(
     distances: Float[ndarray, "row member other"],
     weights: Float[ndarray, "row member"],
     other_weights: Float[ndarray, "row other"],
-) -> Float[ndarray, row]:
+) -> Float[ndarray, "row"]:
     """The mean distance between members of two arms in every row.
 
     >>> float(arm_distance(np.array([[[1.0, 3.0]]]), np.array([[1.0]]), np.array([[0.5, 0.5]]))[0])
@@ -160,7 +160,7 @@ def arm_distance(
     )
 
 
-def percentile_interval(rows: Float[ndarray, row]) -> tuple[float, float, float]:
+def percentile_interval(rows: Float[ndarray, "row"]) -> tuple[float, float, float]:
     """(estimate, low, high) of a statistic: row 0, and the 2.5th and 97.5th percentile of the others.
 
     Resamples in which it is undefined are left out; without any, the interval is NaN (Efron & Tibshirani
@@ -177,8 +177,8 @@ def percentile_interval(rows: Float[ndarray, row]) -> tuple[float, float, float]
 
 
 def percentile_intervals(
-    rows: Float[ndarray, row * cell],
-) -> tuple[Float[ndarray, cell], Float[ndarray, cell], Float[ndarray, cell]]:
+    rows: Float[ndarray, "row *cell"],
+) -> tuple[Float[ndarray, "cell"], Float[ndarray, "cell"], Float[ndarray, "cell"]]:
     """:func:`percentile_interval` of every cell.
 
     >>> [float(v[0]) for v in percentile_intervals(np.array([[5.0], *([float(i)] for i in range(101))]))]

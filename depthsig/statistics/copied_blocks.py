@@ -193,7 +193,7 @@ def _overlap(a: tuple[int, int, int], b: tuple[int, int, int]) -> bool:
     return a[0] < b[0] + b[1] * b[2] and b[0] < a[0] + a[1] * a[2]
 
 
-def noise(matrices: Float[ndarray, "m layer layer"]) -> Float[ndarray, m]:
+def noise(matrices: Float[ndarray, "m layer layer"]) -> Float[ndarray, "m"]:
     """Spread of cosines, from how much they change along diagonals, robustly.
 
     The lower quartile of |c[i, j] − c[i+1, j+1]|, over that of the absolute value of a Gaussian
@@ -252,7 +252,7 @@ def single_excesses(matrices: Float[ndarray, "m layer layer"]) -> Float[ndarray,
     return out
 
 
-def _upper_quartile(values: Float[ndarray, "m n"]) -> Float[ndarray, m]:
+def _upper_quartile(values: Float[ndarray, "m n"]) -> Float[ndarray, "m"]:
     """Of each row's defined values, the one at the upper quartile, rounded up; NaN where there are none."""
     if not values.shape[1]:
         return np.full(len(values), np.nan)
@@ -263,7 +263,7 @@ def _upper_quartile(values: Float[ndarray, "m n"]) -> Float[ndarray, m]:
     return np.quantile(defined, 0.75, axis=1, method="higher")
 
 
-def _third(values: Float[ndarray, "m n"]) -> Float[ndarray, m]:
+def _third(values: Float[ndarray, "m n"]) -> Float[ndarray, "m"]:
     """The third highest of each row; NaN where there are not three."""
     defined = values[:, ~np.isnan(values[0])]
     if defined.shape[1] < 3:

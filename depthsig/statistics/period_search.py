@@ -40,7 +40,7 @@ LEVEL = 0.02
 LOCALISE_PHI = 0.3
 
 
-def find_period(profile: Float[ndarray, step], log: bool = False, draws: int = SEARCH_DRAWS) -> PeriodTest:
+def find_period(profile: Float[ndarray, "step"], log: bool = False, draws: int = SEARCH_DRAWS) -> PeriodTest:
     """Search a whole profile for a span that recurs with some block.
 
     Candidates are all blocks of 2..8 steps, 3..8 of them, at every start, each with the design of
@@ -138,7 +138,7 @@ def candidates(size: int) -> list[Candidate]:
     return found
 
 
-def search(y: Float[ndarray, "m step"]) -> tuple[Float[ndarray, m], ndarray]:
+def search(y: Float[ndarray, "m step"]) -> tuple[Float[ndarray, "m"], ndarray]:
     """The statistic of every series, and the index of the candidate group that gave it."""
     # Constants are part of every X: taking one out changes nothing but rounding.
     y = y - y.mean(1, keepdims=True)
@@ -153,7 +153,7 @@ def search(y: Float[ndarray, "m step"]) -> tuple[Float[ndarray, m], ndarray]:
     return best, where
 
 
-def window_p(design: Design, y: Float[ndarray, "m n"]) -> Float[ndarray, m]:
+def window_p(design: Design, y: Float[ndarray, "m n"]) -> Float[ndarray, "m"]:
     """p̄ of many windows, by fewer multiplications than :meth:`Design.average_p`.
 
     RSS_XP = ‖Wy‖² − ‖Wy projected on W[X, P]‖²; the few columns of [X, P] are cheaper than the many

@@ -121,7 +121,7 @@ def best_span(matrix: Float[ndarray, "step step"]) -> tuple[float, tuple[int, in
     return best, where
 
 
-def search_matrices(matrix: Float[ndarray, "step step"], orders: Int[ndarray, "draw step"]) -> Float[ndarray, draw]:
+def search_matrices(matrix: Float[ndarray, "step step"], orders: Int[ndarray, "draw step"]) -> Float[ndarray, "draw"]:
     """The largest score of the matrix with its steps in each of the given orders."""
     size = len(matrix)
     permuted = matrix[orders[:, :, None], orders[:, None, :]].reshape(len(orders), -1)

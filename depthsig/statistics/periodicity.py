@@ -66,7 +66,7 @@ class PeriodTest:
 
 
 def block_periodicity(
-    profile: Float[ndarray, step], start: int, block: int, count: int, log: bool = False
+    profile: Float[ndarray, "step"], start: int, block: int, count: int, log: bool = False
 ) -> PeriodTest:
     """Test whether a profile over steps recurs with the block on a declared span.
 
@@ -114,8 +114,8 @@ def block_periodicity(
 
 
 def cut_span(
-    profile: Float[ndarray, step], start: int, block: int, count: int, log: bool
-) -> tuple[Float[ndarray, n], dict[str, Any], str]:
+    profile: Float[ndarray, "step"], start: int, block: int, count: int, log: bool
+) -> tuple[Float[ndarray, "n"], dict[str, Any], str]:
     """The span's values, its description, and why it cannot be tested (empty if it can)."""
     values = np.asarray(profile, dtype=float)
     if values.ndim != 1:
@@ -143,7 +143,7 @@ def bad_span(size: int, start: int, block: int, count: int) -> str:
     return ""
 
 
-def left_over(y: Float[ndarray, n], design: Design) -> float:
+def left_over(y: Float[ndarray, "n"], design: Design) -> float:
     """What the nuisance leaves of a series, relative to it (1 for a series of zeros' logarithms)."""
     rest = np.linalg.norm(y - design.nuisance @ (design.nuisance.T @ y))
     return float(rest) / max(float(np.linalg.norm(y)), 1e-300)
@@ -159,14 +159,14 @@ def wrong_sizes(block: int, n: int) -> list[int]:
     return [other for other in range(2, n // 2 + 1) if block % other and other % block]
 
 
-def _nested(y: Float[ndarray, n], n: int, block: int, edges: tuple[bool, bool], divisor: int) -> float:
+def _nested(y: Float[ndarray, "n"], n: int, block: int, edges: tuple[bool, bool], divisor: int) -> float:
     design = profile_design(n, block, *edges, divisor)
     if design is None or left_over(y, design) <= ROUNDING:
         return np.nan
     return float(calibrated(design.average_p(y[None]), profile_null(n, block, *edges, divisor))[0])
 
 
-def _wrong(y: Float[ndarray, n], design: Design, other: int) -> float:
+def _wrong(y: Float[ndarray, "n"], design: Design, other: int) -> float:
     """Strength of another block size after the same trend; NaN with fewer than 3 degrees left."""
     wrong = make_design(design.nuisance, phase_dummies(len(y), other), design.degree)
     return float(wrong.strength(y)) if wrong.d2 >= 3 else np.nan
@@ -194,11 +194,13 @@ class Detrended:
     """A span's profile without its trend: what is left a step, and what its phase accounts for."""
 
     steps: ndarray
-    left: Float[ndarray, n]
-    phase_fit: Float[ndarray, n]
+    left: Float[ndarray, "n"]
+    phase_fit: Float[ndarray, "n"]
 
 
-def detrended(profile: Float[ndarray, step], start: int, block: int, count: int, log: bool = False) -> Detrended | None:
+def detrended(
+    profile: Float[ndarray, "step"], start: int, block: int, count: int, log: bool = False
+) -> Detrended | None:
     """The span after X of :func:`block_periodicity`, for a picture; None where not testable."""
     y, _, reason = cut_span(profile, start, block, count, log)
     n = block * count

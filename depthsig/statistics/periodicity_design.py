@@ -46,7 +46,7 @@ class Design:
     d2: int
     degree: int
     folded: Float[ndarray, "n phi n"]
-    constant: Float[ndarray, phi]
+    constant: Float[ndarray, "phi"]
 
     @property
     def n(self) -> int:
@@ -63,7 +63,7 @@ class Design:
         some = np.ascontiguousarray(self.folded[:, :, start:stop])
         return (np.ascontiguousarray(y) @ some.reshape(self.n, -1)).reshape(len(y), *some.shape[1:])
 
-    def average_p(self, y: Float[ndarray, "m n"], one_sided: bool = False) -> Float[ndarray, m]:
+    def average_p(self, y: Float[ndarray, "m n"], one_sided: bool = False) -> Float[ndarray, "m"]:
         """p̄ = Σ softmax(ℓ(φ)) p(φ) for every series; 1 where X leaves nothing but rounding.
 
         ``one_sided``: small where the effect is positive (one effect column only).
@@ -77,7 +77,7 @@ class Design:
 
     def averaged(
         self, effect: Float[ndarray, "m phi"], residual: Float[ndarray, "m phi"], positive: ndarray | None = None
-    ) -> Float[ndarray, m]:
+    ) -> Float[ndarray, "m"]:
         """p̄ from RSS_X − RSS_XP and RSS_XP for every φ; one-sided with the effect's sign given."""
         log_residual = np.log(np.maximum(residual, _TINY))
         p = np.exp(f_tail(self.d1, self.d2)(log_residual - np.log(np.maximum(effect, _TINY))))
@@ -106,8 +106,8 @@ class LogTable:
 
     low: float
     per_unit: int
-    values: Float[ndarray, cell]
-    slopes: Float[ndarray, cell]
+    values: Float[ndarray, "cell"]
+    slopes: Float[ndarray, "cell"]
 
     def __call__(self, x: Float[ndarray, "*m"]) -> Float[ndarray, "*m"]:
         place = (x - self.low) * self.per_unit
@@ -152,7 +152,7 @@ def orthonormal(columns: Float[ndarray, "n k"], against: Float[ndarray, "n j"] |
     return left[:, singular > 1e-9 * max(1.0, singular[0] if len(singular) else 1.0)]
 
 
-def legendre(x: Float[ndarray, n], degree: int) -> Float[ndarray, "n k"]:
+def legendre(x: Float[ndarray, "n"], degree: int) -> Float[ndarray, "n k"]:
     """Legendre polynomials 0..degree at x, which is first scaled to [−1, 1]."""
     low, high = x.min(), x.max()
     return np.polynomial.legendre.legvander(2 * (x - low) / (high - low) - 1, degree)

@@ -86,7 +86,7 @@ def matrix_periodicity(matrix: Float[ndarray, "step step"], start: int, block: i
 
 def _cut(
     matrix: Float[ndarray, "step step"], start: int, block: int, count: int
-) -> tuple[Float[ndarray, pair], dict[str, Any], str]:
+) -> tuple[Float[ndarray, "pair"], dict[str, Any], str]:
     values = np.asarray(matrix, dtype=float)
     if values.ndim != 2 or values.shape[0] != values.shape[1]:
         raise InputError(f"a matrix over steps is square; found an array of shape {values.shape}")
@@ -134,13 +134,13 @@ class Pairs:
     ``nuisance`` is an orthonormal basis; ``effects`` one of the step effects alone.
     """
 
-    rows: Int[ndarray, pair]
-    cols: Int[ndarray, pair]
+    rows: Int[ndarray, "pair"]
+    cols: Int[ndarray, "pair"]
     nuisance: Float[ndarray, "pair k"]
     effects: Float[ndarray, "pair n"]
 
     @property
-    def lag(self) -> Int[ndarray, pair]:
+    def lag(self) -> Int[ndarray, "pair"]:
         """j − i."""
         return self.cols - self.rows
 
@@ -161,7 +161,7 @@ class Pairs:
         """What the nuisance leaves."""
         return cells - (cells @ self.nuisance) @ self.nuisance.T
 
-    def same_phase(self, block: int) -> Float[ndarray, pair]:
+    def same_phase(self, block: int) -> Float[ndarray, "pair"]:
         """1 where two steps have the same phase, else 0."""
         return (self.lag % block == 0).astype(float)
 
@@ -183,7 +183,7 @@ def matrix_strength(cells: Float[ndarray, "*batch pair"], n: int, block: int) ->
     return 1 - (1 - r * np.abs(r)) * free / (free - 1)
 
 
-def _test(cells: Float[ndarray, pair], n: int, block: int, divisor: int = 1) -> float:
+def _test(cells: Float[ndarray, "pair"], n: int, block: int, divisor: int = 1) -> float:
     """The larger of the two p-values; NaN where too few relabellings keep a divisor's phases."""
     if relabellings(block, n // block, divisor) < MIN_RELABELLINGS:
         return np.nan
@@ -192,7 +192,7 @@ def _test(cells: Float[ndarray, pair], n: int, block: int, divisor: int = 1) -> 
     return found if lag is None else max(found, lag)
 
 
-def relabelling_p(cells: Float[ndarray, pair], n: int, block: int, divisor: int = 1) -> float:
+def relabelling_p(cells: Float[ndarray, "pair"], n: int, block: int, divisor: int = 1) -> float:
     """p of the relabelling test; ``divisor`` > 1: what the block adds to that period's phases."""
     count = n // block
     exhaustive = relabellings(block, count, divisor) <= MAX_EXHAUSTIVE
@@ -264,7 +264,7 @@ def _random_labels(block: int, count: int, divisor: int) -> Int[ndarray, "relabe
     return identity.reshape(DRAWS + 1, -1)
 
 
-def lag_p(cells: Float[ndarray, pair], n: int, block: int, divisor: int = 1) -> float | None:
+def lag_p(cells: Float[ndarray, "pair"], n: int, block: int, divisor: int = 1) -> float | None:
     """p of the lag test; None where it is left out."""
     design = lag_design(n, block, divisor)
     if design is None:

@@ -37,7 +37,7 @@ def bootstrap_counts(n: int, resamples: int = RESAMPLES, seed: int = 0) -> Float
 
 def bootstrap_mean(
     samples: Float[ndarray, "prompt cell"], *, resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95
-) -> tuple[Float[ndarray, cell], Float[ndarray, cell], Float[ndarray, cell], Int[ndarray, cell]]:
+) -> tuple[Float[ndarray, "cell"], Float[ndarray, "cell"], Float[ndarray, "cell"], Int[ndarray, "cell"]]:
     """Mean over prompts with a percentile interval, for every cell.
 
     Args:
