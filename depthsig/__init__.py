@@ -13,42 +13,48 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from depthsig.analysis.analyze import analyze
-    from depthsig.analysis.check import check
-    from depthsig.analysis.compare import compare
-    from depthsig.analysis.findblocks import find_blocks
-    from depthsig.analysis.fit_lens import fit_lens
-    from depthsig.engine.model import Model, load
-    from depthsig.errors import CertificateError, DepthsigError, DepthsigWarning, InputError
+    from depthsig.commands.analyze import analyze
+    from depthsig.commands.check import check
+    from depthsig.commands.compare import compare
+    from depthsig.commands.export import export
+    from depthsig.commands.find_blocks import find_blocks
+    from depthsig.commands.fit_lens import fit_lens
+    from depthsig.commands.repeat import repeat
+    from depthsig.engine.edits import Drop, Repeat, Replace, Reverse, Skip, Stop, Swap
+    from depthsig.errors import CertificateError, DepthsigError, DepthsigWarning, InputError, UnsupportedModelError
+    from depthsig.metrics.registry import metric
+    from depthsig.model import Model, load
     from depthsig.signature import Comparison, Signature
 
+# Imported when they are first used, so that `import depthsig` and the command's --help stay fast.
 _HOME = {
-    "analyze": "depthsig.analysis.analyze",
-    "check": "depthsig.analysis.check",
-    "compare": "depthsig.analysis.compare",
-    "find_blocks": "depthsig.analysis.findblocks",
-    "fit_lens": "depthsig.analysis.fit_lens",
-    "load": "depthsig.engine.model",
-    "Model": "depthsig.engine.model",
-    "Signature": "depthsig.signature",
-    "Comparison": "depthsig.signature",
-    "DepthsigError": "depthsig.errors",
-    "DepthsigWarning": "depthsig.errors",
-    "InputError": "depthsig.errors",
-    "CertificateError": "depthsig.errors",
+    "depthsig.commands.analyze": ("analyze",),
+    "depthsig.commands.check": ("check",),
+    "depthsig.commands.compare": ("compare",),
+    "depthsig.commands.export": ("export",),
+    "depthsig.commands.find_blocks": ("find_blocks",),
+    "depthsig.commands.fit_lens": ("fit_lens",),
+    "depthsig.commands.repeat": ("repeat",),
+    "depthsig.engine.edits": ("Drop", "Repeat", "Replace", "Reverse", "Skip", "Stop", "Swap"),
+    "depthsig.errors": ("CertificateError", "DepthsigError", "DepthsigWarning", "InputError", "UnsupportedModelError"),
+    "depthsig.metrics.registry": ("metric",),
+    "depthsig.model": ("Model", "load"),
+    "depthsig.signature": ("Comparison", "Signature"),
 }
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "CertificateError", "Comparison", "DepthsigError", "DepthsigWarning", "InputError", "Model", "Signature",
-    "analyze", "check", "compare", "find_blocks", "fit_lens", "load",
+    "CertificateError", "Comparison", "DepthsigError", "DepthsigWarning", "Drop", "InputError", "Model", "Repeat",
+    "Replace", "Reverse", "Signature", "Skip", "Stop", "Swap", "UnsupportedModelError", "analyze", "check", "compare",
+    "export", "find_blocks", "fit_lens", "load", "metric", "repeat",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*__all__, "__version__"]

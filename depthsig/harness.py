@@ -10,7 +10,6 @@ so an order's own are written ``|`` or ``;`` there.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,47 +22,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from depthsig.checkpoint.hooks import undisturbed
-from depthsig.engine import edits
+from depthsig.checkpoint.loading import LoadOptions
 from depthsig.engine.batch import batches
-from depthsig.engine.edits import Edit, compile_edit
-from depthsig.engine.model import Model, load
-from depthsig.engine.run import Clean, run_programs
+from depthsig.engine.edits import Edit, compile_edit, parse_edit
+from depthsig.engine.rows import Clean
+from depthsig.engine.run import run_programs
 from depthsig.errors import InputError
-
-EDITS = ("Skip", "Swap", "Reverse", "Drop", "Repeat", "Stop")
-
-
-def parse_edit(text: str | None) -> Edit | None:
-    """``Skip(5)+Repeat(4,8,times=2)`` as an edit; only calls of known edits with plain numbers and names.
-
-    Raises:
-        InputError: for anything else.
-
-    >>> str(parse_edit("Skip(5) + Skip(6, part='attn')"))
-    'skip 5 + skip 6.attn'
-    """
-    if not text:
-        return None
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        calls = list(_calls(tree))
-        found = [getattr(edits, name)(*args, **kwargs) for name, args, kwargs in calls]
-    except (SyntaxError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"edit {text!r} cannot be read ({error}); it is a sum of {', '.join(EDITS)}, as in Skip(5)+Swap(3,7)"
-        ) from None
-    return sum(found[1:], found[0])
-
-
-def _calls(node: ast.expr) -> Iterator[tuple[str, list, dict[str, Any]]]:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        yield from _calls(node.left)
-        yield from _calls(node.right)
-        return
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in EDITS):
-        raise ValueError("not a sum of edits")
-    kwargs = {k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg}
-    yield node.func.id, [ast.literal_eval(a) for a in node.args], kwargs
+from depthsig.model import Model, open_model
+from depthsig.plan.declared import PlanOptions
 
 
 @register_model("depthsig")
@@ -80,18 +46,16 @@ class DepthsigLM(TemplateLM):  # type: ignore[misc]
         unknown = sorted(set(ignored) - {"max_batch_size"})
         if unknown:
             raise InputError(f"model_args: {unknown[0]!r} is unknown to the model depthsig")
-        options = {"dtype": dtype, "device": device, "revision": revision, "trust_remote_code": trust_remote_code}
-        given: dict[str, Any] = {k: v for k, v in options.items() if v not in (None, False)}
-        if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-            given.pop("device")  # the harness names a GPU whether there is one or not
-        order = order.replace("|", ",").replace(";", ",") if order else None
-        self.model: Model = load(pretrained, tokenizer, order=order, iterations=iterations, **given)
+        if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):
+            device = "auto"  # the harness names a GPU whether there is one or not
+        loading = LoadOptions(dtype, device, revision=revision, trust_remote_code=trust_remote_code)
+        plan = PlanOptions(order.replace("|", ",").replace(";", ",") if order else None, iterations=iterations)
+        self.model: Model = open_model(pretrained, tokenizer, loading, plan)
         if self.model.tokenizer is None:
             raise InputError("this checkpoint has no tokenizer, which the harness needs")
         self.tokenizer = self.model.tokenizer
         wanted = parse_edit(edit) if isinstance(edit, str) else edit
-        has_parts = [self.model.layer_at(s).has_parts for s in range(len(self.model.plan))]
-        self.program = compile_edit(wanted, len(self.model.plan), has_parts)
+        self.program = compile_edit(wanted, len(self.model.plan), self.model.has_parts)
         self.edited = wanted is not None
         self.batch_size = 8 if str(batch_size).startswith("auto") else int(batch_size)
         self.max_length = int(max_length) if max_length else (self.model.checkpoint.model_max or 2048)

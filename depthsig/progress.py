@@ -13,6 +13,11 @@ class Progress:
 
     visible: bool = False
 
+    @classmethod
+    def of(cls, progress: bool | Progress) -> Progress:
+        """What a function was given as its ``progress``."""
+        return progress if isinstance(progress, Progress) else cls(bool(progress))
+
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[float], None]]:
         """A stage of known or unknown length; yields ``tick(amount)``."""

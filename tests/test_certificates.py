@@ -10,7 +10,7 @@ from families import PROMPTS, build, byte_tokenizer
 from torch import nn
 
 import depthsig
-from depthsig.checkpoint.readout import Readout
+from depthsig.checkpoint.anatomy.readout import Readout
 from depthsig.engine.certificates import Certificate, certify, judge
 from depthsig.errors import CertificateError, DepthsigWarning, UnsupportedModelError
 

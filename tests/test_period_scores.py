@@ -17,7 +17,7 @@ from families import PROMPTS, build, byte_tokenizer
 import depthsig
 from depthsig.analysis.control import reinitialised
 from depthsig.analysis.period import beside_control, other_causes, period_scores
-from depthsig.checkpoint.patterns import layer_patterns
+from depthsig.checkpoint.anatomy.patterns import layer_patterns
 from depthsig.errors import DepthsigWarning
 from depthsig.metrics import block_periodicity, holm, matrix_periodicity
 from depthsig.metrics.period import FAMILY

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from depthsig.checkpoint.anatomy.probe import probe_ids
 from depthsig.checkpoint.hooks import forward, undisturbed
-from depthsig.checkpoint.probe import probe_ids
 
 _BLOCK = 64
 """Tokens are drawn this many at a time, so that a longer prompt begins with a shorter one's noise."""

@@ -15,10 +15,9 @@ import torch
 from torch import nn
 
 from depthsig.checkpoint import formats
+from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.xtransformers import is_wrapper, step_view
 from depthsig.errors import InputError, UnsupportedModelError
-
-DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Checkpoint:
             id, the commit.
         declared: the config's ``"depthsig"`` entry.
         model_max: the model's own maximum length, None where it has none.
+        given_tokenizer: whether the tokenizer came as an object, and not from the checkpoint.
     """
 
     module: nn.Module
@@ -47,29 +47,19 @@ class Checkpoint:
     content_hash: str | None = None
     declared: Mapping[str, Any] = field(default_factory=dict)
     model_max: int | None = None
+    given_tokenizer: bool = False
 
 
 def open_checkpoint(
-    source: Any,
-    tokenizer: Any = None,
-    *,
-    dtype: str | torch.dtype | None = None,
-    device: str = "auto",
-    device_map: Any = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
-    progress: bool = False,
+    source: Any, tokenizer: Any = None, options: LoadOptions | None = None, *, progress: bool = False
 ) -> Checkpoint:
     """Open ``source`` safely and exactly.
 
     Args:
         source: a local folder, a hub id, a .gguf file, the name of a shipped checkpoint, a live
             model, or a ``TransformerBridge``.
-        dtype: ``float32`` (default; on a GPU the checkpoint's own where float32 weights would take
-            more than half of its memory), ``bfloat16``, ``float16``, or ``auto``: the checkpoint's.
-        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` ...
-        revision, trust_remote_code: as in transformers. allow_pickle: load pickled weights.
+        tokenizer: for live models, and where a checkpoint's own is not to be used.
+        progress: show the loader's bars.
 
     Raises:
         InputError: one line that says what was wrong, what was found, and what would work.
@@ -78,25 +68,26 @@ def open_checkpoint(
         return _live(source, tokenizer)
     if not isinstance(source, (str, Path)):
         raise InputError(f"a checkpoint is a path, a hub id or a model; found {type(source).__name__}")
+    options = options or LoadOptions()
     place = _locate(str(source))
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    arguments: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     if isinstance(place, Path) and place.suffix == ".gguf":
-        options["gguf_file"] = place.name
-        target, kind, raw = str(place.parent), "gguf", {}
+        arguments["gguf_file"] = place.name
+        target, kind = str(place.parent), "gguf"
     elif isinstance(place, Path):
         raw = formats.read_config(place)
-        formats.check_config(raw, repr(str(source)), trust_remote_code)
-        options["use_safetensors"] = formats.check_weights(place, allow_pickle)
+        formats.check_config(raw, repr(str(source)), options.trust_remote_code)
+        arguments["use_safetensors"] = formats.check_weights(place, options.allow_pickle)
         target, kind = str(place), "folder"
     else:
-        target, kind, raw = place, "hub", {}
-        options |= {"revision": revision} if revision else {}
-        options["use_safetensors"] = None if allow_pickle else True
+        target, kind = place, "hub"
+        arguments |= {"revision": options.revision} if options.revision else {}
+        arguments["use_safetensors"] = None if options.allow_pickle else True
     with quiet(progress):
-        config = _config(target, kind, options)
+        config = _config(target, kind, arguments)
         _check_kind(config, str(source))
-        module = _load(target, kind, config, options, _dtype(dtype, config, device), device, device_map)
-        found = tokenizer if tokenizer is not None else _tokenizer(target, options)
+        module = _load(target, kind, config, arguments, options)
+        found = tokenizer if tokenizer is not None else _tokenizer(target, arguments)
     return Checkpoint(
         module=module,
         tokenizer=found,
@@ -104,10 +95,11 @@ def open_checkpoint(
         name=_name(source, place),
         source=str(source),
         kind=kind,
-        revision=revision,
+        revision=options.revision,
         content_hash=_hash(place, config),
         declared=_declared(config, str(source)),
         model_max=model_max(config),
+        given_tokenizer=tokenizer is not None,
     )
 
 
@@ -155,10 +147,10 @@ def quiet(progress: bool) -> Iterator[None]:
         (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
 
 
-def _config(target: str, kind: str, options: dict[str, Any]) -> Any:
+def _config(target: str, kind: str, arguments: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    wanted = {k: v for k, v in options.items() if k in ("revision", "trust_remote_code", "gguf_file")}
+    wanted = {k: v for k, v in arguments.items() if k in ("revision", "trust_remote_code", "gguf_file")}
     try:
         return AutoConfig.from_pretrained(target, **wanted)
     except Exception as error:
@@ -218,14 +210,12 @@ def _check_quantizer(method: str, source: str) -> None:
         )
 
 
-def _dtype(dtype: str | torch.dtype | None, config: Any, device: str) -> torch.dtype | str:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"--dtype {dtype!r} is unknown; there are {', '.join(DTYPES)}")
-    if dtype is not None:
-        return dtype if dtype == "auto" else getattr(torch, dtype)
-    if torch.cuda.is_available() and device != "cpu":
+def _dtype(options: LoadOptions, config: Any) -> torch.dtype | str:
+    if isinstance(options.dtype, torch.dtype) or options.dtype == "auto":
+        return options.dtype
+    if options.dtype is not None:
+        return getattr(torch, options.dtype)
+    if torch.cuda.is_available() and options.device != "cpu":
         free = torch.cuda.get_device_properties(0).total_memory
         if 4 * _parameters(config) > free / 2:
             return "auto"
@@ -244,17 +234,15 @@ def _parameters(config: Any) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _load(
-    target: str, kind: str, config: Any, options: dict[str, Any], dtype: Any, device: str, device_map: Any
-) -> nn.Module:
+def _load(target: str, kind: str, config: Any, arguments: dict[str, Any], options: LoadOptions) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     module: Any
     info: dict[str, Any]
     try:
         module, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
-            target, config=config if kind != "gguf" else None, dtype=dtype, device_map=device_map,
-            output_loading_info=True, **options,
+            target, config=config if kind != "gguf" else None, dtype=_dtype(options, config),
+            device_map=options.device_map, output_loading_info=True, **arguments,
         )  # fmt: skip
     except torch.cuda.OutOfMemoryError:
         raise
@@ -276,11 +264,11 @@ def _load(
     mismatched = list(info.get("mismatched_keys") or ())
     if mismatched:
         raise InputError(f"{target!r} has weights of another shape than its config says (first: {mismatched[0]})")
-    if device_map is None:
+    if options.device_map is None:
         try:
-            module = module.to(_device(device))
+            module = module.to(_device(options.device))
         except (RuntimeError, AssertionError) as error:
-            raise InputError(f"--device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+            raise InputError(f"--device {options.device!r} cannot be used: {str(error).splitlines()[0]}") from None
     return module.eval()
 
 
@@ -290,10 +278,10 @@ def _device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _tokenizer(target: str, options: dict[str, Any]) -> Any:
+def _tokenizer(target: str, arguments: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
-    wanted = {k: v for k, v in options.items() if k in ("revision", "trust_remote_code", "gguf_file")}
+    wanted = {k: v for k, v in arguments.items() if k in ("revision", "trust_remote_code", "gguf_file")}
     try:
         return AutoTokenizer.from_pretrained(target, **wanted)
     except Exception as error:

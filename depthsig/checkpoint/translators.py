@@ -45,14 +45,14 @@ class TunedLens:
     Attributes:
         weights: W_d [d, d] of every depth, as in ``torch.nn.Linear``.
         biases: b_d [d] of every depth; None for a lens without.
-        source: folder that it was read from or written to.
+        source: folder that it was read from or written to; empty for one in memory.
         config: what its ``config.json`` says: the model that it was fitted for.
         record: our own ``lens.json``, where depthsig fitted it.
     """
 
     weights: tuple[Float[Tensor, "d d"], ...] = field(repr=False)
     biases: tuple[Float[Tensor, "d"], ...] | None = field(repr=False)
-    source: str = "a lens in memory"
+    source: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -73,7 +73,7 @@ class TunedLens:
         return len(self.weights)
 
     def __str__(self) -> str:
-        return self.source
+        return self.source or "a lens in memory"
 
     def to(self, device: torch.device | str) -> TunedLens:
         """The same lens on a device."""
@@ -95,7 +95,8 @@ class TunedLens:
     def about(self) -> dict[str, Any]:
         """What ``signature.json`` keeps of it."""
         return {
-            "path": self.source, "content_hash": self.content_hash, "translators": len(self), "width": self.width,
+            "path": self.source or None, "content_hash": self.content_hash, "translators": len(self),
+            "width": self.width,
             "base_model": self.config.get("base_model_name_or_path"), "unembed_hash": self.config.get("unembed_hash"),
             "fitted": {k: self.record[k] for k in ("created", "options", "tokens") if k in self.record} or None,
         }  # fmt: skip

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json as codec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from depthsig.cli import options as opt
+from depthsig.cli import shared as opt
+
+if TYPE_CHECKING:
+    from depthsig.signature import Signature
 
 DEFAULT = "lens,residual,skip, period where a span is declared or observed, and tuned with --lens"
 
@@ -21,7 +25,7 @@ def analyze(
     prompts: opt.Prompts = None,
     n: opt.Count = 20,
     max_tokens: opt.MaxTokens = 256,
-    chat_template: Annotated[bool, typer.Option("--chat-template", help="Use the tokenizer's template.")] = False,
+    chat_template: opt.ChatTemplate = False,
     positions: Annotated[str, typer.Option(help="Measure at: all, answer or last.")] = "all",
     keep_first: Annotated[
         bool, typer.Option("--keep-first", help="Average lens and residual metrics over position 0 too.")
@@ -29,6 +33,7 @@ def analyze(
     metrics: Annotated[
         str | None, typer.Option(help="Groups or names (`depthsig metrics`), comma-separated.", show_default=DEFAULT)
     ] = None,
+    plugin: opt.Plugin = None,
     lens: Annotated[
         str | None, typer.Option(help="Folder of a tuned lens (`depthsig fit-lens`), for tuned.*.", metavar="DIR")
     ] = None,
@@ -40,8 +45,8 @@ def analyze(
     dtype: opt.Dtype = None,
     device: opt.Device = "auto",
     device_map: opt.DeviceMap = None,
-    memory: Annotated[str, typer.Option(help="Memory to use beside the model.")] = "4GiB",
-    batch_size: Annotated[int | None, typer.Option(help="At most this many prompts at once.")] = None,
+    memory: opt.Memory = "4GiB",
+    batch_size: opt.BatchSize = None,
     seed: opt.Seed = 0,
     revision: opt.Revision = None,
     trust_remote_code: opt.TrustRemoteCode = False,
@@ -63,54 +68,45 @@ def analyze(
     json: opt.Json = False,
 ) -> None:
     """Measure a checkpoint's depth-wise signature and write a report."""
-    # The request is checked first: a wrong option must not cost the loading of a model.
-    from depthsig.analysis.request import Request
-
-    asked: dict[str, Any] = {
-        "metrics": metrics, "n": n, "max_tokens": max_tokens, "chat_template": chat_template,
-        "parts": parts, "scopes": scopes, "cuts": cuts, "ablation": ablation,
-        "positions": positions, "keep_first": keep_first, "agg": agg, "memory": memory,
-        "batch_size": batch_size, "seed": seed, "control": control, "lens": lens,
-    }  # fmt: skip
-    Request(**asked)
-    loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
-    if dry_run:
-        from depthsig.analysis.forecast import forecast
-
-        with opt.plain_warnings():
-            told = forecast(
-                checkpoint, prompts, order=order, loop=loop, grown=grown, iterations=iterations, **asked, **loading
-            )
-        if json:
-            import json as codec
-
-            typer.echo(codec.dumps(told.record()))
-        else:
-            typer.echo(str(told))
-        return
-    target = out if out is not None else opt.default_out(checkpoint)
+    # The request is checked before torch is imported and a model loaded (start-up time).
+    from depthsig.measure.request import Request
+    from depthsig.metrics.plugins import import_plugins
     from depthsig.signature.storage import ensure_writable
 
-    ensure_writable(target)
-    from depthsig.analysis.analyze import analyze as run
-    from depthsig.report import save
+    plugins = import_plugins(plugin or ())
+    request = Request(
+        metrics, parts, scopes, cuts, agg, n, max_tokens, chat_template, positions, keep_first, ablation, memory,
+        batch_size, seed, control, lens,
+    )  # fmt: skip
+    target = out if out is not None else opt.default_out(checkpoint)
+    if not dry_run:
+        ensure_writable(target)
+    from depthsig.commands.analyze import Job  # start-up time
+    from depthsig.commands.forecast import forecast  # start-up time
+    from depthsig.commands.opening import Given  # start-up time
+    from depthsig.plan.declared import PlanOptions  # start-up time
+
+    loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    given = Given(checkpoint, None, loading, PlanOptions(order, loop, grown, iterations))
+    job = Job(given, prompts, request, n, tuple(plugins))
+    if dry_run:
+        with opt.plain_warnings():
+            told = forecast(job)
+        typer.echo(codec.dumps(told.record()) if json else str(told))
+        return
+    from depthsig.report import save  # start-up time
 
     with opt.plain_warnings():
-        signature = run(
-            checkpoint, prompts, order=order, loop=loop, grown=grown, iterations=iterations,
-            resume=resume, keep_for=target, progress=opt.wants_progress(no_progress), **asked, **loading,
-        )  # fmt: skip
+        signature = job.run(target, resume=resume, show=opt.progress(no_progress))
         save(signature, target)  # with the report in it, so that a folder is the old result or the new one
     _say_where(signature, target, json)
 
 
-def _say_where(signature: object, target: Path, as_json: bool) -> None:
+def _say_where(signature: Signature, target: Path, as_json: bool) -> None:
     report = target / "report.html"
     if as_json:
-        import json
-
-        info = signature.info  # type: ignore[attr-defined]
-        typer.echo(json.dumps({"out": str(target), "report": str(report), "signature": info}, default=str))
+        told = {"out": str(target), "report": str(report), "signature": signature.info}
+        typer.echo(codec.dumps(told, default=str))
         return
     typer.echo(f"{signature}")
     typer.echo(f"report: {report}")

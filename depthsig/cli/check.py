@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json as codec
+
 import typer
 
-from depthsig.cli import options as opt
+from depthsig.cli import shared as opt
 
 
 def check(
@@ -26,17 +28,15 @@ def check(
     json: opt.Json = False,
 ) -> int:
     """Prove that this model is measured exactly, and print the proofs."""
-    from depthsig.analysis.check import check as run
+    from depthsig.commands.check import check as run  # start-up time
 
-    loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     with opt.plain_warnings():
         certificates = run(
             checkpoint, prompts, order=order, loop=loop, grown=grown, iterations=iterations, n=n, max_tokens=max_tokens,
-            seed=seed, **loading,
+            seed=seed, dtype=dtype, device=device, device_map=device_map, revision=revision,
+            trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
         )  # fmt: skip
     if json:
-        import json as codec
-
         typer.echo(codec.dumps({"certificates": [c.record() for c in certificates]}))
     else:
         for c in certificates:

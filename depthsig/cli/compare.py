@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json as codec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from depthsig.cli import options as opt
+from depthsig.cli import shared as opt
+from depthsig.errors import InputError
+
+if TYPE_CHECKING:
+    from depthsig.signature import Comparison
 
 
 def compare(
@@ -31,10 +36,10 @@ def compare(
     json: opt.Json = False,
 ) -> None:
     """Compare signatures: distances, late reliance, and a verdict on each claim."""
-    from depthsig.analysis.compare import compare as run
-    from depthsig.analysis.compare_roles import folders, split_roles
-    from depthsig.errors import InputError
-    from depthsig.signature.comparison import ensure_comparison
+    from depthsig.commands.compare import compare as run  # start-up time
+    from depthsig.comparison.roles import folders, split_roles  # start-up time
+    from depthsig.report.compared_page import save  # start-up time
+    from depthsig.signature.compared import ensure_comparison  # start-up time
 
     given = list(directories or [])
     for value in (split_roles(roles) if roles is not None else {}).values():
@@ -47,13 +52,9 @@ def compare(
             raise InputError(f"--out {str(out)!r} and {str(path)!r}, an input, overlap; name another folder")
     ensure_comparison(out)
     with opt.plain_warnings():
-        found = run(given, roles=roles, seed=seed, progress=opt.wants_progress(no_progress))
-        from depthsig.report.compare import save
-
+        found = run(given, roles=roles, seed=seed, progress=opt.progress(no_progress))
         report = save(found, out)
     if json:
-        import json as codec
-
         tables = {n: codec.loads(getattr(found, n).to_json(orient="records")) for n in ("claims", "distances", "late")}
         typer.echo(codec.dumps({"out": str(out), "report": str(report), **found.info, **tables}, ensure_ascii=False))
         return
@@ -66,11 +67,11 @@ def _named(name: str, given: list[Path]) -> bool:
     return not Path(name).exists() and any(path.resolve().name == name for path in given)
 
 
-def _show(found: object) -> None:
+def _show(found: Comparison) -> None:
     """The comparison in words and two small tables."""
-    from depthsig.signature import Comparison
+    from depthsig.metrics.rules import LATE  # start-up time
+    from depthsig.terms import described  # start-up time
 
-    assert isinstance(found, Comparison)
     info = found.info
     same = "same tokens" if info["prompts"]["same_tokens"] else "paired by text"
     typer.echo(
@@ -84,11 +85,12 @@ def _show(found: object) -> None:
         typer.echo("left out: " + "; ".join(f"{n}: {why}" for n, why in info["profiles"]["left_out"].items()))
     for sentence in found.sentences():
         typer.echo(f"\n{sentence}.")
-    late = found.scores[found.scores["scope"].eq("current") & found.scores["part"].eq("layer")]
+    score, part, scope = LATE
+    late = found.scores[found.scores["scope"].eq(scope) & found.scores["part"].eq(part)]
     if len(late):
-        typer.echo("\nreliance on late layers (layer, current):")
+        typer.echo(f"\nreliance on late layers ({described(part, scope)}):")
         table = late.pivot(index="model", columns="score", values="value")
-        relative = [c for c in table.columns if c == "late_share" or c.endswith(".relative")]
+        relative = [c for c in table.columns if c == score or c.endswith(".relative")]
         table = table[relative].sort_values(relative[-1], ascending=False)
         typer.echo(table.rename_axis(None).rename_axis(None, axis=1).to_string(float_format=lambda v: f"{v:.3f}"))
     typer.echo("\nmean distance of profiles:")

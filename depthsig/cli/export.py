@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json as codec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from depthsig.cli import options as opt
+from depthsig.cli import shared as opt
 
 
 def export(
@@ -22,24 +23,23 @@ def export(
     json: opt.Json = False,
 ) -> None:
     """Write the model with its layers in another order, as a checkpoint that loads anywhere."""
-    from depthsig.analysis.export import ensure_new, mergekit_yaml
-    from depthsig.analysis.export import export as run
+    from depthsig.commands.export import ensure_new, mergekit_yaml, write_relayered  # start-up time
 
     ensure_new(out)
-    from depthsig.engine.model import load
-    from depthsig.prompts.shipped import shipped_checkpoints
+    from depthsig.model import load  # start-up time
+    from depthsig.prompts.shipped import shipped_checkpoints  # start-up time
 
-    # Weights keep their own dtype, unless another is asked for.
-    loading = opt.loading(dtype or "auto", "cpu", None, revision, trust_remote_code, allow_pickle)
     with opt.plain_warnings():
-        model = load(checkpoint, order=order, iterations=iterations, **loading)
-        run(model, out)
+        # Weights keep their own dtype, unless another is asked for.
+        model = load(
+            checkpoint, order=order, iterations=iterations, dtype=dtype or "auto", device="cpu", revision=revision,
+            trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
+        )  # fmt: skip
+        write_relayered(model, out)
     # mergekit does not know the names of checkpoints that ship with depthsig.
     source = str(shipped_checkpoints().get(model.checkpoint.source, model.checkpoint.source))
     yaml = mergekit_yaml(model.plan.layers, source, str(model.dtype).removeprefix("torch."))
     if json:
-        import json as codec
-
         typer.echo(codec.dumps({"out": str(out), "layers": list(model.plan.layers), "mergekit": yaml}))
         return
     typer.echo(f"checkpoint: {out} ({len(model.plan)} layers)")

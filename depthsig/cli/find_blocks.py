@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json as codec
 import sys
 from typing import TYPE_CHECKING
 
 import typer
 
-from depthsig.cli import options as opt
+from depthsig.cli import shared as opt
 
 if TYPE_CHECKING:
-    from depthsig.analysis.findblocks import FoundBlocks
+    from depthsig.commands.find_blocks import FoundBlocks
 
 
 def find_blocks(
@@ -34,18 +35,16 @@ def find_blocks(
 
     Prints JSON on standard output and, without --json, a table on standard error.
     """
-    import json as codec
-
-    from depthsig.analysis.request import Request
+    from depthsig.measure.request import Request  # start-up time
 
     Request(n=n, max_tokens=max_tokens)
-    from depthsig.analysis.findblocks import find_blocks as run
+    from depthsig.commands.find_blocks import find_blocks as run  # start-up time
 
-    loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     with opt.plain_warnings():
         found = run(
             checkpoint, prompts, order=order, iterations=iterations, n=n, max_tokens=max_tokens, seed=seed,
-            progress=opt.wants_progress(no_progress), **loading,
+            dtype=dtype, device=device, device_map=device_map, revision=revision,
+            trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, progress=opt.progress(no_progress),
         )  # fmt: skip
     if not json:
         _show(found)
@@ -54,9 +53,9 @@ def find_blocks(
 
 def _show(found: FoundBlocks) -> None:
     """The blocks as a table, for people."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.console import Console  # start-up time
+    from rich.markup import escape  # start-up time
+    from rich.table import Table  # start-up time
 
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 120, highlight=False)
     if not found.blocks:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json as codec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from depthsig.cli import options as opt
+from depthsig.cli import shared as opt
 
 
 def fit_lens(
@@ -22,14 +23,14 @@ def fit_lens(
         ),
     ] = None,
     max_tokens: opt.MaxTokens = 256,
-    chat_template: Annotated[bool, typer.Option("--chat-template", help="Use the tokenizer's template.")] = False,
+    chat_template: opt.ChatTemplate = False,
     steps: Annotated[int, typer.Option(help="Optimiser steps of 256 tokens; 0: ridge regressions only.")] = 100,
     lr: Annotated[float, typer.Option(help="Learning rate, in tuned-lens' unit (its own default is 1).")] = 0.3,
     weight_decay: Annotated[float, typer.Option(help="Weight decay, towards the identity.")] = 1e-3,
     dtype: opt.Dtype = None,
     device: opt.Device = "auto",
-    memory: Annotated[str, typer.Option(help="Memory to use beside the model.")] = "4GiB",
-    batch_size: Annotated[int | None, typer.Option(help="At most this many prompts at once.")] = None,
+    memory: opt.Memory = "4GiB",
+    batch_size: opt.BatchSize = None,
     seed: opt.Seed = 0,
     revision: opt.Revision = None,
     trust_remote_code: opt.TrustRemoteCode = False,
@@ -39,26 +40,23 @@ def fit_lens(
     json: opt.Json = False,
 ) -> None:
     """Fit a tuned lens: one affine map a depth, for `depthsig analyze --lens`."""
-    from depthsig.checkpoint.translators import RECORD
-    from depthsig.engine.memory import parse_memory
-    from depthsig.signature.storage import ensure_writable
+    from depthsig.engine.memory import parse_memory  # start-up time
+    from depthsig.signature.storage import LENS, ensure_writable  # start-up time
 
     plain = opt.default_out(checkpoint)
     target = out if out is not None else plain.with_name(plain.name + "-lens")
-    ensure_writable(target, RECORD)
+    ensure_writable(target, LENS)
     parse_memory(memory)
-    from depthsig.analysis.fit_lens import fit_lens as fit
+    from depthsig.commands.fit_lens import fit_lens as fit  # start-up time
 
-    loading = opt.loading(dtype, device, None, revision, trust_remote_code, allow_pickle)
     with opt.plain_warnings():
         fitted = fit(
             checkpoint, prompts, n=n, max_tokens=max_tokens, chat_template=chat_template, steps=steps, lr=lr,
             weight_decay=weight_decay, seed=seed, memory=memory, batch_size=batch_size, out=target,
-            progress=opt.wants_progress(no_progress), order=order, iterations=iterations, **loading,
+            progress=opt.progress(no_progress), order=order, iterations=iterations, dtype=dtype, device=device,
+            revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
         )  # fmt: skip
     if json:
-        import json as codec
-
         typer.echo(codec.dumps({"out": str(target), "lens": fitted.record}))
         return
     tokens = fitted.record["tokens"]

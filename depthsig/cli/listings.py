@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import json as codec
+
 import typer
 
-from depthsig.cli import options as opt
+from depthsig.cli import shared as opt
 
 
 def models(json: opt.Json = False) -> None:
     """List the checkpoints that ship with depthsig: name, arm, layers, steps and parameters."""
-    from depthsig.plan.describe import describe_checkpoint
-    from depthsig.prompts.shipped import shipped_checkpoints
+    from depthsig.plan.describe import describe_checkpoint  # start-up time
+    from depthsig.prompts.shipped import shipped_checkpoints  # start-up time
 
     found = {name: describe_checkpoint(path) for name, path in shipped_checkpoints().items()}
     if json:
-        import json as codec
-
         typer.echo(codec.dumps(found))
         return
     for name, about in found.items():
@@ -27,24 +27,22 @@ def models(json: opt.Json = False) -> None:
 
 def prompts(json: opt.Json = False) -> None:
     """List the built-in prompts."""
-    from depthsig.prompts import BUILTIN
+    from depthsig.prompts import BUILTIN  # start-up time
 
     _print({name: str(text) for name, text in BUILTIN.items()}, json)
 
 
-def metrics(json: opt.Json = False) -> None:
+def metrics(plugin: opt.Plugin = None, json: opt.Json = False) -> None:
     """List every metric with its groups, definition and source."""
-    from dataclasses import asdict
+    from depthsig.metrics import all_metrics  # start-up time
+    from depthsig.metrics.plugins import import_plugins  # start-up time
 
-    from depthsig.metrics.registry import all_metrics
-
+    import_plugins(plugin or ())
     if json:
-        import json as codec
-
-        typer.echo(codec.dumps([asdict(m) for m in all_metrics().values()]))
+        typer.echo(codec.dumps([m.record() for m in all_metrics().values()]))
         return
     for entry in all_metrics().values():
-        where = f"{entry.kind}{' over ' + entry.axis if entry.axis else ''}"
+        where = f"{entry.kind}{' over ' + entry.axis if entry.axis else ''}, on {entry.on}"
         unit = f" [{entry.unit}]" if entry.unit else ""
         typer.echo(f"{entry.id}  ({where}; --metrics {'|'.join(entry.groups)})")
         typer.echo(f"    {entry.label}{unit}: {entry.formula}")
@@ -53,8 +51,6 @@ def metrics(json: opt.Json = False) -> None:
 
 def _print(found: dict[str, str], as_json: bool) -> None:
     if as_json:
-        import json as codec
-
         typer.echo(codec.dumps(found))
         return
     width = max(map(len, found), default=0)

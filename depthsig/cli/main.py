@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from depthsig import __version__
 from depthsig.cli import analyze, check, compare, export, find_blocks, fit_lens, listings, plan, repeat, report
 from depthsig.errors import DepthsigError
 
@@ -36,8 +37,6 @@ app.command("metrics")(listings.metrics)
 
 def _version(show: bool) -> None:
     if show:
-        from depthsig import __version__
-
         typer.echo(f"depthsig {__version__}")
         raise typer.Exit
 
@@ -70,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _explain(error: Exception) -> int:
     """One line on standard error, and the exit code that goes with it."""
-    import click
+    import click  # start-up time
 
     if isinstance(error, (click.exceptions.Abort,)):
         _say("interrupted")

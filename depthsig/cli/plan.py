@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json as codec
+
 import typer
 
-from depthsig.cli import options as opt
+from depthsig.cli import shared as opt
 
 
 def plan(
@@ -22,14 +24,14 @@ def plan(
     json: opt.Json = False,
 ) -> None:
     """Trace one forward and print its steps as a table."""
-    from depthsig.engine.model import load
+    from depthsig.model import load  # start-up time
 
-    loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     with opt.plain_warnings():
-        model = load(checkpoint, order=order, loop=loop, grown=grown, iterations=iterations, **loading)
+        model = load(
+            checkpoint, order=order, loop=loop, grown=grown, iterations=iterations, dtype=dtype, device=device,
+            device_map=device_map, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
+        )  # fmt: skip
     if json:
-        import json as codec
-
         typer.echo(codec.dumps({"checkpoint": model.checkpoint.name, "plan": model.plan.records()}))
         return
     typer.echo(str(model))

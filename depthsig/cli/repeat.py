@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json as codec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from depthsig.cli import options as opt
+from depthsig.cli import shared as opt
 
 
 def repeat(
@@ -38,42 +39,25 @@ def repeat(
     json: opt.Json = False,
 ) -> None:
     """Run a span of layers several times, and see what that does to loss and accuracy."""
-    from depthsig.errors import InputError
-    from depthsig.signature.storage import ensure_writable
+    from depthsig.signature.storage import REPEAT, ensure_writable  # start-up time
 
-    if n < 1:
-        raise InputError(f"-n is {n}; it must be 1 or more")
-    if predict and span is not None:
-        raise InputError("--predict compares all spans; leave --span out")
-    from depthsig.analysis.repeat_task import parse_damping, parse_times
-
-    counts, alphas = parse_times(times), parse_damping(damping)
-    if predict and not counts:
-        raise InputError(f"--predict needs a repeat, --times is {times!r}; write 2")
     if out is not None:
-        ensure_writable(out, "repeat.json")
-    from depthsig.analysis.repeat_study import study, write_study
-    from depthsig.engine.model import load
-    from depthsig.progress import Progress
-    from depthsig.prompts.primitives import TASKS
+        ensure_writable(out, REPEAT)
+    from depthsig.commands.repeat import check_options  # start-up time
+    from depthsig.commands.repeat import repeat as run  # start-up time
+    from depthsig.report.repeat_figures import save_repeat_figures  # start-up time
 
-    tasks: list[Any] = [t.strip() for t in task.split(",") if t.strip()] if task is not None else list(TASKS)
-    if not tasks:
-        raise InputError(f"--task {task!r} names nothing; there are {', '.join(TASKS)}, gsm8k, or a .jsonl file")
-    loading = opt.loading(dtype, device, None, revision, trust_remote_code, allow_pickle)
+    tasks = check_options(task, n=n, span=span, times=times, damping=damping, predict=predict)
     with opt.plain_warnings():
-        model = load(checkpoint, order=order, grown=grown, iterations=iterations, seed=seed, **loading)
-        found = study(
-            model, tasks, span=span, times=(1, *counts), damping=alphas, n=n, seed=seed, max_tokens=max_tokens,
-            memory=memory, predict=predict, progress=Progress(opt.wants_progress(no_progress)),
+        found = run(
+            checkpoint, tasks, span=span, times=times, damping=damping, n=n, predict=predict, order=order, grown=grown,
+            iterations=iterations, dtype=dtype, device=device, revision=revision,
+            trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, max_tokens=max_tokens, memory=memory,
+            seed=seed, progress=opt.progress(no_progress),
         )  # fmt: skip
         if out is not None:
-            from depthsig.report.repeat import save_repeat_figures
-
-            write_study(found, out, lambda study, at: save_repeat_figures(study.frames, at, scanned=study.scanned))
+            found.save(out, lambda study, at: save_repeat_figures(study.frames, at, scanned=study.scanned))
     if json:
-        import json as codec
-
         typer.echo(codec.dumps({name: codec.loads(f.to_json(orient="records")) for name, f in found.frames.items()}))
         return
     for title, frame in found.shown():

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from depthsig.cli.shared import plain_warnings
+
 
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
 ) -> None:
     """Write figures and report.html of a saved signature again."""
-    from depthsig.cli.options import plain_warnings
-    from depthsig.report import build
+    from depthsig.report import build  # start-up time
 
     with plain_warnings():
         build(directory)

@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from depthsig.checkpoint.adapter import tolerance
+from depthsig.checkpoint.anatomy.adapter import tolerance
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.batch import make_batch
 from depthsig.engine.clean import CleanRun, native_run
-from depthsig.engine.model import Model
+from depthsig.engine.edits import compile_edit
+from depthsig.engine.inside import run_from
+from depthsig.engine.network import Network
+from depthsig.engine.rows import Clean
 from depthsig.errors import CertificateError
 
 PROMPTS = 4
@@ -71,34 +74,34 @@ class Certificate:
         )
 
 
-def certify(model: Model, prompts: Sequence[Sequence[int]]) -> list[Certificate]:
-    """All certificates of ``model`` on up to four prompts, the shortest and longest among them.
+def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certificate]:
+    """All certificates of ``network`` on up to four prompts, the shortest and longest among them.
 
     Args:
         prompts: token ids; those of fewer than two tokens are not used.
     """
     chosen = _choose(prompts)
-    relative = tolerance(model.dtype)
+    relative = tolerance(network.dtype)
     worst = dict.fromkeys(("readout", "neutral", "identity", "parts", "padding"), 0.0)
     scale, has_parts = 0.0, False
-    padded = model.clean(make_batch(chosen, range(len(chosen)), model.device).ids).outputs[-1]
+    padded = network.clean(make_batch(chosen, range(len(chosen)), network.device).ids).outputs[-1]
     for row, ids in enumerate(chosen):
-        batch = make_batch([ids], [0], model.device).ids
-        plain = model.logits(batch)
+        batch = make_batch([ids], [0], network.device).ids
+        plain = network.logits(batch)
         scale = max(scale, float(plain.float().abs().max()))
-        observed, watched = native_run(model.module, model.anatomy, model.trace, batch, parts=True, logits=True)
+        observed, watched = native_run(network.module, network.anatomy, network.trace, batch, parts=True, logits=True)
         assert watched is not None, "the model's own forward gave no logits"
         deviations = {
-            "readout": _deviation(model, observed.outputs[-1], plain),
+            "readout": _deviation(network, observed.outputs[-1], plain),
             "neutral": _largest(watched, plain),
         }
-        if model.trace.is_chain:
-            deviations["identity"] = _deviation(model, model.executed(batch).outputs[-1], plain)
+        if network.trace.is_chain:
+            deviations["identity"] = _deviation(network, network.executed(batch).outputs[-1], plain)
         else:
-            deviations["identity"] = _deviation(model, _answered(model, ids), plain)
-        run = observed if model.is_native else model.clean(batch, parts=True)
-        alone = plain if model.is_native else model.read(run.outputs[-1])
-        deviations["padding"] = _deviation(model, padded[row : row + 1, : len(ids)], alone)
+            deviations["identity"] = _deviation(network, _answered(network, ids), plain)
+        run = observed if network.is_native else network.clean(batch, parts=True)
+        alone = plain if network.is_native else network.read(run.outputs[-1])
+        deviations["padding"] = _deviation(network, padded[row : row + 1, : len(ids)], alone)
         parts = parts_error(run)
         if parts is not None:
             has_parts, deviations["parts"] = True, parts
@@ -109,17 +112,13 @@ def certify(model: Model, prompts: Sequence[Sequence[int]]) -> list[Certificate]
     return [Certificate(n, v, relative if n == "parts" else relative * scale) for n, v in worst.items()]
 
 
-def _answered(model: Model, ids: Sequence[int]) -> Float[Tensor, "1 token d"]:
+def _answered(network: Network, ids: Sequence[int]) -> Float[Tensor, "1 token d"]:
     """The last state of a run without edits whose first half is answered from the clean run.
 
     It is off where more than the residual stream goes from pass to pass (keys and values, say).
     """
-    from depthsig.engine.edits import compile_edit
-    from depthsig.engine.inside import run_from
-    from depthsig.engine.run import Clean
-
-    native = replace(model, plan=model.native)
-    clean = Clean.of(native, make_batch([ids], [0], model.device))
+    native = replace(network, plan=network.native)
+    clean = Clean.of(native, make_batch([ids], [0], network.device))
     return run_from(clean, compile_edit(None, len(native.plan)), len(native.plan) // 2)[0]
 
 
@@ -135,9 +134,9 @@ def _largest(a: Tensor, b: Tensor) -> float:
     return float((a.float() - b.float()).abs().max())
 
 
-def _deviation(model: Model, hidden: Float[Tensor, "1 token d"], plain: Tensor) -> float:
-    with undisturbed(model.module):
-        return _largest(model.readout(hidden), plain)
+def _deviation(network: Network, hidden: Float[Tensor, "1 token d"], plain: Tensor) -> float:
+    with undisturbed(network.module):
+        return _largest(network.readout(hidden), plain)
 
 
 def parts_error(run: CleanRun) -> float | None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from depthsig.checkpoint.adapter import Anatomy, Layer, Sublayer
+from depthsig.checkpoint.anatomy.adapter import Anatomy, Layer, Sublayer
 from depthsig.checkpoint.hooks import (
     StopForward,
     as_residual,

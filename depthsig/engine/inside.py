@@ -8,7 +8,7 @@ each later call runs what the edit's slot for that step holds.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,13 +16,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from depthsig.checkpoint.hooks import StopForward, first_tensor, forward, hidden_of, undisturbed, with_hidden
-from depthsig.engine.edits import Op, Program
-from depthsig.engine.kernel import Block, run_step
-from depthsig.engine.run import GPU_BLOCK_TOKENS, Clean, Rows, StepObserver, blended
+from depthsig.engine.kernel import Call
+from depthsig.engine.memory import forward_tokens
+from depthsig.engine.program import Program
+from depthsig.engine.rows import Clean, StepObserver
+from depthsig.engine.slots import SlotRunner, finished
 from depthsig.errors import InputError
-
-CPU_FORWARD_TOKENS = 2048
-"""Tokens of one such forward: all its rows go through every step together."""
 
 
 def run_inside(
@@ -31,38 +30,36 @@ def run_inside(
     """As :func:`depthsig.engine.run.run_programs`, for models whose steps are no chain."""
     for program in programs:
         _check(clean, program)
-    prompts, tokens, width = clean.shape
-    last = clean.run.outputs[-1]
-    limit = CPU_FORWARD_TOKENS if last.device.type == "cpu" else GPU_BLOCK_TOKENS
-    each = prompts * tokens * width * last.element_size()
-    size = max(1, min(limit // (prompts * tokens), memory // each))
+    prompts, tokens, _ = clean.shape
+    limit = forward_tokens(clean.run.outputs[-1].device)
+    size = max(1, min(limit // (prompts * tokens), memory // clean.state_bytes))
     first = {i: _first(p) for i, p in enumerate(programs)}
     order = sorted(first, key=lambda i: first[i])
     at = 0
     while at < len(order):
         group = [i for i in order[at : at + size] if first[i] == first[order[at]]]
         at += len(group)
-        with undisturbed(clean.model.module):
+        with undisturbed(clean.network.module):
             yield group, _Forward(clean, [programs[i] for i in group], group, observer, first[group[0]]).run()
 
 
 def run_from(clean: Clean, program: Program, first: int) -> Float[Tensor, "prompt token d"]:
     """One program, with the steps before ``first`` answered from the clean run."""
-    with undisturbed(clean.model.module):
+    with undisturbed(clean.network.module):
         return _Forward(clean, [program], [0], None, first).run()[0]
 
 
 def _first(program: Program) -> int:
     """The first step whose slot is not just that step."""
     for s, slot in enumerate(program.slots):
-        if len(slot) != 1 or slot[0].step != s or slot[0].changes or slot[0].save or slot[0].blend:
+        if len(slot) != 1 or not slot[0].plain(s):
             return s
     return len(program.slots)
 
 
 def _check(clean: Clean, program: Program) -> None:
     """A repeat must not reach over a place where the model does something between steps."""
-    chained = clean.model.trace.chained
+    chained = clean.network.trace.chained
     for slot in program.slots:
         steps = [op.step for op in slot]
         if len(steps) > 1 and not all(chained[min(steps) + 1 : max(steps) + 1]):
@@ -79,25 +76,21 @@ class _Forward:
         self, clean: Clean, programs: Sequence[Program], numbers: Sequence[int], observer: StepObserver | None,
         first: int,
     ) -> None:  # fmt: skip
-        self.clean, self.programs, self.observer, self.first = clean, programs, observer, first
-        self.prompts = clean.shape[0]
+        self.clean, self.programs, self.first = clean, programs, first
         device = clean.run.outputs[-1].device
-        self.rows = torch.arange(self.prompts, device=device).repeat(len(programs))
-        self.numbers = torch.tensor(list(numbers), device=device).repeat_interleave(self.prompts)
+        self.runner = SlotRunner(clean, torch.tensor(list(numbers), device=device), observer)
         self.step = 0
         self.last: Tensor | None = None
 
     def run(self) -> Float[Tensor, "program prompt token d"]:
         """The group's last states."""
         ids = self.clean.batch.ids.repeat(len(self.programs), 1)
-        layers = [layer.module for layer in self.clean.model.anatomy.layers]
+        layers = [layer.module for layer in self.clean.network.anatomy.layers]
         with _answered(layers, self._answer), contextlib.suppress(StopForward):
-            forward(self.clean.model.module, ids)
+            forward(self.clean.network.module, ids)
         assert self.last is not None, "no step ran"
-        states = self.last.unflatten(0, (len(self.programs), self.prompts)).clone()
-        for i, program in enumerate(self.programs):
-            for change in program.last:
-                states[i] = blended(change, states[i], states[i])
+        states = self.last.unflatten(0, (len(self.programs), -1)).clone()
+        finished(self.programs, states)
         return states
 
     def _answer(self, module: nn.Module, original: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -112,43 +105,29 @@ class _Forward:
         self.last = out
         if self.step == len(self.clean.calls):
             raise StopForward
-        layer = self.clean.model.trace.layers[step]
-        return (out,) if self.clean.model.trace.returns_tuple.get(layer, False) else out
+        layer = self.clean.network.trace.layers[step]
+        return (out,) if self.clean.network.trace.returns_tuple.get(layer, False) else out
 
     def _slots(self, step: int, hidden: Tensor, original: Any, args: tuple, kwargs: dict[str, Any]) -> Tensor:
         """Every program's slot of this step; programs whose slots run the same steps go together."""
-        out = hidden.clone()
+        states = hidden.unflatten(0, (len(self.programs), -1))
+        out = states.clone()
         kinds: dict[tuple[int, ...], list[int]] = {}
         for i, program in enumerate(self.programs):
             kinds.setdefault(tuple(op.step for op in program.slots[step]), []).append(i)
         for steps, members in kinds.items():
-            rows = torch.cat([torch.arange(i * self.prompts, (i + 1) * self.prompts) for i in members])
             whole = len(members) == len(self.programs)
-            state = hidden if whole else hidden[rows]
-            saved = state
+            state = states if whole else states[members]
             for number, run in enumerate(steps):
                 ops = [self.programs[i].slots[step][number] for i in members]
-                if ops[0].save:
-                    saved = state
                 call = _own_call(original, args, kwargs) if run == step and whole else None
-                state = self._op(run, ops, state, rows, call)
-                if ops[0].blend is not None:
-                    state = saved.lerp(state, ops[0].blend)
-            out[rows] = state
-        return out
-
-    def _op(self, step: int, ops: Sequence[Op], state: Tensor, rows: Tensor, call: Any) -> Tensor:
-        changes = [op.changes for op in ops for _ in range(self.prompts)] if any(op.changes for op in ops) else ()
-        layer = self.clean.model.layer_at(step)
-        block = Block(state, self.rows[rows], changes)
-        with _unanswered(layer.module):
-            out, update = run_step(layer, call or self.clean.calls[step], block, want_update=self.observer is not None)
-        if self.observer is not None and update is not None:
-            self.observer.step(step, Rows(self.numbers[rows], self.rows[rows]), state, out, update)
-        return out
+                with _unanswered(self.clean.network.layer_at(run).module):
+                    state = self.runner.execute(run, members, ops, state, call)
+            out[members] = state
+        return out.flatten(0, 1)
 
 
-def _own_call(original: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+def _own_call(original: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Call:
     """The call that the forward is making, on any rows of it."""
 
     def call(hidden: Tensor, prompts: Tensor) -> Tensor:
@@ -161,7 +140,7 @@ def _own_call(original: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _answered(layers: Sequence[nn.Module], answer: Any) -> Iterator[None]:
+def _answered(layers: Sequence[nn.Module], answer: Callable[..., Any]) -> Iterator[None]:
     """Let ``answer(module, original_forward, args, kwargs)`` stand for the layers' forward."""
 
     def standing(module: nn.Module, original: Any) -> Any:

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from depthsig.checkpoint.adapter import Layer, Sublayer
+from depthsig.checkpoint.anatomy.adapter import Layer, Sublayer
 from depthsig.checkpoint.hooks import as_residual, first_tensor, hooked, with_first
-from depthsig.engine.edits import Change
+from depthsig.engine.program import Change
 
 Changes = Sequence[tuple[Change, ...]]
 """For every row of a block, what is changed."""
@@ -21,7 +21,7 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass
-class Block:
+class RowBlock:
     """What a step is given: rows of residual states, and which prompt each belongs to.
 
     Attributes:
@@ -39,7 +39,7 @@ Call = Callable[[Tensor, Int[Tensor, "row"]], Tensor]
 
 
 def run_step(
-    layer: Layer, call: Call, block: Block, *, want_update: bool = False
+    layer: Layer, call: Call, block: RowBlock, *, want_update: bool = False
 ) -> tuple[Float[Tensor, "row token d"], Float[Tensor, "row token d"] | None]:
     """The block after one step, and its update Δ in float32 where it is wanted.
 
@@ -74,12 +74,12 @@ def run_step(
     return out, update
 
 
-def _changed(block: Block, where: str, state: Tensor) -> Tensor:
+def _changed(block: RowBlock, where: str, state: Tensor) -> Tensor:
     found = _values(block, where, state)
     return state if found is None else torch.where(found[0][..., None], found[1], state)
 
 
-def _values(block: Block, where: str, like: Tensor) -> tuple[Bool[Tensor, "row token"], Tensor] | None:
+def _values(block: RowBlock, where: str, like: Tensor) -> tuple[Bool[Tensor, "row token"], Tensor] | None:
     """Mask and values of all rows' changes at a place; None where no row has any."""
     if not any(change.where == where for row in block.changes for change in row):
         return None

@@ -1,4 +1,4 @@
-"""How the memory budget is divided."""
+"""How many tokens go through something at once, and how the memory budget is divided."""
 
 from __future__ import annotations
 
@@ -9,11 +9,38 @@ from typing import TYPE_CHECKING
 from depthsig.errors import InputError
 
 if TYPE_CHECKING:
-    from depthsig.engine.model import Model
+    import torch
+
+    from depthsig.engine.network import Network
+
+CPU_BLOCK_TOKENS, GPU_BLOCK_TOKENS = 1024, 16384
+"""Tokens that go through a step at once: enough for the matmuls' full speed, few enough for cache."""
+
+CPU_FORWARD_TOKENS = 2048
+"""Tokens of a whole forward of the model: all its rows go through every step together."""
+
+EDITED_TOKENS = 512
+"""Tokens of a batch whose edited runs' logits are all kept."""
+
+READOUT_ROWS = 256
+"""Rows read out at a time: enough for the head's full speed, and 50 MB a buffer of 50,000 words."""
+
+
+def block_tokens(device: torch.device) -> int:
+    """Tokens that go through a step at once on a device."""
+    return CPU_BLOCK_TOKENS if device.type == "cpu" else GPU_BLOCK_TOKENS
+
+
+def forward_tokens(device: torch.device) -> int:
+    """Tokens of a whole forward on a device."""
+    return CPU_FORWARD_TOKENS if device.type == "cpu" else GPU_BLOCK_TOKENS
 
 
 def parse_memory(text: str | int) -> int:
     """Bytes of ``4GiB``, ``500MB`` or a plain number.
+
+    Raises:
+        InputError: for anything else, and for nothing at all.
 
     >>> parse_memory("1GiB")
     1073741824
@@ -43,22 +70,21 @@ class Budget:
     rows: int
 
 
-def divide(model: Model, memory: int) -> Budget:
+def divide(network: Network, memory: int) -> Budget:
     """Divide a budget: a quarter each for a batch's clean run, the edits' states and the readout.
 
     What is left over is for a step's own intermediate results.
     """
-    import torch
-
-    from depthsig.engine.run import CPU_BLOCK_TOKENS, GPU_BLOCK_TOKENS
-
     quarter = memory // 4
-    half = model.dtype in (torch.bfloat16, torch.float16)
-    size = 2 if half else 4
     # Inputs, attention and MLP of every step, and the updates in hand.
-    per_token = model.trace.width * (3 * len(model.plan) + 8) * size
-    block = CPU_BLOCK_TOKENS if model.device.type == "cpu" else GPU_BLOCK_TOKENS
-    tokens = max(1, min(block // 2, quarter // per_token))
+    per_token = network.trace.width * (3 * len(network.plan) + 8) * network.dtype.itemsize
+    tokens = max(1, min(block_tokens(network.device) // 2, quarter // per_token))
     # Clean and edited logits and probabilities, and as much again while they are made.
-    rows = max(8, min(256, quarter // (6 * 4 * max(1, model.readout.vocab))))
+    rows = max(8, min(READOUT_ROWS, quarter // (6 * 4 * max(1, network.readout.vocab))))
     return Budget(tokens, quarter, rows)
+
+
+def clean_tokens(network: Network, memory: int) -> int:
+    """Tokens of a batch of clean runs: states and parts of every step must fit a quarter of the memory."""
+    width = network.trace.width * (4 * len(network.plan) + 8)
+    return max(1, min(block_tokens(network.device), memory // 4 // (width * network.dtype.itemsize)))

@@ -8,77 +8,23 @@ pass a step are there at once.)
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from depthsig.checkpoint.hooks import undisturbed
-from depthsig.engine.batch import Batch
-from depthsig.engine.calls import LayerCall
-from depthsig.engine.clean import CleanRun
-from depthsig.engine.edits import Change, Op, Program
-from depthsig.engine.kernel import Block, change_mask, run_step, value_of
-from depthsig.engine.model import Model
-
-CPU_BLOCK_TOKENS, GPU_BLOCK_TOKENS = 1024, 16384
-"""Tokens that go through a step at once: enough for the matmuls' full speed, few enough for cache."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Which program and which prompt of the batch each row of a block is."""
-
-    programs: Int[Tensor, "row"]
-    prompts: Int[Tensor, "row"]
-
-
-class StepObserver(Protocol):
-    """Sees every step that an edited run really computes (what it shares with the clean run it does not)."""
-
-    def step(
-        self,
-        step: int,
-        rows: Rows,
-        before: Float[Tensor, "row token d"],
-        after: Float[Tensor, "row token d"],
-        update: Float[Tensor, "row token d"],
-    ) -> None:
-        """One step of a block of rows: states before and after it, and its update in float32."""
-
-
-@dataclass
-class Clean:
-    """A batch's clean run, ready to be edited.
-
-    Attributes:
-        calls: every step's call, able to run any selection of the batch's prompts.
-    """
-
-    model: Model
-    batch: Batch
-    run: CleanRun
-    calls: list[LayerCall]
-
-    @classmethod
-    def of(cls, model: Model, batch: Batch, *, parts: bool = False) -> Clean:
-        """Run the batch as it is; ``parts`` keeps attention and MLP contributions."""
-        run = model.clean(batch.ids, parts=parts)
-        return cls(model, batch, run, model.with_rows(run, batch.ids.shape[1]))
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Prompts, tokens, width."""
-        a, b, c = self.run.outputs[-1].shape
-        return a, b, c
-
-    def state(self, depth: int) -> Float[Tensor, "prompt token d"]:
-        """h_depth as it enters a step; h_S as it leaves the last."""
-        return self.run.inputs[depth] if depth < len(self.run.inputs) else self.run.outputs[-1]
+from depthsig.engine.batch import batches
+from depthsig.engine.edits import Edit, compile_edit
+from depthsig.engine.inside import run_inside
+from depthsig.engine.memory import EDITED_TOKENS
+from depthsig.engine.network import Network
+from depthsig.engine.program import Op, Program
+from depthsig.engine.rows import Clean, Rows, StepObserver, blocks_of
+from depthsig.engine.slots import SlotRunner, blended, finished
+from depthsig.prompts import TokenPrompt
 
 
 def run_programs(
@@ -90,39 +36,22 @@ def run_programs(
         observer: sees every computed step.
         memory: bytes that the states of a group may take.
     """
-    if not clean.model.trace.is_chain and clean.model.is_native:
-        from depthsig.engine.inside import run_inside
-
+    if not clean.network.is_chain:
         yield from run_inside(clean, programs, observer, memory=memory)
         return
-    prompts, tokens, width = clean.shape
-    each = prompts * tokens * width * clean.run.outputs[-1].element_size()
-    size = max(1, memory // each)
+    size = max(1, memory // clean.state_bytes)
     order = sorted(range(len(programs)), key=lambda i: _shared(programs[i].ops))
     for first in range(0, len(order), size):
         group = order[first : first + size]
-        with undisturbed(clean.model.module):
+        with undisturbed(clean.network.module):
             states = _Sweep(clean, [programs[i] for i in group], group, observer).run()
         yield group, states
-
-
-def blocks_of(clean: Clean, programs: Sequence[int]) -> list[Sequence[int]]:
-    """Programs that go through a step together: as few blocks as fit, of about the same size.
-
-    A small block at the end would run at a fraction of the speed.
-    """
-    prompts, tokens, _ = clean.shape
-    limit = CPU_BLOCK_TOKENS if clean.run.outputs[-1].device.type == "cpu" else GPU_BLOCK_TOKENS
-    most = max(1, limit // (prompts * tokens))
-    count = -(-len(programs) // most)
-    edges = [round(i * len(programs) / count) for i in range(count + 1)] if count else [0]
-    return [programs[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def _shared(ops: Sequence[Op]) -> int:
     """How many executions a program has in common with the clean run."""
     k = 0
-    while k < len(ops) and ops[k].step == k and not (ops[k].changes or ops[k].save or ops[k].blend):
+    while k < len(ops) and ops[k].plain(k):
         k += 1
     return k
 
@@ -133,12 +62,10 @@ class _Sweep:
     def __init__(
         self, clean: Clean, programs: Sequence[Program], numbers: Sequence[int], observer: StepObserver | None
     ) -> None:
-        self.clean, self.programs, self.observer = clean, programs, observer
-        prompts, tokens, width = clean.shape
+        self.clean, self.programs = clean, programs
         last = clean.run.outputs[-1]
-        self.states = last.new_empty(len(programs), prompts, tokens, width)
-        self.numbers = torch.tensor(list(numbers), device=last.device)
-        self.saved: dict[int, Tensor] = {}
+        self.states = last.new_empty(len(programs), *clean.shape)
+        self.runner = SlotRunner(clean, torch.tensor(list(numbers), device=last.device), observer)
         self.todo: list[list[Op]] = []
         for i, program in enumerate(programs):
             self.states[i], rest = start_of(clean, program)
@@ -152,35 +79,15 @@ class _Sweep:
                 ready = [i for i, ops in enumerate(self.todo) if ops and ops[-1].step == step]
                 for block in blocks_of(self.clean, ready):
                     self._advance(step, block)
-        for i, program in enumerate(self.programs):
-            for change in program.last:
-                self.states[i] = blended(change, self.states[i], self.states[i])
+        finished(self.programs, self.states)
         return self.states
 
     def _advance(self, step: int, members: Sequence[int]) -> None:
         """One step of some programs."""
-        clean = self.clean
-        prompts = clean.shape[0]
         ops = [self.todo[i].pop() for i in members]
         together = members[-1] - members[0] + 1 == len(members)
         where: slice | list[int] = slice(members[0], members[-1] + 1) if together else list(members)
-        hidden = self.states[where].flatten(0, 1)
-        for i, op in zip(members, ops, strict=True):
-            if op.save:
-                self.saved[i] = self.states[i].clone()
-        rows = torch.arange(prompts, device=hidden.device).repeat(len(members))
-        changes = [op.changes for op in ops for _ in range(prompts)] if any(op.changes for op in ops) else ()
-        layer = clean.model.layer_at(step)
-        block = Block(hidden, rows, changes)
-        out, update = run_step(layer, clean.calls[step], block, want_update=self.observer is not None)
-        if self.observer is not None and update is not None:
-            numbers = self.numbers[list(members)].repeat_interleave(prompts)
-            self.observer.step(step, Rows(numbers, rows), hidden, out, update)
-        out = out.unflatten(0, (len(members), prompts))
-        self.states[where] = out
-        for i, op in zip(members, ops, strict=True):
-            if op.blend is not None:
-                self.states[i] = self.saved[i].lerp(self.states[i], op.blend)
+        self.states[where] = self.runner.execute(step, members, ops, self.states[where])
 
 
 def start_of(clean: Clean, program: Program) -> tuple[Float[Tensor, "prompt token d"], list[Op]]:
@@ -199,7 +106,7 @@ def start_of(clean: Clean, program: Program) -> tuple[Float[Tensor, "prompt toke
         return state, ops[k:]
     change = op.changes[0]
     if change.where == "input":
-        return blended(change, state, state), [op.with_(changes=()), *ops[k + 1 :]]
+        return blended(change, state, state), [replace(op, changes=()), *ops[k + 1 :]]
     kept = _without(clean, k, change.where)
     if kept is None:
         return state, ops[k:]
@@ -207,13 +114,13 @@ def start_of(clean: Clean, program: Program) -> tuple[Float[Tensor, "prompt toke
     return blended(change, after, kept, add=change.where != "output"), ops[k + 1 :]
 
 
-def _without(clean: Clean, step: int, where: str) -> Tensor | None:
+def _without(clean: Clean, step: int, where: str) -> Float[Tensor, "prompt token d"] | None:
     """The step's output without one part, where the clean run tells it; else None."""
     run = clean.run
     before, attn, mlp = run.inputs[step], run.attn[step], run.mlp[step]
     if where in ("layer", "output"):
         return before
-    layer = clean.model.layer_at(step)
+    layer = clean.network.layer_at(step)
     if where == "mlp" and attn is not None:
         return before + attn
     if where == "attn" and mlp is not None and layer.parallel:
@@ -221,13 +128,45 @@ def _without(clean: Clean, step: int, where: str) -> Tensor | None:
     return None
 
 
-def blended(change: Change, state: Tensor, base: Tensor, add: bool = False) -> Tensor:
-    """``state`` [prompt, token, d] with the change's value (on top of ``base`` with ``add``) where it acts."""
-    rows = []
-    for prompt in range(state.shape[0]):
-        mask = change_mask(change, prompt, state.shape[1], state.device)
-        new = base[prompt] if add else torch.zeros_like(base[prompt])
-        if change.value is not None:
-            new = new + value_of(change, prompt, base)
-        rows.append(torch.where(mask[:, None], new, state[prompt]))
-    return torch.stack(rows)
+@dataclass(frozen=True)
+class EditedRun:
+    """One edit's outcome; ``logits`` holds a tensor [token, vocab] for every prompt."""
+
+    edit: Edit | None
+    logits: list[Float[Tensor, "_token vocab"]]
+
+    def __repr__(self) -> str:
+        return f"EditedRun({self.edit if self.edit is not None else 'no edit'}, {len(self.logits)} prompts)"
+
+
+def run_edits(
+    network: Network, prompts: Sequence[TokenPrompt], edits: Sequence[Edit | None], *,
+    observer: StepObserver | None = None, memory: int = 1 << 30,
+) -> list[EditedRun]:  # fmt: skip
+    """Logits of every edit on every prompt; ``Model.run`` on prompts that are token ids already."""
+    programs = [compile_edit(e, len(network.plan), network.has_parts) for e in edits]
+    logits: list[list[Tensor]] = [[] for _ in edits]
+    order: list[int] = []
+    parts = any(c.where in ("attn", "mlp") for p in programs for op in p.ops for c in op.changes)
+    for batch in batches([p.ids for p in prompts], network.device, max_tokens=EDITED_TOKENS):
+        order += batch.rows
+        clean = Clean.of(network, batch, parts=parts)
+        watching = _OfPrompts(observer, batch.rows) if observer is not None else None
+        for numbers, states in run_programs(clean, programs, watching, memory=memory):
+            for number, state in zip(numbers, states, strict=True):
+                read = [network.read(h[None, :n])[0] for h, n in zip(state, batch.lengths, strict=True)]
+                logits[number] += read
+    # Batches take prompts by length: back to the order they were given in.
+    place = sorted(range(len(order)), key=order.__getitem__)
+    return [EditedRun(e, [found[i] for i in place]) for e, found in zip(edits, logits, strict=True)]
+
+
+class _OfPrompts:
+    """Tells an observer the prompts' own numbers, not their rows in a batch."""
+
+    def __init__(self, observer: StepObserver, rows: Sequence[int]) -> None:
+        self.observer, self.rows = observer, rows
+
+    def step(self, step: int, rows: Rows, before: Tensor, after: Tensor, update: Tensor) -> None:
+        own = rows.prompts.new_tensor(self.rows)[rows.prompts]
+        self.observer.step(step, Rows(rows.programs, own), before, after, update)

@@ -1,49 +1,63 @@
-"""Metrics: pure functions on tensors and arrays, usable without a model, and their registry.
+"""Metrics: pure functions with an entry each, usable without a model.
 
-Names are looked up on first use, so importing this package costs nothing and needs no torch.
+Every module of this folder (and of the folders in it) declares its metrics with
+:func:`~depthsig.metrics.registry.metric`; its public functions can be imported from here:
+
+>>> from depthsig.metrics import kl_divergence, depth_score
+
+Importing this package needs no torch.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+import inspect
+import pkgutil
+import sys
+from typing import TYPE_CHECKING, Any
 
-_WHERE = {
-    "distributions": (
-        "kl_divergence", "js_divergence", "entropy", "top_ids", "topk_overlap", "target_nll",
-        "target_rank", "probability_l2",
-    ),
-    "lens": (
-        "settling_depth", "effective_depth_kl", "effective_depth_overlap", "first_from_which",
-    ),
-    "residual": (
-        "residual_norm", "io_cosine", "block_influence", "cosine", "cosine_matrix",
-        "angular_distance", "cka_matrix",
-    ),
-    "contribution": (
-        "contribution_norm", "contribution_relative", "contribution_cosine", "effective_depth_cosine",
-    ),
-    "weights": ("weight_cosine",),
-    "loops": (
-        "step_norm", "step_relative", "turn_cosine", "acceleration", "fixed_point_gap", "distance_to_last", "output_kl",
-        "attention_entropy", "principal_components",
-    ),
-    "period": (
-        "PeriodTest", "block_periodicity", "find_matrix_period", "find_period", "holm", "matrix_periodicity",
-    ),
-    "comparison": ("compare_logits",),
-    "registry": ("Metric", "all_metrics", "metric", "select"),
-}  # fmt: skip
-_HOME = {name: module for module, names in _WHERE.items() for name in names}
+from depthsig.metrics.registry import Metric, all_metrics, declaring_built_in, entry, forget, metric, select
 
-__all__ = sorted(_HOME)
+if TYPE_CHECKING:
+    from depthsig.metrics.attribution import *  # noqa: F403
+    from depthsig.metrics.comparison import *  # noqa: F403
+    from depthsig.metrics.contribution import *  # noqa: F403
+    from depthsig.metrics.distributions import *  # noqa: F403
+    from depthsig.metrics.dynamics import *  # noqa: F403
+    from depthsig.metrics.interventions import *  # noqa: F403
+    from depthsig.metrics.lens import *  # noqa: F403
+    from depthsig.metrics.residual import *  # noqa: F403
+    from depthsig.metrics.scores.depth import *  # noqa: F403
+    from depthsig.metrics.scores.period import *  # noqa: F403
+    from depthsig.metrics.vectors import *  # noqa: F403
+    from depthsig.metrics.weights import *  # noqa: F403
+
+_INNER = ("registry", "runs", "rules", "plugins")
+"""Modules that are about entries, and hold no functions on data."""
+
+__all__ = ["Metric", "all_metrics", "entry", "forget", "metric", "select"]
+
+
+def _discover() -> dict[str, Any]:
+    """The public functions and records of every module, which declare their metrics as they are imported."""
+    found: dict[str, Any] = {}
+    with declaring_built_in():
+        here = sys.modules[__name__].__path__
+        names = sorted(info.name for info in pkgutil.walk_packages(here, f"{__name__}."))
+        modules = [importlib.import_module(name) for name in names if name.rsplit(".", 1)[1] not in _INNER]
+    for module in modules:
+        shown = getattr(module, "__all__", None)
+        for name, value in vars(module).items():
+            own = getattr(value, "__module__", None) == module.__name__ and not name.startswith("_")
+            if (name in shown if shown is not None else own) and (inspect.isfunction(value) or inspect.isclass(value)):
+                found[name] = value
+    return found
+
+
+globals().update(_found := _discover())
+__all__ += sorted(_found)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"depthsig.metrics.{_HOME[name]}"), name)
+    """For type checkers: what a module added later declares is found at run time."""
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]

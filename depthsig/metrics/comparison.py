@@ -5,7 +5,8 @@ bound by memory, not by the head's matmul. The reference's sums are taken once; 
 read in views of a few dozen rows that stay in cache, its maximum and top 5 found once, its
 exponential taken in place, and everything else is a row dot product. The pure functions of
 :mod:`depthsig.metrics.distributions` say what is computed; this says it fast, in float32, and
-goes back to them where two distributions nearly agree and float32 would lose the difference.
+goes back to them where two distributions nearly agree and float32 would lose the difference. An
+entry names in ``fused`` the quantity that is its own.
 """
 
 from __future__ import annotations
@@ -21,11 +22,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 QUANTITIES = frozenset(
-    ("kl", "kl_reverse", "jsd", "overlap5", "top1", "entropy", "nll", "rank", "l2", "loss", "tokens", "probs")
-)
+    ("kl", "kl_reverse", "jsd", "overlap5", "top1", "entropy", "nll", "rank", "log_rank", "l2", "loss",
+     "tokens", "probs")
+)  # fmt: skip
 """What can be asked for: with p the reference and q the alternative, ``kl`` is KL(q‖p) and
-``kl_reverse`` KL(p‖q); ``nll``, ``rank`` and ``loss`` (NLL of q − NLL of p) are of the targets;
-``tokens`` and ``probs`` are the top 5 of q."""
+``kl_reverse`` KL(p‖q); ``nll``, ``rank``, ``log_rank`` and ``loss`` (NLL of q − NLL of p) are of the
+targets; ``tokens`` and ``probs`` are the top 5 of q."""
+
+RECORDS = {"top5": ("tokens", "probs")}
+"""Quantities that are records of others: the fields of :class:`~depthsig.metrics.distributions.TopTokens`."""
+
+AT_THE_END = {"kl": 0.0, "kl_reverse": 0.0, "jsd": 0.0, "l2": 0.0, "loss": 0.0, "overlap5": 1.0, "top1": 1.0}
+"""What compares the reference with itself, without rounding (a loss where there is a target)."""
 
 VIEW_ROWS = 32
 """Rows reduced at a time: 32 rows of 50,000 words are 6 MB, which stay in a shared cache."""
@@ -132,11 +140,12 @@ class Reference:
             out |= self._top_quantities(first, view)
         else:
             peak = logits.amax(-1, keepdim=True)
-        if "rank" in want:
+        if want & {"rank", "log_rank"}:
             at_target = logits.gather(-1, targets.clamp_min(0)[:, None])
             # Ones in float32, exact up to 2**24 words: twice as fast to write and sum as booleans.
             larger = torch.gt(logits, at_target, out=self._space("product", len(logits)))
             out["rank"] = (larger.sum(-1).double() + 1).masked_fill(targets < 0, float("nan"))
+            out["log_rank"] = out["rank"].log()
         below = _below_peak(logits, targets, peak)
         logits -= peak
         weights = torch.exp(self._above_underflow(logits), out=self._space("weights", len(logits)))
@@ -167,7 +176,7 @@ class Reference:
     def _top_quantities(self, top: Int[Tensor, "row 5"], view: slice) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {"tokens": top}
         if self.top is not None:
-            out["overlap5"] = exact._overlap(self.top[view], top)
+            out["overlap5"] = exact.overlap(self.top[view], top)
             out["top1"] = (self.top[view][:, 0] == top[:, 0]).double()
         return out
 

@@ -6,91 +6,39 @@ r what it is added to: the step's input h, or h + a for the MLP of a sequential 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthsig.metrics.lens import first_from_which
-from depthsig.metrics.registry import PARTS, Metric
-from depthsig.metrics.residual import cosine
+from depthsig.metrics.registry import metric
+from depthsig.metrics.residual import cosine, cosine_matrix
+from depthsig.metrics.vectors import EPSILON, first_from_which
+from depthsig.terms import PARTS
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray
     from torch import Tensor
 
-EPSILON = 1e-6
-_SOURCE = "Csordás, Manning & Potts 2505.13898"
-
-METRICS = (
-    Metric(
-        "contribution.norm",
-        ("residual",),
-        "profile",
-        "contribution norm ‖u‖",
-        "‖u‖₂",
-        _SOURCE,
-        axis="step",
-        parts=PARTS,
-        log=True,
-        limits=(0, None),
-    ),
-    Metric(
-        "contribution.relative",
-        ("residual",),
-        "profile",
-        "relative contribution ‖u‖/‖r‖",
-        "‖u‖/max(‖r‖, 1e-6) per token",
-        _SOURCE,
-        axis="step",
-        parts=PARTS,
-        log=True,
-        limits=(0, None),
-    ),
-    Metric(
-        "contribution.cosine",
-        ("residual",),
-        "profile",
-        "cos(contribution, residual)",
-        "cos(u, r)",
-        _SOURCE,
-        axis="step",
-        parts=PARTS,
-        limits=(-1, 1),
-        diverging=0.0,
-    ),
-    Metric(
-        "contribution.cosine_matrix",
-        ("residual",),
-        "matrix",
-        "cosine of contributions",
-        "cos(u_s, u_s')",
-        "Kapl et al. 2512.08819",
-        parts=PARTS,
-        rows="step",
-        cols="step",
-        worst="max",
-        diverging=0.0,
-        limits=(-1, 1),
-    ),
-    Metric(
-        "effective_depth.cosine",
-        ("residual",),
-        "score",
-        "effective depth (cosine)",
-        "first step from which the mean of contribution.cosine over parts stays ≥ 0 to the end",
-        "Hu et al. 2512.14064",
-        unit="step",
-        worst=None,
-    ),
-)
+_CSORDAS = "Csordás, Manning & Potts 2505.13898"
+_CONTRIBUTION: dict[str, Any] = {
+    "groups": ("residual",), "section": "Contributions", "parts": PARTS, "precise": True,
+}  # fmt: skip
 
 
+@metric(
+    "contribution.norm", axis="step", label="contribution norm ‖u‖", formula="‖u‖₂", source=_CSORDAS,
+    limits=(0, None), log=True, norm="log", **_CONTRIBUTION,
+)  # fmt: skip
 def contribution_norm(u: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
     """‖u‖₂."""
     return u.double().norm(dim=-1)
 
 
+@metric(
+    "contribution.relative", axis="step", label="relative contribution ‖u‖/‖r‖",
+    formula="‖u‖/max(‖r‖, 1e-6) per token", source=_CSORDAS, limits=(0, None), log=True, norm="log", **_CONTRIBUTION,
+)  # fmt: skip
 def contribution_relative(u: Float[Tensor, "*batch d"], r: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
     """‖u‖/max(‖r‖, 1e-6).
 
@@ -101,11 +49,31 @@ def contribution_relative(u: Float[Tensor, "*batch d"], r: Float[Tensor, "*batch
     return contribution_norm(u) / r.double().norm(dim=-1).clamp_min(EPSILON)
 
 
+@metric(
+    "contribution.cosine", axis="step", label="cos(contribution, residual)", formula="cos(u, r)", source=_CSORDAS,
+    limits=(-1, 1), centre=0.0, **_CONTRIBUTION,
+)  # fmt: skip
 def contribution_cosine(u: Float[Tensor, "*batch d"], r: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
     """cos(u, r): positive where a part strengthens what is there, negative where it erases."""
     return cosine(u, r)
 
 
+@metric(
+    "contribution.cosine_matrix", rows="step", cols="step", label="cosine of contributions", formula="cos(u_s, u_s')",
+    source="Kapl et al. 2512.08819", limits=(-1, 1), centre=0.0, **_CONTRIBUTION,
+)  # fmt: skip
+def contribution_cosines(us: Float[Tensor, "step *batch d"]) -> Float[Tensor, "step step *batch"]:
+    """Cosines between a token's contributions at all pairs of steps; NaN where one is not known."""
+    return cosine_matrix(us)
+
+
+@metric(
+    "effective_depth.cosine", needs=("contribution.cosine",), stacked=True, label="effective depth (cosine)",
+    unit="step",
+    formula="first step from which the mean of contribution.cosine over parts stays ≥ 0 to the end",
+    source="Hu et al. 2512.14064", groups=("residual",), section="Contributions", worst=None,
+    undefined="never reached",
+)  # fmt: skip
 def effective_depth_cosine(cosines: Float[ndarray, "part *batch step"]) -> Float[ndarray, "*batch"]:
     """First step from which the mean of contribution.cosine over parts stays ≥ 0 to the end.
 

@@ -1,13 +1,17 @@
 """Next-token distributions compared: pure functions on logits.
 
-Natural logarithms throughout; every function takes logits of shape [..., vocab] and reduces the
-last axis. KL and JSD are taken from the *difference of logits*: two log-softmaxes that nearly
-agree lose everything below 1e-6 when they are subtracted.
+q is the distribution of ``logits`` (a readout, or an edited run's output), p that of ``final`` (the
+model's own). Natural logarithms throughout; every function takes logits of shape [..., vocab] and
+reduces the last axis. KL and JSD are taken from the *difference of logits*: two log-softmaxes that
+nearly agree lose everything below 1e-6 when they are subtracted.
+
+These are the definitions; :mod:`depthsig.metrics.comparison` computes many of them at once, and is held
+to these by the tests.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -15,39 +19,44 @@ if TYPE_CHECKING:
 
 
 def kl_divergence(
-    logits_p: Float[Tensor, "*batch vocab"], logits_q: Float[Tensor, "*batch vocab"]
+    logits: Float[Tensor, "*batch vocab"], final: Float[Tensor, "*batch vocab"]
 ) -> Float[Tensor, "*batch"]:
-    """KL(p‖q) in nats, of the distributions that two sets of logits stand for.
+    """KL(q‖p) in nats, of the distributions that two sets of logits stand for.
 
-    With δ = logits_p − logits_q and m = Σ p δ: KL(p‖q) = log1p(Σ p·expm1(−(δ − m))).
+    With δ = logits − final and m = Σ q δ: KL(q‖p) = log1p(Σ q·expm1(−(δ − m))).
 
     >>> import torch
     >>> a = torch.tensor([0.0, 0.0]); b = torch.tensor([0.0, 2.0]).log1p()
     >>> round(float(kl_divergence(a, b)), 6)   # ½ ln(½/¼) + ½ ln(½/¾)
     0.143841
     """
-    p = logits_p.double().softmax(-1)
-    delta = logits_p.double() - logits_q.double()
-    centred = delta - (p * delta).sum(-1, keepdim=True)
-    small = (p * (-centred).expm1()).sum(-1).log1p()
-    # expm1 overflows where q has mass that p lacks; there nothing cancels and logs are safe.
-    plain = (p * centred).sum(-1) + (logits_q.double().logsumexp(-1) - logits_p.double().logsumexp(-1))
-    plain = plain + (p * delta).sum(-1) * p.sum(-1)
+    q = logits.double().softmax(-1)
+    delta = logits.double() - final.double()
+    centred = delta - (q * delta).sum(-1, keepdim=True)
+    small = (q * (-centred).expm1()).sum(-1).log1p()
+    # expm1 overflows where p has mass that q lacks; there nothing cancels and logs are safe.
+    plain = (q * centred).sum(-1) + (final.double().logsumexp(-1) - logits.double().logsumexp(-1))
+    plain = plain + (q * delta).sum(-1) * q.sum(-1)
     return small.where(small.isfinite(), plain).clamp_min(0.0)
 
 
+def kl_reverse(logits: Float[Tensor, "*batch vocab"], final: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
+    """KL(p‖q) in nats: what is lost by taking q for the model's own distribution."""
+    return kl_divergence(final, logits)
+
+
 def js_divergence(
-    logits_p: Float[Tensor, "*batch vocab"], logits_q: Float[Tensor, "*batch vocab"]
+    logits: Float[Tensor, "*batch vocab"], final: Float[Tensor, "*batch vocab"]
 ) -> Float[Tensor, "*batch"]:
-    """Jensen-Shannon divergence in nats (0 .. ln 2): ½ KL(p‖m) + ½ KL(q‖m), m = (p + q)/2.
+    """Jensen-Shannon divergence in nats (0 .. ln 2): ½ KL(q‖m) + ½ KL(p‖m), m = (q + p)/2.
 
     >>> import torch
     >>> a = torch.tensor([100.0, 0.0]); b = torch.tensor([0.0, 100.0])
     >>> round(float(js_divergence(a, b)), 6)   # disjoint: ln 2
     0.693147
     """
-    x = logits_p.double().log_softmax(-1) - logits_q.double().log_softmax(-1)
-    p, q = logits_p.double().softmax(-1), logits_q.double().softmax(-1)
+    x = logits.double().log_softmax(-1) - final.double().log_softmax(-1)
+    p, q = logits.double().softmax(-1), final.double().softmax(-1)
     # With t = tanh(x/2) = (p − q)/(p + q): p = m(1 + t), q = m(1 − t), term by term ≥ 0.
     t = (x / 2).tanh()
     one = 1.0 - 1e-16
@@ -131,40 +140,81 @@ def first_max(
 
 
 def topk_overlap(
-    logits_p: Float[Tensor, "*batch vocab"], logits_q: Float[Tensor, "*batch vocab"], k: int = 5
+    logits: Float[Tensor, "*batch vocab"], final: Float[Tensor, "*batch vocab"], k: int = 5
 ) -> Float[Tensor, "*batch"]:
-    """Share of the k likeliest tokens that two distributions have in common.
+    """Share of the k likeliest tokens that two distributions have in common; of all there are, if fewer than k.
 
     >>> import torch
     >>> float(topk_overlap(torch.arange(10.), torch.arange(10.), 5))
     1.0
     """
-    return _overlap(top_ids(logits_p, k), top_ids(logits_q, k))
+    k = min(k, logits.shape[-1])
+    return overlap(top_ids(logits, k), top_ids(final, k))
 
 
-def _overlap(a: Int[Tensor, "*batch k"], b: Int[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
+def top1_agreement(
+    logits: Float[Tensor, "*batch vocab"], final: Float[Tensor, "*batch vocab"]
+) -> Float[Tensor, "*batch"]:
+    """1 where both have the same likeliest token (of equals the one of lower id), else 0."""
+    return (first_max(logits)[1] == first_max(final)[1]).squeeze(-1).double()
+
+
+def overlap(a: Int[Tensor, "*batch k"], b: Int[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
+    """Share of the ids in ``a`` that are in ``b``, too."""
     shared: Bool[Tensor, "*batch k"] = (a[..., :, None] == b[..., None, :]).any(-1)
     return shared.double().mean(-1)
 
 
 def target_nll(logits: Float[Tensor, "*batch vocab"], targets: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """−ln p(target) in nats."""
+    """−ln q(target) in nats; NaN where there is no target (−1)."""
     logits = logits.double()
-    return logits.logsumexp(-1) - logits.gather(-1, targets[..., None]).squeeze(-1)
+    nll = logits.logsumexp(-1) - logits.gather(-1, targets.clamp_min(0)[..., None]).squeeze(-1)
+    return nll.masked_fill(targets < 0, float("nan"))
 
 
-def target_rank(logits: Float[Tensor, "*batch vocab"], targets: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
-    """1 + how many tokens have a strictly larger logit than the target.
+def target_rank(logits: Float[Tensor, "*batch vocab"], targets: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """1 + how many tokens have a strictly larger logit than the target; NaN where there is no target (−1).
 
     >>> import torch
-    >>> int(target_rank(torch.tensor([5.0, 7.0, 5.0]), torch.tensor(2)))
-    2
+    >>> float(target_rank(torch.tensor([5.0, 7.0, 5.0]), torch.tensor(2)))
+    2.0
     """
-    return (logits > logits.gather(-1, targets[..., None])).sum(-1) + 1
+    at_target = logits.gather(-1, targets.clamp_min(0)[..., None])
+    return ((logits > at_target).sum(-1) + 1).double().masked_fill(targets < 0, float("nan"))
+
+
+def target_log_rank(logits: Float[Tensor, "*batch vocab"], targets: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """ln of the target's rank: an average that one hopeless token does not rule."""
+    return target_rank(logits, targets).log()
+
+
+def loss_increase(
+    logits: Float[Tensor, "*batch vocab"], final: Float[Tensor, "*batch vocab"], targets: Int[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """NLL of the target under q minus that under p, in nats; NaN where there is no target (−1)."""
+    return target_nll(logits, targets) - target_nll(final, targets)
 
 
 def probability_l2(
-    logits_p: Float[Tensor, "*batch vocab"], logits_q: Float[Tensor, "*batch vocab"]
+    logits: Float[Tensor, "*batch vocab"], final: Float[Tensor, "*batch vocab"]
 ) -> Float[Tensor, "*batch"]:
-    """‖p − q‖₂ of the two probability vectors (0 .. √2)."""
-    return (logits_p.double().softmax(-1) - logits_q.double().softmax(-1)).norm(dim=-1)
+    """‖q − p‖₂ of the two probability vectors (0 .. √2)."""
+    return (logits.double().softmax(-1) - final.double().softmax(-1)).norm(dim=-1)
+
+
+class TopTokens(NamedTuple):
+    """The likeliest tokens, likeliest first, and how likely they are."""
+
+    token_id: Int[Tensor, "*batch k"]
+    value: Float[Tensor, "*batch k"]
+
+
+def top_tokens(logits: Float[Tensor, "*batch vocab"], k: int = 5) -> TopTokens:
+    """The k likeliest token ids with their probabilities.
+
+    >>> import torch
+    >>> top_tokens(torch.tensor([0.0, 1.0, 0.0]), 1).token_id.tolist()
+    [1]
+    """
+    ids = top_ids(logits, min(k, logits.shape[-1]))
+    return TopTokens(ids, logits.double().softmax(-1).gather(-1, ids))

@@ -1,130 +1,76 @@
-"""Logit lens: what the model would predict if it stopped at a depth.
+"""Lenses: what the model would predict if it stopped at a depth.
 
-The lens distribution q_d at depth d is the model's own readout (final norm, head, soft-cap and
-scale) applied to the residual state h_d; p is the final distribution. At d = S the lens is the
-model itself, so every divergence is 0 there. Position 0 is never measured.
+The distribution q_d at depth d is read from the residual state h_d: by the model's own readout (final
+norm, head, soft-cap and scale) as it is (``lens.*``), through the translator of a tuned lens
+(``tuned.*``), or after what comes after the loop (``coda.*``). p is the final distribution. At d = S the
+lens is the model itself, so every divergence is 0 there. Position 0 is never measured.
+
+A tuned lens reads h̃_d = h_d + W_d h_d + b_d; its translators are fitted so that KL(p‖q_d), which is
+``tuned.kl_reverse``, is small (Belrose et al. 2303.08112). So it measures what a state already holds in
+whatever basis, where the plain lens also measures how far that basis is from the final one.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthsig.metrics.registry import Metric
+from depthsig.metrics import distributions as of
+from depthsig.metrics.registry import metric
+from depthsig.metrics.vectors import first_from_which
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray
 
-_LENS = "nostalgebraist 2020; Csordás, Manning & Potts 2505.13898"
+_PLAIN = "nostalgebraist 2020; Csordás, Manning & Potts 2505.13898"
+_BELROSE, _LU, _HU = "Belrose et al. 2303.08112", "Lu 2507.02199", "Hu et al. 2512.14064"
+
+_Quantity = tuple[str, Callable[..., Any], str, str, dict[str, Any]]
+
+_QUANTITIES: tuple[_Quantity, ...] = (
+    ("kl", of.kl_divergence, "KL(lens ‖ final)", "KL(q_d‖p)",
+     {"unit": "nats", "fused": "kl", "limits": (0, None), "norm": "log"}),
+    ("kl_reverse", of.kl_reverse, "KL(final ‖ lens)", "KL(p‖q_d)",
+     {"unit": "nats", "fused": "kl_reverse", "limits": (0, None), "norm": "log"}),
+    ("jsd", of.js_divergence, "JSD(lens, final)", "½KL(p‖m) + ½KL(q_d‖m), m = (p+q_d)/2",
+     {"unit": "nats", "fused": "jsd", "limits": (0, math.log(2))}),
+    ("overlap5", of.topk_overlap, "top-5 overlap with final", "|top5(q_d) ∩ top5(p)| / 5",
+     {"unit": "fraction", "fused": "overlap5", "worst": "min", "limits": (0, 1)}),
+    ("top1", of.top1_agreement, "top-1 agreement with final", "[argmax q_d = argmax p]",
+     {"unit": "fraction", "fused": "top1", "worst": "min", "limits": (0, 1)}),
+    ("entropy", of.entropy, "lens entropy", "−Σ q_d ln q_d", {"unit": "nats", "fused": "entropy", "limits": (0, None)}),
+    ("target_nll", of.target_nll, "lens loss", "−ln q_d(next token)",
+     {"unit": "nats", "fused": "nll", "limits": (0, None)}),
+    ("target_rank", of.target_rank, "rank of next token", "1 + number of tokens with a strictly larger logit",
+     {"unit": "rank", "fused": "rank", "limits": (1, None), "log": True, "norm": "log"}),
+    ("target_log_rank", of.target_log_rank, "ln rank of next token", "ln(target_rank)",
+     {"unit": "ln rank", "fused": "log_rank", "limits": (0, None)}),
+)  # fmt: skip
+"""Name, function, label, formula and the rest of every profile that a lens has."""
+
+_TOKENS: dict[str, Any] = {
+    "kind": "token", "axis": "depth", "label": "top tokens", "unit": "probability", "fused": "top5", "worst": None,
+    "formula": "the five likeliest tokens of q_d with their probabilities, first four prompts", "limits": (0, 1),
+    "figure": "top_tokens",
+}  # fmt: skip
+
+for _name, _function, _label, _formula, _more in _QUANTITIES:
+    metric(
+        f"lens.{_name}", on="readout", axis="depth", label=_label, formula=_formula, source=_PLAIN,
+        section="Logit lens", **_more,
+    )(_function)  # fmt: skip
+metric("lens.tokens", on="readout", source=_PLAIN, section="Logit lens", **_TOKENS)(of.top_tokens)
 
 
-def _profile(name: str, label: str, unit: str, formula: str, **kwargs: object) -> Metric:
-    kwargs.setdefault("source", _LENS)
-    return Metric(
-        f"lens.{name}",
-        ("lens",),
-        "profile",
-        label,
-        formula,
-        axis="depth",
-        unit=unit,
-        **kwargs,  # type: ignore[arg-type]
-    )
-
-
-METRICS = (
-    _profile("kl", "KL(lens ‖ final)", "nats", "KL(q_d‖p)", limits=(0, None)),
-    _profile("kl_reverse", "KL(final ‖ lens)", "nats", "KL(p‖q_d)", limits=(0, None)),
-    _profile("jsd", "JSD(lens, final)", "nats", "½KL(p‖m) + ½KL(q_d‖m), m = (p+q_d)/2", limits=(0, math.log(2))),
-    _profile(
-        "overlap5", "top-5 overlap with final", "fraction", "|top5(q_d) ∩ top5(p)| / 5", worst="min", limits=(0, 1)
-    ),
-    _profile("top1", "top-1 agreement with final", "fraction", "[argmax q_d = argmax p]", worst="min", limits=(0, 1)),
-    _profile("entropy", "lens entropy", "nats", "−Σ q_d ln q_d", limits=(0, None)),
-    _profile("target_nll", "lens loss", "nats", "−ln q_d(next token)", limits=(0, None)),
-    _profile(
-        "target_rank",
-        "rank of next token",
-        "rank",
-        "1 + number of tokens with a strictly larger logit",
-        log=True,
-        limits=(1, None),
-    ),
-    _profile("target_log_rank", "ln rank of next token", "ln rank", "ln(target_rank)", limits=(0, None)),
-    Metric(
-        "lens.tokens",
-        ("lens",),
-        "token",
-        "top tokens",
-        "the five likeliest tokens of q_d with their probabilities, first four prompts",
-        _LENS,
-        axis="depth",
-        unit="probability",
-        worst=None,
-        limits=(0, 1),
-    ),
-    Metric(
-        "settling_depth",
-        ("lens",),
-        "score",
-        "settling depth",
-        "per position the first depth from which JSD(q_d, p)/ln 2 stays < 0.5, then the mean",
-        "Chen et al. 2602.13517",
-        unit="depth",
-    ),
-    Metric(
-        "effective_depth.kl",
-        ("lens",),
-        "score",
-        "effective depth (KL)",
-        "first depth from which lens.kl stays < half its maximum",
-        "Hu et al. 2512.14064",
-        unit="depth",
-        worst=None,
-    ),
-    Metric(
-        "effective_depth.overlap",
-        ("lens",),
-        "score",
-        "effective depth (overlap)",
-        "first depth from which lens.overlap5 stays > 0.3",
-        "Hu et al. 2512.14064",
-        unit="depth",
-        worst=None,
-    ),
-)
-
-NEEDS: dict[str, str] = {
-    "lens.kl": "kl",
-    "lens.kl_reverse": "kl_reverse",
-    "lens.jsd": "jsd",
-    "lens.overlap5": "overlap5",
-    "lens.top1": "top1",
-    "lens.entropy": "entropy",
-    "lens.target_nll": "nll",
-    "lens.target_rank": "rank",
-    "lens.target_log_rank": "rank",
-}
-"""Which quantity of :mod:`depthsig.metrics.comparison` each lens profile is made of."""
-
-
-def first_from_which(holds: Float[ndarray, "*batch depth"]) -> Float[ndarray, "*batch"]:
-    """First index from which a condition holds to the end (last axis); NaN where it never does.
-
-    >>> first_from_which(np.array([True, False, True, True])).item()
-    2.0
-    >>> first_from_which(np.array([True, False])).item()
-    nan
-    """
-    holds = np.asarray(holds, dtype=bool)
-    tail = np.cumprod(holds[..., ::-1], axis=-1).sum(-1)
-    first = holds.shape[-1] - tail
-    return np.where(tail > 0, first, np.nan).astype(float)
-
-
+@metric(
+    "settling_depth", on="readout", needs=("lens.jsd",), label="settling depth", unit="depth",
+    formula="per position the first depth from which JSD(q_d, p)/ln 2 stays < 0.5, then the mean",
+    source="Chen et al. 2602.13517", groups=("lens",), section="Logit lens", undefined="never reached",
+)  # fmt: skip
 def settling_depth(jsd: Float[ndarray, "*batch depth"]) -> Float[ndarray, "*batch"]:
     """First depth from which JSD/ln 2 stays below 0.5 (Chen et al. 2602.13517).
 
@@ -140,6 +86,11 @@ def settling_depth(jsd: Float[ndarray, "*batch depth"]) -> Float[ndarray, "*batc
     return np.where(np.isnan(jsd).any(-1), np.nan, settled)
 
 
+@metric(
+    "effective_depth.kl", needs=("lens.kl",), label="effective depth (KL)", unit="depth",
+    formula="first depth from which lens.kl stays < half its maximum", source=_HU, groups=("lens",),
+    section="Logit lens", worst=None, undefined="never reached",
+)  # fmt: skip
 def effective_depth_kl(profile: Float[ndarray, "*batch depth"]) -> Float[ndarray, "*batch"]:
     """First depth from which lens.kl stays below half its maximum (Hu et al. 2512.14064).
 
@@ -152,6 +103,11 @@ def effective_depth_kl(profile: Float[ndarray, "*batch depth"]) -> Float[ndarray
     return np.where(np.isnan(profile).any(-1), np.nan, depth)
 
 
+@metric(
+    "effective_depth.overlap", needs=("lens.overlap5",), label="effective depth (overlap)", unit="depth",
+    formula="first depth from which lens.overlap5 stays > 0.3", source=_HU, groups=("lens",), section="Logit lens",
+    worst=None, undefined="never reached",
+)  # fmt: skip
 def effective_depth_overlap(profile: Float[ndarray, "*batch depth"]) -> Float[ndarray, "*batch"]:
     """First depth from which lens.overlap5 stays above 0.3 (Hu et al. 2512.14064).
 
@@ -163,3 +119,30 @@ def effective_depth_overlap(profile: Float[ndarray, "*batch depth"]) -> Float[nd
     profile = np.asarray(profile, dtype=float)
     depth = first_from_which(profile > 0.3)
     return np.where(np.isnan(profile).any(-1), np.nan, depth)
+
+
+_THROUGH = "; q_d through translator d"
+for _name, _function, _label, _formula, _more in _QUANTITIES:
+    metric(
+        f"tuned.{_name}", on="tuned", axis="depth", label=f"tuned lens: {_label}", formula=_formula + _THROUGH,
+        source=_BELROSE, section="Tuned lens", **_more,
+    )(_function)  # fmt: skip
+metric(
+    "tuned.tokens", on="tuned", source=_BELROSE, section="Tuned lens",
+    **{**_TOKENS, "label": "tuned lens: top tokens", "formula": _TOKENS["formula"] + _THROUGH},
+)(of.top_tokens)  # fmt: skip
+
+_CODA = ", c_d: h_d through what comes after the loop"
+for _name, _label, _formula in (
+    ("kl", "coda lens KL", "KL(c_d ‖ p)"),
+    ("overlap5", "coda lens top-5 overlap", "|top5(c_d) ∩ top5(p)|/5"),
+    ("top1", "coda lens top-1 agreement", "argmax c_d = argmax p"),
+    ("entropy", "coda lens entropy", "H(c_d)"),
+    ("target_nll", "coda lens NLL", "−ln c_d(next token)"),
+    ("target_rank", "coda lens rank", "1 + number of strictly larger"),
+):
+    _, _function, _, _, _more = next(q for q in _QUANTITIES if q[0] == _name)
+    metric(
+        f"coda.{_name}", on="coda", axis="depth", label=_label, formula=_formula + _CODA, source=_LU,
+        section="Coda lens", **_more,
+    )(_function)  # fmt: skip

@@ -7,90 +7,23 @@ directions, and the cost is nothing beside a layer's matmuls.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from depthsig.metrics.registry import Metric
+from depthsig.metrics.registry import metric
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-METRICS = (
-    Metric(
-        "residual.norm",
-        ("residual",),
-        "profile",
-        "residual norm ‖h‖",
-        "‖h_d‖₂",
-        "Csordás, Manning & Potts 2505.13898",
-        axis="depth",
-        log=True,
-        limits=(0, None),
-    ),
-    Metric(
-        "residual.io_cosine",
-        ("residual",),
-        "profile",
-        "cos(in, out)",
-        "cos(in_s, out_s)",
-        "Gromov 2403.17887; Men et al. (ShortGPT) 2403.03853",
-        axis="step",
-        limits=(-1, 1),
-    ),
-    Metric(
-        "residual.block_influence",
-        ("residual",),
-        "profile",
-        "block influence",
-        "1 − cos(in_s, out_s)",
-        "Men et al. (ShortGPT) 2403.03853",
-        axis="step",
-        limits=(0, 2),
-    ),
-    Metric(
-        "residual.angular",
-        ("residual",),
-        "matrix",
-        "angular distance",
-        "arccos(cos(h_d, h_{d+n}))/π",
-        "Gromov et al. 2403.17887",
-        rows="depth d",
-        cols="layers ahead n",
-        unit="half turns",
-        limits=(0, 1),
-    ),
-    Metric(
-        "residual.cosine",
-        ("residual",),
-        "matrix",
-        "cosine of residual states",
-        "cos(h_d, h_d')",
-        "Sun et al. (Painters) 2407.09298",
-        rows="depth",
-        cols="depth",
-        diverging=0.0,
-        limits=(-1, 1),
-    ),
-    Metric(
-        "residual.cka",
-        ("residual",),
-        "matrix",
-        "debiased linear CKA",
-        "HSIC_u(K,L)/√(HSIC_u(K,K) HSIC_u(L,L)), K = XXᵀ U-centred, first 2,048 pooled tokens",
-        "Kornblith et al. 1905.00414; Székely & Rizzo 2014 (U-centring)",
-        rows="depth",
-        cols="depth",
-        worst=None,
-        limits=(None, 1),
-        default=False,
-    ),
-)
-
 CKA_TOKENS = 2048
+"""Tokens that are pooled, the first ones in prompt order."""
+
+_RESIDUAL: dict[str, Any] = {"groups": ("residual",), "section": "Residual stream", "precise": True}
+_SUN, _GROMOV, _MEN = "Sun et al. (Painters) 2407.09298", "Gromov 2403.17887", "Men et al. (ShortGPT) 2403.03853"
 
 
 def cosine(a: Float[Tensor, "*batch d"], b: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
-    """cos(a, b) over the last axis in float64, within [−1, 1]; 0 with a zero vector.
+    """cos(a, b) over the last axis in float64, within [−1, 1]; 0 with a zero vector, and NaN stays.
 
     >>> import torch
     >>> float(cosine(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 0.0])))
@@ -98,33 +31,18 @@ def cosine(a: Float[Tensor, "*batch d"], b: Float[Tensor, "*batch d"]) -> Float[
     """
     a, b = a.double(), b.double()
     product = a.norm(dim=-1) * b.norm(dim=-1)
-    value = (a * b).sum(-1) / product.clamp_min(1e-300)
-    return value.where(product > 0, value.new_zeros(())).clamp(-1.0, 1.0)
+    value = ((a * b).sum(-1) / product.clamp_min(1e-300)).clamp(-1.0, 1.0)
+    return value.masked_fill(product == 0, 0.0)
 
 
-def residual_norm(h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
-    """‖h‖₂ of residual states."""
-    return h.double().norm(dim=-1)
-
-
-def io_cosine(before: Float[Tensor, "*batch d"], after: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
-    """cos(in, out) of a step."""
-    return cosine(before, after)
-
-
-def block_influence(before: Float[Tensor, "*batch d"], after: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
-    """1 − cos(in, out) of a step (ShortGPT 2403.03853); 0 for a step that only rescales."""
-    return 1.0 - cosine(before, after)
-
-
-def cosine_matrix(vectors: Float[Tensor, "token n d"]) -> Float[Tensor, "token n n"]:
-    """Cosines between all pairs of n vectors, for each token; 0 with a zero vector.
+def cosine_matrix(vectors: Float[Tensor, "n *batch d"]) -> Float[Tensor, "n n *batch"]:
+    """Cosines between all pairs of n vectors, which stand along the first axis; 0 with a zero vector.
 
     >>> import torch
-    >>> cosine_matrix(torch.eye(2)[None])[0].tolist()
+    >>> cosine_matrix(torch.eye(2)).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    vectors = vectors.double()
+    vectors = vectors.double().movedim(0, -2)
     norms = vectors.norm(dim=-1, keepdim=True)
     unit = vectors / norms.clamp_min(1e-300)
     matrix = (unit @ unit.mT).clamp(-1.0, 1.0)
@@ -132,7 +50,34 @@ def cosine_matrix(vectors: Float[Tensor, "token n d"]) -> Float[Tensor, "token n
     size = norms.squeeze(-1)
     own = (size / size).where(size != 0, size.new_zeros(()))
     matrix.diagonal(dim1=-2, dim2=-1).copy_(own)
-    return matrix
+    return matrix.movedim((-2, -1), (0, 1))
+
+
+@metric(
+    "residual.norm", axis="depth", label="residual norm ‖h‖", formula="‖h_d‖₂",
+    source="Csordás, Manning & Potts 2505.13898", limits=(0, None), log=True, norm="log", **_RESIDUAL,
+)  # fmt: skip
+def residual_norm(h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
+    """‖h‖₂ of residual states."""
+    return h.double().norm(dim=-1)
+
+
+@metric(
+    "residual.io_cosine", axis="step", label="cos(in, out)", formula="cos(in_s, out_s)", source=f"{_GROMOV}; {_MEN}",
+    limits=(-1, 1), **_RESIDUAL,
+)  # fmt: skip
+def io_cosine(h: Float[Tensor, "*batch d"], h_next: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
+    """cos(in, out) of a step."""
+    return cosine(h, h_next)
+
+
+@metric(
+    "residual.block_influence", axis="step", label="block influence", formula="1 − cos(in_s, out_s)", source=_MEN,
+    limits=(0, 2), **_RESIDUAL,
+)  # fmt: skip
+def block_influence(h: Float[Tensor, "*batch d"], h_next: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
+    """1 − cos(in, out) of a step (ShortGPT 2403.03853); 0 for a step that only rescales."""
+    return 1.0 - cosine(h, h_next)
 
 
 def angular_distance(cosines: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -145,7 +90,37 @@ def angular_distance(cosines: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"
     return cosines.double().clamp(-1.0, 1.0).arccos() / math.pi
 
 
-def cka_matrix(states: Float[Tensor, "depth token d"], rows: int = 256) -> Float[Tensor, "depth depth"]:
+@metric(
+    "residual.angular", rows="depth", cols="ahead", row_label="depth d", col_label="layers ahead n",
+    label="angular distance", unit="half turns", formula="arccos(cos(h_d, h_{d+n}))/π", source=_GROMOV,
+    limits=(0, 1), domain="within", first_col=1, **_RESIDUAL,
+)  # fmt: skip
+def angular_ahead(hs: Float[Tensor, "depth *batch d"]) -> Float[Tensor, "step n *batch"]:
+    """Angular distance of h_d and h_{d+n}: row d = 0..S−1, column n − 1; NaN where d + n is beyond the end."""
+    distances = angular_distance(cosine_matrix(hs))
+    last = len(hs) - 1
+    ahead = distances.new_full((last, last, *distances.shape[2:]), float("nan"))
+    for n in range(1, last + 1):
+        ahead[: last + 1 - n, n - 1] = distances.diagonal(offset=n, dim1=0, dim2=1).movedim(-1, 0)
+    return ahead
+
+
+@metric(
+    "residual.cosine", rows="depth", cols="depth", label="cosine of residual states", formula="cos(h_d, h_d')",
+    source=_SUN, centre=0.0, limits=(-1, 1), **_RESIDUAL,
+)  # fmt: skip
+def residual_cosines(hs: Float[Tensor, "depth *batch d"]) -> Float[Tensor, "depth depth *batch"]:
+    """Cosines between a token's states at all pairs of depths."""
+    return cosine_matrix(hs)
+
+
+@metric(
+    "residual.cka", level="pooled", rows="depth", cols="depth", label="debiased linear CKA",
+    formula="HSIC_u(K,L)/√(HSIC_u(K,K) HSIC_u(L,L)), K = XXᵀ U-centred, first 2,048 pooled tokens",
+    source="Kornblith et al. 1905.00414; Székely & Rizzo 2014 (U-centring)", worst=None, limits=(None, 1),
+    default=False, **{**_RESIDUAL, "precise": False},
+)  # fmt: skip
+def cka_matrix(hs: Float[Tensor, "depth token d"], rows: int = 256) -> Float[Tensor, "depth depth"]:
     """Debiased linear CKA between the representations at all pairs of depths.
 
     K = XXᵀ with its diagonal left out and U-centred (Székely & Rizzo 2014); HSIC_u(K, L) =
@@ -155,7 +130,7 @@ def cka_matrix(states: Float[Tensor, "depth token d"], rows: int = 256) -> Float
     Gram matrices are made ``rows`` rows at a time for all depths, so memory is
     depth x rows x token and not depth x token².
     """
-    states = states.double()
+    states = hs.double()
     depths, n, _ = states.shape
     if n < 4:
         return states.new_full((depths, depths), float("nan"))

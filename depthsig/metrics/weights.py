@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from depthsig.metrics.registry import Metric
+from depthsig.metrics.registry import metric
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,17 +12,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-METRICS = (
-    Metric(
-        "weights.cosine", ("weights",), "matrix", "cosine of weights",
-        "cos of two layers' flattened parameters of a group; `all`: concatenated; norms and biases excluded",
-        "Kapl et al. 2512.08819",
-        parts=("q", "k", "v", "o", "gate", "up", "down", "all"), rows="layer", cols="layer",
-        worst=None, diverging=0.0, limits=(-1, 1),
-    ),
+
+@metric(
+    "weights.cosine", on="weights", level="pooled", rows="layer", cols="layer",
+    parts=("q", "k", "v", "o", "gate", "up", "down", "all"), label="cosine of weights",
+    formula="cos of two layers' flattened parameters of a group; `all`: concatenated; norms and biases excluded",
+    source="Kapl et al. 2512.08819", worst=None, centre=0.0, limits=(-1, 1),
 )  # fmt: skip
-
-
 def weight_cosine(layers: Sequence[Sequence[Tensor]]) -> Float[Tensor, "layer layer"]:
     """Cosines between layers, each given as its parameters of one group.
 
@@ -34,7 +30,7 @@ def weight_cosine(layers: Sequence[Sequence[Tensor]]) -> Float[Tensor, "layer la
     >>> weight_cosine([[a], [b], [a + b]])[0].round(decimals=4).tolist()
     [1.0, 0.0, 0.4472]
     """
-    import torch
+    import torch  # lazily: entries are read where torch is not installed
 
     n = len(layers)
     matrix = torch.full((n, n), float("nan"), dtype=torch.float64)
@@ -53,7 +49,7 @@ def weight_cosine(layers: Sequence[Sequence[Tensor]]) -> Float[Tensor, "layer la
 
 def _dots(layers: Sequence[Sequence[Tensor]]) -> Float[Tensor, "layer layer"]:
     """Dot products between layers in float64, a few million numbers at a time."""
-    import torch
+    import torch  # lazily: entries are read where torch is not installed
 
     step = max(1, (1 << 22) // len(layers))
     total = torch.zeros(len(layers), len(layers), dtype=torch.float64)

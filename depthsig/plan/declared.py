@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from depthsig.checkpoint.loops import parse_iterations
@@ -12,10 +12,49 @@ from depthsig.errors import DepthsigWarning, InputError
 from depthsig.plan.order import MAX_STEPS, Span, parse_order, parse_span
 from depthsig.plan.plan import Plan, SpanInfo, build_plan, with_span
 
+Iterations = int | str | Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Options of the plan, under the names of the command.
+
+    Attributes:
+        order: run the layers in this order, as ``0:4,4:8x4,8:12`` or ``Loop(4-4x4-4)``.
+        loop: label layers ``A:B`` as a loop.
+        grown: label layers as grown, ``A:B/b`` with blocks of b layers.
+        iterations: run a loop this often: a number, or ``{"H_cycles": 3}``.
+
+    Raises:
+        InputError: for iterations that are no counts.
+    """
+
+    order: str | None = None
+    loop: str | None = None
+    grown: str | None = None
+    iterations: Iterations | None = None
+
+    def __post_init__(self) -> None:
+        parse_iterations(self.iterations)
+
+    def given(self) -> dict[str, Iterations]:
+        """What was given."""
+        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The iterations by field, ``""`` for a bare number."""
+        return parse_iterations(self.iterations)
+
+    @property
+    def counts_text(self) -> str | None:
+        """The iterations as the command has them."""
+        return ",".join(f"{name}={count}" if name else str(count) for name, count in self.counts.items()) or None
+
 
 @dataclass(frozen=True)
 class Declared:
-    """What was declared: an order to execute, forced counts, and labels.
+    """What is declared in all, by options and by the checkpoint: an order to execute, forced counts, and labels.
 
     ``explicit`` ones come from options. ``iterations``: ``4``, or ``H_cycles=3,L_cycles=2``.
     """
@@ -31,8 +70,16 @@ class Declared:
         entries = {"order": self.order, "loop": self.loop, "grown": self.grown, "iterations": self.iterations}
         return {key: value for key, value in entries.items() if value is not None}
 
+    def options(self) -> PlanOptions:
+        """The options that declare the same, wherever each of it comes from."""
+        return PlanOptions(self.order, self.loop, self.grown, self.iterations)
 
-def gather(options: Mapping[str, str | None], config_entry: Mapping[str, Any], config: Any = None) -> Declared:
+    def explicit_options(self) -> PlanOptions:
+        """The options behind it, without what the checkpoint declares by itself."""
+        return PlanOptions(**{name: getattr(self, name) for name in self.explicit})
+
+
+def gather(options: PlanOptions, config_entry: Mapping[str, Any], config: Any = None) -> Declared:
     """Options first, then the config's ``"depthsig"`` entry, then known fields of configs.
 
     Raises:
@@ -40,7 +87,7 @@ def gather(options: Mapping[str, str | None], config_entry: Mapping[str, Any], c
     """
     values: dict[str, str | None] = {}
     for key in ("order", "loop", "grown"):
-        value = options.get(key)
+        value = getattr(options, key)
         if value is None:
             value = config_entry.get(key)
             if value is not None and not isinstance(value, str):
@@ -51,8 +98,7 @@ def gather(options: Mapping[str, str | None], config_entry: Mapping[str, Any], c
         values[key] = value
     if values["grown"] is None and values["order"] is None:
         values["grown"] = _rys_relayer(config)
-    explicit = frozenset(k for k in (*values, "iterations") if options.get(k) is not None)
-    return Declared(**values, iterations=options.get("iterations"), explicit=explicit)
+    return Declared(**values, iterations=options.counts_text, explicit=frozenset(options.given()))
 
 
 def _rys_relayer(config: Any) -> str | None:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from depthsig.checkpoint.adapter import Layer
+from depthsig.checkpoint.anatomy.adapter import Layer
+from depthsig.checkpoint.anatomy.probe import probe_ids
+from depthsig.checkpoint.anatomy.readout import Readout
 from depthsig.checkpoint.hooks import (
     first_tensor,
     forward,
@@ -19,8 +21,6 @@ from depthsig.checkpoint.hooks import (
     undisturbed,
     with_hidden,
 )
-from depthsig.checkpoint.probe import probe_ids
-from depthsig.checkpoint.readout import Readout
 from depthsig.errors import UnsupportedModelError
 
 

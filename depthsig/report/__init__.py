@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from depthsig.errors import InputError
-
-if TYPE_CHECKING:
-    from depthsig.signature import Signature
+from depthsig.report import compared_page
+from depthsig.report.gallery import figures_for
+from depthsig.report.html import render
+from depthsig.report.page import replace_page
+from depthsig.signature import Signature, storage
+from depthsig.signature.compared import RECORD
 
 
 def save(signature: Signature, directory: str | Path) -> Path:
@@ -20,8 +22,6 @@ def save(signature: Signature, directory: str | Path) -> Path:
     Returns:
         The path of the page.
     """
-    from depthsig.signature import storage
-
     with storage.writing(directory) as partial:
         signature.write(partial)
         _draw(signature, partial)
@@ -39,14 +39,9 @@ def build(directory: str | Path) -> Path:
     Returns:
         The path of the page.
     """
-    from depthsig.signature import Signature
-    from depthsig.signature.comparison import RECORD
-
     folder = Path(directory)
     if (folder / RECORD).exists():
-        from depthsig.report.compare import build as build_comparison
-
-        return build_comparison(folder)
+        return compared_page.build(folder)
     try:
         _draw(Signature.load(folder), folder)
     except OSError as error:
@@ -55,8 +50,4 @@ def build(directory: str | Path) -> Path:
 
 
 def _draw(signature: Signature, folder: Path) -> None:
-    from depthsig.report.figures import figures_for
-    from depthsig.report.html import render
-    from depthsig.report.page import replace_page
-
     replace_page(folder, figures_for(signature), lambda saved: render(signature, saved))

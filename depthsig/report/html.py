@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import base64
-from itertools import groupby
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 
-from depthsig.metrics.registry import all_metrics
-from depthsig.report.figures import Drawn
-from depthsig.report.period import general_scores, period_rows
+from depthsig.metrics import Metric
+from depthsig.report.gallery import PERIODICITY, PLAN, Drawn
+from depthsig.report.period_tables import general_scores, period_rows
 from depthsig.signature import Signature
-
-GROUPS = {
-    "lens": "Logit lens", "tuned": "Tuned lens", "residual": "Residual stream", "contribution": "Contributions",
-    "weights": "Weights", "skip": "Layer skip", "local": "Local effects", "order": "Order edits", "repeat": "Repeats",
-    "erasure": "Erasure", "attribution": "Attribution", "loop": "Loop dynamics", "period": "Periodicity",
-}  # fmt: skip
+from depthsig.signature.provenance import again
+from depthsig.terms import described
 
 
 def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
@@ -28,14 +25,11 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
     Args:
         figures: drawn figures with the path of their SVG; the PNG beside it is embedded.
     """
-    sections = [
-        {"id": group, "title": GROUPS.get(group, group), "figures": [embedded(d, p) for d, p in items]}
-        for group, items in groupby((f for f in figures if f[0].group != "plan"), key=lambda f: f[0].group)
-    ]
-    merged: dict[str, dict[str, Any]] = {}
-    for section in sections:
-        merged.setdefault(section["id"], {**section, "figures": []})["figures"] += section["figures"]
-    plan = next((embedded(d, p) for d, p in figures if d.group == "plan"), None)
+    sections: dict[str, dict[str, Any]] = {}
+    for drawn, path in figures:
+        if drawn.group not in (PLAN, PERIODICITY):
+            section = {"id": slug(drawn.group), "title": drawn.group, "figures": []}
+            sections.setdefault(drawn.group, section)["figures"].append(embedded(drawn, path))
     return (
         environment()
         .get_template("report.html.j2")
@@ -45,15 +39,25 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
             prompts=signature.prompts,
             n_prompts=len(signature.prompts),
             tokens=int(signature.prompts["n_tokens"].sum()) if len(signature.prompts) else 0,
-            plan=plan,
-            sections=list(merged.values()),
-            scores=score_rows(general_scores(signature.scores)),
+            plan=next((embedded(d, p) for d, p in figures if d.group == PLAN), None),
+            sections=list(sections.values()),
+            scores=score_rows(general_scores(signature.scores), signature.entries),
             period=period_rows(signature),
+            period_figures=[embedded(d, p) for d, p in figures if d.group == PERIODICITY],
             control=signature.control,
             definitions=_definitions(signature),
-            command=command(signature.info),
+            again=again(signature.info),
         )
     )
+
+
+def slug(title: str) -> str:
+    """A title as the name of a place on the page.
+
+    >>> slug("Logit lens")
+    'logit-lens'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def environment() -> jinja2.Environment:
@@ -72,13 +76,13 @@ def embedded(drawn: Drawn, svg: Path) -> dict[str, Any]:
             "source": f"data:image/png;base64,{data}"}  # fmt: skip
 
 
-def score_rows(scores: pd.DataFrame) -> list[dict[str, str]]:
+def score_rows(scores: pd.DataFrame, entries: Mapping[str, Metric]) -> list[dict[str, str]]:
     """Scores as text: value, interval and what they are about; a dash where undefined."""
     rows = []
     for score in scores.itertuples():
-        entry = all_metrics().get(score.score)
+        entry = entries.get(score.score)
         unit = f" {entry.unit}" if entry and entry.unit and pd.notna(score.value) else ""
-        about = ", ".join(str(x) for x in (score.metric, score.part, score.scope) if x)
+        about = described(score.metric, score.part, score.scope)
         rows.append({
             "score": str(score.score), "about": about, "agg": str(score.agg),
             "value": _number(score.value) + unit,
@@ -93,23 +97,7 @@ def _number(value: Any) -> str:
     return "–" if pd.isna(value) else f"{float(value):.4g}"
 
 
-def _definitions(signature: Signature) -> list[Any]:
+def _definitions(signature: Signature) -> list[Metric]:
     tables = (signature.profiles, signature.matrices, signature.tokens_table)
     used = {m for t in tables for m in t["metric"]} | set(signature.scores["score"])
-    return [entry for entry in all_metrics().values() if entry.id in used]
-
-
-def command(info: dict[str, Any]) -> str:
-    """The command line that makes this result again."""
-    options, pieces = info.get("options", {}), ["depthsig analyze", str(info["checkpoint"]["id"])]
-    names = {"n": "-n", "max_tokens": "--max-tokens", "batch_size": "--batch-size", "keep_first": "--keep-first",
-             "chat_template": "--chat-template"}  # fmt: skip
-    for name, value in options.items():
-        if name == "control" and value is False:
-            pieces.append("--no-control")
-        if value is None or value is False:
-            continue
-        option = names.get(name, f"--{name}")
-        shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        pieces.append(option if value is True else f"{option} {shown}")
-    return " ".join(pieces)
+    return [entry for entry in signature.entries.values() if entry.id in used]

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from depthsig.report.figures import Drawn, save_figures
+from depthsig.report.gallery import Drawn, save_figures
 
 
 def replace_page(folder: Path, figures: Iterable[Drawn], render: Callable[[list[tuple[Drawn, Path]]], str]) -> None:

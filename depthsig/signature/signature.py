@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from depthsig.errors import InputError
+from depthsig.metrics import Metric, all_metrics
+from depthsig.metrics.registry import read_entry
 from depthsig.signature import storage
-from depthsig.signature.schema import conform
+from depthsig.signature.schema import FILES, TABLES
+from depthsig.signature.tabular import conform
+from depthsig.terms import NONE
 
 
 def _empty() -> pd.DataFrame:
@@ -40,7 +46,17 @@ class Signature:
 
     def __post_init__(self) -> None:
         for name, attribute in _ATTRIBUTES.items():
-            object.__setattr__(self, attribute, conform(name, getattr(self, attribute)))
+            object.__setattr__(self, attribute, conform(getattr(self, attribute), TABLES[name], FILES[name]))
+
+    @cached_property
+    def entries(self) -> Mapping[str, Metric]:
+        """Every metric that its tables may hold, by id: the built-in ones, and its user's own as they were declared.
+
+        What was declared is kept with the tables, so that nothing else is needed to read them.
+        """
+        built_in = {name: one for name, one in all_metrics().items() if not one.own}
+        own = [read_entry(record) for record in self.info.get("metrics", [])]
+        return {**built_in, **{one.id: one for one in own if one.id not in built_in}}
 
     @property
     def plan(self) -> pd.DataFrame:
@@ -95,7 +111,7 @@ class Signature:
 
     def plot(self, metric: str, ax: Any = None, **choice: Any) -> Any:
         """Draw one metric; returns the axes (the figure is ``ax.figure``)."""
-        from depthsig.report.figures import plot_metric
+        from depthsig.report.gallery import plot_metric  # lazily: computing never plots
 
         return plot_metric(self, metric, ax=ax, **choice)
 
@@ -151,6 +167,7 @@ def _choose(frame: pd.DataFrame, metric: str, part: str | None, scope: str | Non
         raise InputError(f"no {metric!r} in this signature; {_there(frame)}")
     for column, value in (("part", part), ("scope", scope), ("agg", agg)):
         have = list(dict.fromkeys(rows[column]))
+        value = NONE if value == "" else value
         if value is None:
             value = _DEFAULTS[column] if _DEFAULTS[column] in have else have[0]
         if value not in have:

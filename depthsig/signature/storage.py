@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,10 @@ import numpy as np
 import pandas as pd
 
 from depthsig.errors import InputError
-from depthsig.signature.schema import FILES, INTEGER, SCHEMA, TABLES, TEXT, conform
+from depthsig.metrics.registry import read_entry
+from depthsig.signature import tabular
+from depthsig.signature.schema import FILES, READS, TABLES
+from depthsig.terms import described
 
 
 def partial_path(directory: str | Path) -> Path:
@@ -30,9 +33,9 @@ def partial_path(directory: str | Path) -> Path:
 MARK = ".depthsig"
 """An empty file that makes a partial folder ours, so that nobody else's is ever cleared."""
 
+SIGNATURE, REPEAT, COMPARE, LENS = "signature.json", "repeat.json", "compare.json", "lens.json"
 RECORDS = {
-    "signature.json": "depthsig-signature/", "repeat.json": "depthsig-repeat/", "compare.json": "depthsig-compare/",
-    "lens.json": "depthsig-lens/",
+    SIGNATURE: "depthsig-signature/", REPEAT: "depthsig-repeat/", COMPARE: "depthsig-compare/", LENS: "depthsig-lens/",
 }  # fmt: skip
 """The file that makes a folder a result of ours, and how its schema begins."""
 
@@ -54,7 +57,7 @@ def result_kind(directory: str | Path) -> str | None:
     return None
 
 
-def ensure_writable(directory: str | Path, record: str = "signature.json") -> None:
+def ensure_writable(directory: str | Path, record: str = SIGNATURE) -> None:
     """Check that a result can be written to ``directory``, before anything is computed.
 
     Args:
@@ -89,7 +92,7 @@ def _is_ours(partial: Path) -> bool:
     return partial.is_dir() and ((partial / MARK).exists() or not any(partial.iterdir()))
 
 
-def begin(directory: str | Path, anew: bool = False, record: str = "signature.json") -> Path:
+def begin(directory: str | Path, anew: bool = False, record: str = SIGNATURE) -> Path:
     """The folder for work in progress on ``directory``, marked as ours; ``anew`` clears it first.
 
     Raises:
@@ -105,7 +108,7 @@ def begin(directory: str | Path, anew: bool = False, record: str = "signature.js
 
 
 @contextmanager
-def writing(directory: str | Path, record: str = "signature.json") -> Iterator[Path]:
+def writing(directory: str | Path, record: str = SIGNATURE) -> Iterator[Path]:
     """A folder to write into, which becomes ``directory`` when all went well; ``record`` is its kind.
 
     On an exception nothing is left behind; on Ctrl-C the partial folder stays.
@@ -149,15 +152,14 @@ def _replace(partial: Path, target: Path) -> None:
 def write_tables(directory: Path, info: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
     """``signature.json`` and every table, into a folder that exists."""
     for name, frame in tables.items():
-        frame = conform(name, frame)
-        path = directory / FILES[name]
-        if path.suffix == ".csv":
-            frame.to_csv(path, index=False, na_rep="", lineterminator="\n")
-        else:
-            frame.to_parquet(path, index=False)
+        tabular.write(frame, directory / FILES[name], TABLES[name])
     told = {**info, "rows": {FILES[name]: len(frame) for name, frame in tables.items()}}
-    text = json.dumps(told, indent=1, ensure_ascii=False, default=_plain)
-    (directory / "signature.json").write_text(text + "\n", encoding="utf-8")
+    write_record(directory / "signature.json", told)
+
+
+def write_record(path: Path, info: Any) -> None:
+    """A record as JSON that people can read."""
+    path.write_text(json.dumps(info, indent=1, ensure_ascii=False, default=_plain) + "\n", encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:
@@ -183,7 +185,7 @@ def read_tables(directory: str | Path) -> tuple[dict[str, Any], dict[str, pd.Dat
     written, tables = info.pop("rows", {}), {}
     for name, file in FILES.items():
         try:
-            tables[name] = conform(name, _read(path / file, name))
+            tables[name] = tabular.read(path / file, TABLES[name])
         except Exception as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{str(path / file)!r} cannot be read as a table of ours: {reason}") from None
@@ -202,12 +204,12 @@ def _check_profiles(profiles: pd.DataFrame, steps: int, where: str) -> None:
     for (metric, part, scope, agg, axis), index in groups:
         size = steps + (axis == "depth")
         if sorted(index.dropna()) != list(range(size)):
-            name = " ".join(filter(None, [metric, part, scope, agg]))
+            name = f"{metric} ({described(part, scope, agg)})"
             raise InputError(f"{where!r} is damaged: {name} has {len(index)} rows of {size} ({steps} steps)")
 
 
-def read_record(path: Path, schema: str) -> dict[str, Any]:
-    """The record of a results folder (one of :data:`RECORDS`), of this very schema.
+def read_record(path: Path, schemas: Sequence[str]) -> dict[str, Any]:
+    """The record of a results folder (one of :data:`RECORDS`), of a schema that is read.
 
     Raises:
         InputError: if it is missing, damaged or of another schema.
@@ -219,13 +221,14 @@ def read_record(path: Path, schema: str) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{str(path)!r} is damaged: {error}") from None
     found = info.get("schema") if isinstance(info, dict) else None
-    if found != schema:
-        raise InputError(f"{str(path)!r} has schema {found!r}; this version reads {schema!r}")
+    if found not in schemas:
+        known = " and ".join(map(repr, schemas))
+        raise InputError(f"{str(path)!r} has schema {found!r}; this version reads {known}")
     return info
 
 
 def _read_info(path: Path) -> dict[str, Any]:
-    info = read_record(path, SCHEMA)
+    info = read_record(path, READS)
     wrong = _wrong_info(info)
     if wrong:
         raise InputError(f"{str(path)!r} is damaged: {wrong}")
@@ -246,6 +249,11 @@ def _wrong_info(info: dict[str, Any]) -> str:
     for name, entries, fields in lists:
         if not isinstance(entries, list) or not all(_has(entry, fields) for entry in entries):
             return f"an entry of {name!r} lacks one of {', '.join(fields)}"
+    for record in info.get("metrics", []) if isinstance(info.get("metrics", []), list) else [None]:
+        try:
+            read_entry(record)
+        except ValueError as error:
+            return str(error)
     steps = len(info["plan"])
     outside = [s for _, spans, fields in lists[1:] for s in spans if not 0 <= s["start"] < s["end"] <= steps]
     if not steps or outside:
@@ -255,14 +263,3 @@ def _wrong_info(info: dict[str, Any]) -> str:
 
 def _has(entry: Any, fields: dict[str, type]) -> bool:
     return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in fields.items())
-
-
-def _read(path: Path, table: str) -> pd.DataFrame:
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    columns = TABLES[table]
-    types = {c: (str if k == TEXT else "Int64" if k == INTEGER else float) for c, k in columns.items()}
-    text = [c for c, k in columns.items() if k == TEXT]
-    # "" is empty text but a missing number; "nan" and "null" are words that may be meant.
-    missing = {c: [""] for c in columns if c not in text}
-    return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing, float_precision="round_trip")

@@ -9,8 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.transforms import blended_transform_factory
 
-from depthsig.report.figures.comparison import ROLE_COLOURS, role_legend, shorten, styles
+from depthsig.metrics.rules import LATE
+from depthsig.report.figures.models import ROLE_COLOURS, role_legend, shorten, styles
 from depthsig.report.style import COLOURS, MARKERS
+from depthsig.terms import described
 
 VERDICT_COLOURS = {"supported": COLOURS[2], "contradicted": COLOURS[1], "undecided": "0.45"}
 
@@ -64,10 +66,10 @@ def draw_reliance(ax: Axes, scores: pd.DataFrame, roles: dict[str, str]) -> Axes
     look = styles(list(scores["model"]), roles)
     names = list(rows["model"])
     draw_forest(ax, [shorten(n) for n in names], rows, "value", [str(look[n]["color"]) for n in names], zero=False)
-    if rows["score"].iloc[0] == "late_share":
+    if rows["score"].iloc[0] == LATE[0]:
         ax.axvline(1 / 3, color="0.5", lw=0.6, ls=(0, (3, 2)), zorder=1)
     role_legend(ax, roles)
-    ax.set_xlabel(f"{rows['score'].iloc[0]} (layer, current), 95 % interval over prompts")
+    ax.set_xlabel(f"{rows['score'].iloc[0]} ({described(*LATE[1:])}), 95 % interval over prompts")
     return ax
 
 
@@ -76,14 +78,14 @@ def draw_late(ax: Axes, late: pd.DataFrame) -> Axes:
     labels = [f"{shorten(r['a'])} − {shorten(r['b'])}" for r in late.to_dict("records")]
     clear = (late["ci_low"] > 0) | (late["ci_high"] < 0)
     draw_forest(ax, labels, late, "difference", ["black" if c else "0.6" for c in clear])
-    ax.set_xlabel(f"difference of {late['score'].iloc[0]} (layer, current)")
+    ax.set_xlabel(f"difference of {late['score'].iloc[0]} ({described(*LATE[1:])})")
     return ax
 
 
 def draw_by_profile(ax: Axes, distances: pd.DataFrame) -> Axes:
     """Draw the distances between roles profile by profile, the mean on top."""
     rows = distances.copy()
-    rows["name"] = [" ".join(filter(None, [r["metric"], r["part"], r["scope"]])) for r in rows.to_dict("records")]
+    rows["name"] = [f"{r['metric']} {described(r['part'], r['scope'])}".strip() for r in rows.to_dict("records")]
     names = list(dict.fromkeys(rows["name"]))
     pairs = list(rows[["a", "b"]].drop_duplicates().itertuples(index=False, name=None))
     for number, (a, b) in enumerate(pairs):

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, TwoSlopeNorm
 
-from depthsig.metrics.registry import Metric
+from depthsig.metrics import Metric
 from depthsig.report.figures.labels import draw_borders, draw_layer_borders, whole_numbers, with_unit
 from depthsig.report.style import DIVERGING, SEQUENTIAL, UNDEFINED
 
@@ -24,12 +24,11 @@ def draw_heatmap(ax: Axes, matrix: pd.DataFrame, entry: Metric, plan: pd.DataFra
         ax.patch.set_edgecolor("#bdbdbd")
     image = ax.imshow(
         np.ma.masked_invalid(values), origin="lower", extent=extent, aspect="auto",
-        cmap=colormaps[DIVERGING if entry.diverging is not None else SEQUENTIAL], norm=norm_of(values, entry),
+        cmap=colormaps[DIVERGING if entry.centre is not None else SEQUENTIAL], norm=norm_of(values, entry),
     )  # fmt: skip
-    if entry.rows in ("step", "depth", "depth d") or entry.rows.startswith("step"):
+    if entry.rows in ("step", "depth"):
         # States d lie between steps, so a block's border falls on the state, not beside it.
-        offset = -0.5
-        draw_borders(ax, plan, offset=offset, cols=not entry.cols.startswith("layers ahead"))
+        draw_borders(ax, plan, offset=-0.5, cols=entry.cols != "ahead")
     if entry.rows == "start":
         draw_layer_borders(ax, plan)
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.02)
@@ -39,8 +38,8 @@ def draw_heatmap(ax: Axes, matrix: pd.DataFrame, entry: Metric, plan: pd.DataFra
     bar.outline.set_linewidth(0.4)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    ax.set_xlabel(entry.cols)
-    ax.set_ylabel(entry.rows)
+    ax.set_xlabel(entry.col_label)
+    ax.set_ylabel(entry.row_label)
     whole_numbers(ax, y=True)
     return ax
 
@@ -50,9 +49,9 @@ def norm_of(values: np.ndarray, entry: Metric) -> Normalize:
     finite = values[np.isfinite(values)]
     if not finite.size:
         return Normalize(0, 1)
-    if entry.diverging is None:
+    if entry.centre is None:
         return Normalize(finite.min(), finite.max() if finite.max() > finite.min() else finite.min() + 1)
-    centre = entry.diverging
+    centre = entry.centre
     # The diagonal of a cosine matrix is 1 by definition and would wash out everything else.
     off = values[np.eye(*values.shape) == 0] if values.shape[0] == values.shape[1] else finite
     off = off[np.isfinite(off)]

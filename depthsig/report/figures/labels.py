@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from depthsig.metrics.registry import Metric
+from depthsig.metrics import Metric
 from depthsig.report.style import SPAN
 
 

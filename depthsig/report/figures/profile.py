@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 
-from depthsig.metrics.registry import Metric
+from depthsig.metrics import Metric
 from depthsig.report.figures.labels import shade_blocks, whole_numbers, with_unit
 from depthsig.report.style import COLOURS, MARKERS
+from depthsig.terms import described
 
 
 def draw_profile(ax: Axes, table: pd.DataFrame, entry: Metric, plan: pd.DataFrame) -> Axes:
@@ -25,11 +26,11 @@ def draw_profile(ax: Axes, table: pd.DataFrame, entry: Metric, plan: pd.DataFram
         ax.plot(x, rows["value"], color=colour, marker=marker, label=_name(key), zorder=3)
     if len(lines) > 1:
         ax.legend(loc="best", ncols=1 if len(lines) < 4 else 2)
-    if entry.diverging is not None:
-        ax.axhline(entry.diverging, color="0.5", lw=0.6, zorder=1)
+    if entry.centre is not None:
+        ax.axhline(entry.centre, color="0.5", lw=0.6, zorder=1)
     ax.set_xlabel("depth d (state entering step d)" if entry.axis == "depth" else "step")
     ax.set_ylabel(with_unit(entry))
-    if _spread(table["value"]) > 300:
+    if entry.norm == "log" and (table["value"].dropna() > 0).all():
         ax.set_yscale("log")
     whole_numbers(ax)
     return ax
@@ -37,10 +38,4 @@ def draw_profile(ax: Axes, table: pd.DataFrame, entry: Metric, plan: pd.DataFram
 
 def _name(key: tuple[str, str, str]) -> str:
     part, scope, agg = key
-    return ", ".join(piece for piece in (part, scope, "" if agg == "mean" else agg) if piece) or agg
-
-
-def _spread(values: pd.Series) -> float:
-    """Largest over smallest value of a positive profile, 1 otherwise."""
-    values = values.dropna()
-    return float(values.max() / values.min()) if len(values) and values.min() > 0 else 1.0
+    return described(part, scope, "" if agg == "mean" else agg) or agg

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from depthsig.metrics.registry import Metric
+from depthsig.metrics import Metric
 from depthsig.report.figures.heatmap import norm_of
 from depthsig.report.figures.labels import blocks, with_unit
-from depthsig.report.figures.lens_tokens import readable
+from depthsig.report.figures.top_tokens import readable
 from depthsig.report.style import DIVERGING, SEQUENTIAL, UNDEFINED
 
 POSITIONS = 32
@@ -23,7 +23,7 @@ def draw_token_map(ax: Axes, tokens: pd.DataFrame, entry: Metric, plan: pd.DataF
     ax.set_facecolor(UNDEFINED)
     image = ax.imshow(
         np.ma.masked_invalid(values), origin="lower", aspect="auto",
-        cmap=DIVERGING if entry.diverging is not None else SEQUENTIAL, norm=norm_of(values, entry),
+        cmap=DIVERGING if entry.centre is not None else SEQUENTIAL, norm=norm_of(values, entry),
     )  # fmt: skip
     for edge in sorted({edge for start, end, _, _ in blocks(plan) for edge in (start, end)}):
         ax.axhline(edge - 0.5, color="white", lw=0.8, ls=(0, (2, 1.5)), alpha=0.9)

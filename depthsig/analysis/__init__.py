@@ -1,1 +1,0 @@
-"""Analyses: requests in, signatures out."""

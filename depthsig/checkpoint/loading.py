@@ -1,0 +1,53 @@
+"""How a checkpoint is opened: one record of it, checked and kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from depthsig.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Options of loading, under the names of the command.
+
+    Attributes:
+        dtype: ``float32`` (default; on a GPU the checkpoint's own where float32 weights would take
+            more than half of its memory), ``bfloat16``, ``float16``, or ``auto``: the checkpoint's.
+        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` ...
+        device_map: spread the model over devices, as in transformers.
+        revision: of a hub id.
+        trust_remote_code: run code that a checkpoint brings.
+        allow_pickle: load pickled weights.
+
+    Raises:
+        InputError: for a dtype that there is not.
+    """
+
+    dtype: str | torch.dtype | None = None
+    device: str = "auto"
+    device_map: str | dict[str, Any] | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.dtype, str) and self.dtype not in DTYPES:
+            raise InputError(f"--dtype {self.dtype!r} is unknown; there are {', '.join(DTYPES)}")
+
+    def given(self) -> dict[str, Any]:
+        """What differs from the defaults."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+    def record(self) -> dict[str, Any]:
+        """All of it, as results keep it; dtypes by their name."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        if found["dtype"] is not None:
+            found["dtype"] = str(found["dtype"]).removeprefix("torch.")
+        return found

@@ -1,0 +1,90 @@
+"""Options that several commands share, under the names of DESIGN §9."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from depthsig.errors import DepthsigWarning
+from depthsig.progress import Progress
+
+if TYPE_CHECKING:
+    from depthsig.checkpoint.loading import LoadOptions
+
+Checkpoint = Annotated[
+    str,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="A local folder, a hub id, a GGUF file, or a name listed by `depthsig models`.",
+    ),
+]
+Order = Annotated[str | None, typer.Option(help="Run the layers in this order, e.g. 0:4,4:8x4,8:12.")]
+Iterations = Annotated[
+    str | None,
+    typer.Option(
+        help="Run the loop this often: a native one, or that of --order. N, or H_cycles=3,L_cycles=2.", metavar="N"
+    ),
+]
+Loop = Annotated[str | None, typer.Option(help="Label layers A:B as a loop.", metavar="A:B")]
+Grown = Annotated[str | None, typer.Option(help="Label layers A:B as grown in blocks of b.", metavar="A:B/b")]
+Prompts = Annotated[str | None, typer.Option(help="Built-in prompts (`depthsig prompts`), or a .txt or .jsonl file.")]
+Count = Annotated[int, typer.Option("-n", help="Use the first n prompts.")]
+MaxTokens = Annotated[int, typer.Option(help="Cut prompts after this many tokens.")]
+ChatTemplate = Annotated[bool, typer.Option("--chat-template", help="Use the tokenizer's template.")]
+Plugin = Annotated[
+    list[Path] | None, typer.Option(help="Import a file of your own that declares metrics.", metavar="FILE.py")
+]
+Memory = Annotated[str, typer.Option(help="Memory to use beside the model.")]
+BatchSize = Annotated[int | None, typer.Option(help="At most this many prompts at once.")]
+Dtype = Annotated[str | None, typer.Option(help="float32 (default), bfloat16, float16, or auto.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+DeviceMap = Annotated[str | None, typer.Option(help="Spread the model over devices, e.g. auto.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of generated prompts and of the bootstrap.")]
+Revision = Annotated[str | None, typer.Option(help="Revision of a hub id.")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled weights.")]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+
+def progress(no_progress: bool) -> Progress:
+    """Progress is for terminals only."""
+    return Progress(not no_progress and sys.stderr.isatty())
+
+
+def loading(
+    dtype: str | None, device: str, device_map: str | None, revision: str | None,
+    trust_remote_code: bool, allow_pickle: bool,
+) -> LoadOptions:  # fmt: skip
+    """The record of how a checkpoint is opened."""
+    from depthsig.checkpoint.loading import LoadOptions  # start-up time
+
+    return LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Our warnings as one line each on standard error; other libraries' are not for the user."""
+
+    def show(message: Any, category: type, *args: Any, **kwargs: Any) -> None:
+        if issubclass(category, DepthsigWarning):
+            print(f"depthsig: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", DepthsigWarning)
+        warnings.showwarning = show
+        yield
+
+
+def default_out(checkpoint: str) -> Path:
+    """``depthsig-results/NAME``, NAME being the last piece of what was given."""
+    path = Path(checkpoint).expanduser()
+    path = path.resolve() if path.exists() else path  # "." has a name, too
+    return Path("depthsig-results") / (path.stem if path.suffix == ".gguf" else path.name or "model")

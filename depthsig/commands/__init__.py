@@ -1,0 +1,1 @@
+"""What depthsig does, a function each: the command line and Python call the same ones."""

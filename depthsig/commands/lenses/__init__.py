@@ -1,0 +1,1 @@
+"""Tuned lenses: fitting them, and whether one belongs to a model."""

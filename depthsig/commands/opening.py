@@ -1,0 +1,142 @@
+"""The one place that opens models and readies prompts, for every command and function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from depthsig.checkpoint.loading import LoadOptions
+from depthsig.errors import InputError
+from depthsig.model import Model, open_model
+from depthsig.plan.declared import PlanOptions
+from depthsig.progress import Progress
+from depthsig.prompts import BUILTIN, TokenPrompt, load_prompts, tokenize
+from depthsig.terms import Positions
+
+_NO_LIMIT = 1 << 30
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model as a function was given it: what to open, and how.
+
+    Attributes:
+        model: a :class:`Model`, or anything that :func:`depthsig.load` takes.
+        forward: for live models with another way of being called.
+    """
+
+    model: Any
+    tokenizer: Any = None
+    loading: LoadOptions = field(default_factory=LoadOptions)
+    plan: PlanOptions = field(default_factory=PlanOptions)
+    forward: Callable[[nn.Module, Tensor], Any] | None = None
+
+    def open(self, seed: int, show: Progress) -> Model:
+        """The model, loaded if it is not yet, with the declared order and labels.
+
+        Raises:
+            InputError: for what cannot be loaded, and for options that a loaded model cannot follow.
+        """
+        if not isinstance(self.model, Model):
+            with show.stage("loading"):
+                return open_model(
+                    self.model, self.tokenizer, self.loading, self.plan, forward=self.forward, seed=seed,
+                    progress=show.visible,
+                )  # fmt: skip
+        given = [*self.loading.given(), *["forward"] * (self.forward is not None)]
+        if given:
+            raise InputError(f"{given[0]!r} goes with a checkpoint, not with a loaded model")
+        declared = self.plan.given()
+        return self.model.relabelled(**declared) if declared else self.model  # type: ignore[arg-type]
+
+    def record(self, model: Model) -> dict[str, Any]:
+        """What a result keeps of it, so that it can be made again.
+
+        ``source`` is None, with the reason in ``why``, where no command could open it.
+        """
+        why = ""
+        if model.loading is None:
+            why = "the model was given as an object"
+        elif model.checkpoint.given_tokenizer:
+            why = "the tokenizer was given as an object"
+        elif isinstance(model.loading.device_map, dict):
+            why = "the device map was given as an object"
+        loading = None if model.loading is None else model.loading.record()
+        plan = model.declared.explicit_options().given()
+        return {"source": None if why else model.checkpoint.source, "why": why, "loading": loading, "plan": plan}
+
+
+@dataclass(frozen=True)
+class ReadyPrompts:
+    """Prompts as a model sees them.
+
+    Attributes:
+        name: the name or the file that was given; ``given`` where they came as objects.
+        objects: whether they came as objects.
+    """
+
+    tokens: list[TokenPrompt]
+    name: str
+    objects: bool
+
+
+def ready_prompts(
+    prompts: Any, model: Model, *, n: int | None = None, n_named: int | None = None, max_tokens: int = 256,
+    chat_template: bool = False, positions: Positions | str = "all", seed: int = 0,
+) -> ReadyPrompts:  # fmt: skip
+    """Prompts by a name, from a file or as given, tokenised and held against the model's vocabulary.
+
+    Args:
+        prompts: a name, a file, or a list of strings, dicts or token ids; None: what the checkpoint
+            names, else ``gsm8k``.
+        n: the first n of a list; None for all. n_named: the same, of a name or a file.
+
+    Raises:
+        InputError: for prompts that are not there, or cannot be used.
+    """
+    prompts = default_prompts(model) if prompts is None else prompts
+    named = isinstance(prompts, (str, Path))
+    texts = load_prompts(prompts, n=n_named if named else n, seed=seed)
+    tokens = token_prompts(texts, model, max_tokens=max_tokens, chat_template=chat_template, positions=positions)
+    return ReadyPrompts(tokens, str(prompts) if named else "given", not named)
+
+
+def token_prompts(
+    texts: Sequence[Any], model: Model, *, max_tokens: int | None = 256, chat_template: bool = False,
+    positions: Positions | str = "all",
+) -> list[TokenPrompt]:  # fmt: skip
+    """Loaded prompts as token ids that the model has.
+
+    Args:
+        max_tokens: cut after so many tokens, or at the model's own limit; None: whole, whatever it allows.
+
+    Raises:
+        InputError: for text that cannot be tokenised, or ids outside the vocabulary.
+    """
+    ready = tokenize(
+        texts, model.tokenizer, max_tokens=_NO_LIMIT if max_tokens is None else max_tokens,
+        model_max=None if max_tokens is None else model.checkpoint.model_max, chat_template=chat_template,
+        positions=positions,
+    )  # fmt: skip
+    for prompt in ready:
+        model.check_vocabulary(prompt.ids)
+    return ready
+
+
+def default_prompts(model: Model) -> str:
+    """The built-in prompts that a checkpoint names, else ``gsm8k``.
+
+    Raises:
+        InputError: for any other name: a checkpoint is untrusted, and must not have a file read.
+    """
+    name = model.checkpoint.declared.get("prompts", "gsm8k")
+    if not isinstance(name, str) or name not in BUILTIN:
+        raise InputError(
+            f"the config's \"depthsig\" entry 'prompts' is {name!r}; it may be one of {', '.join(BUILTIN)} "
+            "(--prompts takes files, too)"
+        )
+    return name

@@ -1,0 +1,135 @@
+"""The record of an analysis: what was run, on what, and what was given to run it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import pandas as pd
+
+from depthsig.checkpoint.anatomy.patterns import layer_patterns
+from depthsig.commands.opening import ReadyPrompts
+from depthsig.engine.certificates import Certificate
+from depthsig.errors import DepthsigWarning
+from depthsig.measure.request import Request
+from depthsig.metrics import Metric
+from depthsig.metrics.plugins import PLUGIN
+from depthsig.model import Model
+from depthsig.prompts import TokenPrompt
+from depthsig.signature.provenance import versions
+from depthsig.signature.schema import SCHEMA
+
+
+def describe(
+    model: Model, request: Request, certificates: Sequence[Certificate], prompts: ReadyPrompts,
+    given: Mapping[str, Any], messages: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """The record kept in ``signature.json``.
+
+    Args:
+        given: what the model and its plan were made from, and the user's own files.
+        messages: warnings so far.
+    """
+    checkpoint, plan = model.checkpoint, model.plan
+    spans = [
+        {"start": s.start, "end": s.end, "size": s.size, "count": s.count, "kind": s.kind,
+         "executed": s.executed, "source": s.source}
+        for s in plan.spans
+    ]  # fmt: skip
+    return {
+        "schema": SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {**versions(), "python": platform.python_version()},
+        "checkpoint": {
+            "id": checkpoint.source, "name": checkpoint.name, "kind": checkpoint.kind,
+            "revision": checkpoint.revision, "content_hash": checkpoint.content_hash,
+            "family": model.anatomy.family, "n_layers": len(model.anatomy.layers),
+            "layer_patterns": layer_patterns(checkpoint.config, len(model.anatomy.layers)),
+        },
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "seed": request.seed,
+        "random_state": None if model.random_state is None else {"seed": model.random_state, "by": "position"},
+        "plan": plan.records(),
+        "spans": {
+            "declared": model.declared.record(),
+            "executed": [s for s in spans if s["kind"] == "loop" and s["executed"]],
+            "labelled": [s for s in spans if s["kind"] != "loop" or not s["executed"]],
+            "found": [],
+        },
+        "certificates": [c.record() for c in certificates],
+        "lens": None if request.lens is None else request.lens.about(),
+        "options": {**request.record(), **model.declared.record(), "prompts": prompts.name},
+        "given": {**given, "prompts": _given_prompts(prompts), "declared": _declared(request)},
+        "metrics": [one.record() for one in request.needed.values() if one.own],
+        "warnings": [*messages, *plan.notes],
+    }  # fmt: skip
+
+
+def _given_prompts(prompts: ReadyPrompts) -> dict[str, Any]:
+    return {"name": prompts.name, "objects": prompts.objects, "count": len(prompts.tokens)}
+
+
+def _declared(request: Request) -> list[str]:
+    """A user's own metrics that no file declares."""
+    own = [one for one in request.needed.values() if one.own and one.function is not None]
+    return [one.id for one in own if not str(one.function.__module__).startswith(PLUGIN)]  # type: ignore[union-attr]
+
+
+def identity(model: Model, prompts: Sequence[TokenPrompt], request: Request) -> dict[str, Any]:
+    """What must be the same for unfinished work to be gone on with."""
+    return {
+        "checkpoint": model.checkpoint.content_hash or model.checkpoint.source,
+        "plan": list(model.plan.layers), "declared": model.declared.record(),
+        "dtype": str(model.dtype), "prompts": [p.tokens_sha256 for p in prompts],
+        "version": version("depthsig"), **request.record(),
+        "content of --lens": None if request.lens is None else request.lens.content_hash,
+        "own metrics": {one.id: _fingerprint(one) for one in request.needed.values() if one.own},
+    }  # fmt: skip
+
+
+def _fingerprint(one: Metric) -> str:
+    """Of a user's own metric: its entry and its function's code, whatever names it holds."""
+    code = getattr(one.function, "__code__", None)
+    pieces = (one.record(), getattr(code, "co_code", b""), _constants(code), getattr(code, "co_names", ()))
+    return hashlib.sha256(repr(pieces).encode()).hexdigest()
+
+
+def _constants(code: Any) -> tuple[Any, ...]:
+    """Constants of a function; code inside it by its own code, since its repr holds an address."""
+    found = getattr(code, "co_consts", ())
+    return tuple((c.co_code, _constants(c)) if hasattr(c, "co_code") else c for c in found)
+
+
+def prompts_table(prompts: Sequence[TokenPrompt], cuts: Mapping[int, Sequence[int]]) -> pd.DataFrame:
+    """``prompts.csv``: every prompt that was asked for, the short ones too."""
+    return pd.DataFrame({
+        "prompt": [p.index for p in prompts],
+        "sha256": [p.sha256 for p in prompts],
+        "tokens_sha256": [p.tokens_sha256 for p in prompts],
+        "n_tokens": [p.n_tokens for p in prompts],
+        "cuts": [" ".join(map(str, cuts.get(p.index, ()))) for p in prompts],
+    })  # fmt: skip
+
+
+@contextmanager
+def recorded_warnings() -> Iterator[list[str]]:
+    """Our own warnings, shown as usual and kept for the record."""
+    messages: list[str] = []
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def record(message: Any, category: type, *args: Any, **kwargs: Any) -> None:
+            if issubclass(category, DepthsigWarning):
+                messages.append(str(message))
+            show(message, category, *args, **kwargs)
+
+        warnings.simplefilter("always", DepthsigWarning)
+        warnings.showwarning = record
+        yield messages

@@ -1,0 +1,1 @@
+"""Repeats of a span at inference time: on tasks with answers, and whether a signature foretells them."""

@@ -1,0 +1,180 @@
+"""A network that can be run step by step: where its pieces are, and which layer runs when."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from depthsig.checkpoint.anatomy.adapter import Anatomy, Layer
+from depthsig.checkpoint.anatomy.readout import Readout
+from depthsig.checkpoint.hooks import forward, undisturbed
+from depthsig.engine.batch import make_batch
+from depthsig.engine.calls import LayerCall, RowSpec, row_specs
+from depthsig.engine.clean import CleanRun, layer_calls, native_run, ordered_run
+from depthsig.errors import InputError
+from depthsig.plan.plan import Plan
+from depthsig.plan.trace import Trace
+from depthsig.prompts import TokenPrompt
+
+_NAME = re.compile(r"blocks\.(\d+)\.hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)")
+_FORMS = "blocks.{i}.hook_resid_pre, _resid_mid, _resid_post, _attn_out or _mlp_out"
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the engine works on.
+
+    Attributes:
+        module: the live model.
+        anatomy: where its layers, parts and readout are.
+        native: the plan of the model's own forward, as traced.
+        plan: the plan that is run: the native one, or another order, with its labels.
+    """
+
+    module: nn.Module = field(repr=False)
+    anatomy: Anatomy = field(repr=False)
+    trace: Trace = field(repr=False)
+    native: Plan = field(repr=False)
+    plan: Plan
+    _specs: dict[int, dict[int, tuple[RowSpec | None, ...]]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def readout(self) -> Readout:
+        """From the last residual state to logits."""
+        return self.anatomy.readout
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the model computes in."""
+        return next(self.module.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        return next(self.module.parameters()).device
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the plan is the model's own order of layers."""
+        return self.plan.layers == self.native.layers
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether the plan's steps can be run one by one: nothing happens between them."""
+        return self.trace.is_chain or not self.is_native
+
+    @property
+    def has_parts(self) -> list[bool]:
+        """For every step, whether its attention and MLP contributions are known."""
+        return [self.anatomy.layers[step.layer].has_parts for step in self.plan]
+
+    def layer_at(self, step: int) -> Layer:
+        """The module that runs at a step; of layers that share all weights, the very one."""
+        layers = self.trace.layers if self.is_native else self.plan.layers
+        return self.anatomy.layers[layers[step]]
+
+    def readout_at(self, depth: int) -> Readout:
+        """The readout of h_depth: the head alone where the final norm was applied already."""
+        if self.is_native and depth < len(self.trace.normed) and self.trace.normed[depth]:
+            return replace(self.readout, norms=())
+        return self.readout
+
+    def logits(self, ids: Int[Tensor, "row token"]) -> Float[Tensor, "row token vocab"]:
+        """The model's own logits, in its own order of layers."""
+        with undisturbed(self.module):
+            return forward(self.module, ids)
+
+    def clean(self, ids: Int[Tensor, "row token"], *, parts: bool = False) -> CleanRun:
+        """The unedited run of the plan, with every step's input and output."""
+        if self.is_native:
+            return native_run(self.module, self.anatomy, self.trace, ids, parts=parts)[0]
+        return ordered_run(self.module, self.anatomy, self.trace, self.plan, ids, parts=parts)
+
+    def executed(self, ids: Int[Tensor, "row token"]) -> CleanRun:
+        """The model's own order of layers, run step by step by the executor."""
+        return ordered_run(self.module, self.anatomy, self.trace, self.native, ids)
+
+    def read(self, hidden: Float[Tensor, "*batch d"], depth: int | None = None) -> Float[Tensor, "*batch vocab"]:
+        """Logits of residual states: of h_S, or of those at ``depth``."""
+        with undisturbed(self.module):
+            return (self.readout if depth is None else self.readout_at(depth))(hidden)
+
+    def row_specs(self, tokens: int) -> dict[int, tuple[RowSpec | None, ...]]:
+        """For prompts of ``tokens`` tokens: how each layer's arguments grow with the batch."""
+        if tokens not in self._specs:
+            seen = []
+            for rows in (2, 3):
+                ids = torch.ones(rows, tokens, dtype=torch.long, device=self.device)
+                seen.append(layer_calls(self.module, self.anatomy, self.trace, ids)[1])
+            two, three = seen
+            specs = row_specs([two[k][0] for k in two], [three[k][0] for k in two])
+            self._specs[tokens] = dict(zip(two, specs, strict=True))
+        return self._specs[tokens]
+
+    def with_rows(self, run: CleanRun, tokens: int) -> list[LayerCall]:
+        """The calls of a run, ready to be made for any selection of its prompts."""
+        specs = self.row_specs(tokens)
+        layers = (self.layer_at(step).index for step in range(len(self.plan)))
+        return [replace(c, rows=specs[layer]) for layer, c in zip(layers, run.calls, strict=True)]
+
+    def activations(
+        self, prompts: Sequence[TokenPrompt], names: Sequence[str]
+    ) -> dict[str, list[Float[Tensor, "_token d"]]]:
+        """Under every of TransformerLens' names one tensor [token, d] a prompt, position 0 included.
+
+        Raises:
+            InputError: for a name that is not known, a step outside the plan, or an attention or MLP
+                output whose place in this model is not known.
+        """
+        wanted = {name: _parse(name, len(self.plan)) for name in names}
+        found: dict[str, list[Tensor]] = {name: [] for name in names}
+        parts = any(kind in ("resid_mid", "attn_out", "mlp_out") for _, kind in wanted.values())
+        for prompt in prompts:
+            run = self.clean(make_batch([prompt.ids], [0], self.device).ids, parts=parts)
+            for name, (step, kind) in wanted.items():
+                found[name].append(_pick(run, step, kind, name, self)[0])
+        return found
+
+    def check_vocabulary(self, ids: Sequence[int]) -> None:
+        """Refuse token ids that the model has no embedding for.
+
+        Raises:
+            InputError: naming the id and the vocabulary's size.
+        """
+        size = self.readout.vocab
+        if size and ids and (max(ids) >= size or min(ids) < 0):
+            raise InputError(
+                f"token id {max(ids)} is outside the model's vocabulary of {size}; "
+                "the tokenizer does not belong to this checkpoint"
+            )
+
+
+def _parse(name: str, steps: int) -> tuple[int, str]:
+    match = _NAME.fullmatch(name)
+    if not match:
+        raise InputError(f"unknown activation {name!r}; known are {_FORMS}")
+    step = int(match[1])
+    if step >= steps:
+        raise InputError(f"{name!r}: step {step} is outside the plan, which has steps 0..{steps - 1}")
+    return step, match[2]
+
+
+def _pick(run: CleanRun, step: int, kind: str, name: str, network: Network) -> Tensor:
+    if kind == "resid_pre":
+        return run.inputs[step]
+    if kind == "resid_post":
+        return run.outputs[step]
+    part = run.mlp[step] if kind == "mlp_out" else run.attn[step]
+    layer = network.anatomy.layers[network.plan[step].layer]
+    if part is None:
+        raise InputError(f"{name!r}: where {network.anatomy.family} keeps its attention and MLP is not known")
+    if kind != "resid_mid":
+        return part
+    if layer.parallel:
+        raise InputError(f"{name!r}: a parallel layer has no state between attention and MLP")
+    return run.inputs[step] + part

@@ -1,0 +1,1 @@
+"""What the clean run of every prompt offers: states, contributions, readouts, passes of loops."""

@@ -1,0 +1,153 @@
+"""``clean``: the states of every prompt's clean run, and what each step's parts add to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from depthsig.engine.clean import CleanRun, update_of
+from depthsig.measure.calling import values_of, wide
+from depthsig.measure.token_rows import TokenRows, rows_at
+from depthsig.measure.where import Where, counted
+from depthsig.measure.work import CHUNK_BYTES, CleanBatch, Cost, Pool, Task
+from depthsig.metrics import Metric
+from depthsig.metrics.residual import CKA_TOKENS
+from depthsig.prompts import TokenPrompt
+from depthsig.tables.samples import Key, Samples
+from depthsig.terms import NONE, PARTS
+
+
+class States:
+    """Feeds metrics of residual states and contributions, a few tokens of all depths at a time."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("clean",)
+
+    def __init__(self, task: Task, entries: Sequence[Metric]) -> None:
+        self.task = task
+        self.entries = [one for one in entries if one.level != "pooled"]
+        self.pooled = [one for one in entries if one.level == "pooled"]
+        self.pool = Pool()
+        self.kept: Float[Tensor, "depth token d"] | None = None
+        if self.pooled:
+            keep_first = task.request.keep_first
+            every = [(p.index, t) for p in task.counted for t in counted(p, keep_first)]
+            self.pool = Pool({place: number for number, place in enumerate(every[:CKA_TOKENS])})
+
+    @property
+    def needs_parts(self) -> bool:
+        """Whether attention and MLP contributions must be known."""
+        # A whole layer's contribution too is a + m before it is added, in half precision.
+        return any({"u", "us"} & set(one.asks()) for one in self.entries)
+
+    def cost(self, prompt: TokenPrompt) -> Cost:
+        """Nothing beside the run itself."""
+        return Cost()
+
+    def observe(self, batch: CleanBatch, samples: Samples, tokens: TokenRows) -> None:
+        """Measure one batch."""
+        width = batch.run.inputs[0].shape[-1] * 8 * (self.task.steps + 1)
+        for where in batch.where.chunks(max(1, CHUNK_BYTES // width)):
+            offered = Offered(self.task, batch.run, where)
+            for one in self.entries:
+                for part in [p for p in one.parts if offered.has(p)]:
+                    values = self._values(one, offered, part, len(where))
+                    key = Key(one.id, part)
+                    if one.kind == "token":
+                        self._keep_tokens(key, where, values, tokens)
+                    else:
+                        samples.add(key, values.double().cpu().numpy(), where.prompts)
+            self._pool(offered, where)
+
+    def _values(self, one: Metric, offered: Offered, part: str, n: int) -> Float[Tensor, "token *cell"]:
+        depths = self.task.steps + (one.cols != "ahead")  # nothing lies ahead of the last depth
+        cells = [depths if axis == "depth" else self.task.steps for axis in one.cells]
+        arguments = {name: offered(name, part, one) for name in one.asks()}
+        if one.level == "stack":
+            return values_of(one, arguments, *cells, n).movedim(-1, 0)
+        return values_of(one, arguments, n * cells[0]).unflatten(0, (n, cells[0]))
+
+    def _keep_tokens(self, key: Key, where: Where, values: Float[Tensor, "token cell"], tokens: TokenRows) -> None:
+        first = [i for i, p in enumerate(where.prompts) if int(p) in self.task.first]
+        if first:
+            some = where.part(first[0], first[-1] + 1)
+            for cell, column in enumerate(values[first[0] : first[-1] + 1].unbind(1)):
+                tokens += [row for row in rows_at(key, some, cell, column) if row["prompt"] in self.task.first]
+
+    def _pool(self, offered: Offered, where: Where) -> None:
+        inside, places = self.pool.chosen(where) if self.pooled else ([], [])
+        if inside:
+            states = offered.states[inside].float().cpu().transpose(0, 1)
+            if self.kept is None:
+                self.kept = torch.zeros(states.shape[0], len(self.pool.places), states.shape[2])
+            self.kept[:, places] = states
+
+    def finish(self, samples: Samples, tokens: TokenRows) -> None:
+        """Metrics of the pooled tokens."""
+        for one in self.pooled if self.kept is not None else ():
+            assert self.kept is not None
+            hs = self.kept.double() if one.precise else self.kept
+            size = self.task.steps + 1
+            matrix = values_of(one, {"hs": hs}, size, size).double().cpu().numpy()
+            samples.put_pooled(Key(one.id), self.pool.prompts, matrix)
+
+
+class Offered:
+    """What a chunk of tokens offers, made once and when it is asked for.
+
+    Arguments of tokens are [token · cell, d]; stacks [cell, token, d], in float32 or float64.
+    """
+
+    def __init__(self, task: Task, run: CleanRun, where: Where) -> None:
+        self.task, self.run, self.where = task, run, where
+        self.states = torch.stack([where.take(h) for h in run.states], dim=1)
+        self._made: dict[tuple[str, str, torch.dtype], Float[Tensor, "token cell d"]] = {}
+
+    def has(self, part: str) -> bool:
+        """Whether a part's contributions are known."""
+        parts_known = self.task.verdict.parts and any(a is not None for a in self.run.attn)
+        return part in (NONE, "layer") or (part in PARTS and parts_known)
+
+    def __call__(self, name: str, part: str, one: Metric) -> Float[Tensor, "..."]:
+        """An argument of ``one``."""
+        stack, dtype = one.level == "stack", torch.float64 if one.precise else wide(self.states).dtype
+        source = name.removesuffix("s") if stack else name
+        if source == "h":
+            source = "h over depth" if one.cells[:1] != ("step",) else "h over steps"
+        found = self._get(source, "layer" if part == NONE else part, dtype)
+        return found.movedim(1, 0) if stack else found.flatten(0, 1)
+
+    def _get(self, source: str, part: str, dtype: torch.dtype) -> Float[Tensor, "token cell d"]:
+        key = (source, part, dtype)
+        if key not in self._made:
+            make: dict[str, Callable[[], Tensor]] = {
+                "h over depth": lambda: self.states.to(dtype),
+                "h over steps": lambda: self._get("h over depth", part, dtype)[:, :-1],
+                "h_next": lambda: torch.stack([self.where.take(h) for h in self.run.outputs], dim=1).to(dtype),
+                "u": lambda: self._contribution(part, dtype),
+                "r": lambda: self._added_to(part, dtype),
+            }
+            self._made[key] = make[source]()
+        return self._made[key]
+
+    def _contribution(self, part: str, dtype: torch.dtype) -> Float[Tensor, "token step d"]:
+        """What a part adds; NaN at steps where it is not known."""
+        if part == "layer":
+            updates = [self.where.take(update_of(self.run, s)) for s in range(self.task.steps)]
+            return torch.stack(updates, dim=1).to(dtype)
+        tensors: list[Any] = self.run.attn if part == "attn" else self.run.mlp
+        missing = self.states.new_full((self.states.shape[0], self.states.shape[2]), float("nan"), dtype=dtype)
+        return torch.stack([missing if t is None else self.where.take(t).to(dtype) for t in tensors], dim=1)
+
+    def _added_to(self, part: str, dtype: torch.dtype) -> Float[Tensor, "token step d"]:
+        """The step's input; for the MLP of a sequential block, with the attention's contribution."""
+        before = self._get("h over steps", part, dtype)
+        if part != "mlp":
+            return before
+        layers = self.task.network.anatomy.layers
+        parallel = [layers[step.layer].parallel for step in self.task.network.plan]
+        mask = torch.tensor(parallel, device=before.device)[:, None]
+        return torch.where(mask, before, before + self._get("u", "attn", dtype))

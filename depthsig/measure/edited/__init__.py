@@ -1,0 +1,1 @@
+"""What edited runs of every prompt offer: changed updates and changed outputs."""

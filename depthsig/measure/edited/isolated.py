@@ -1,0 +1,88 @@
+"""``local``: each layer sees its clean input minus one earlier step's part, and nothing propagates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from depthsig.checkpoint.hooks import undisturbed
+from depthsig.engine.clean import update_of
+from depthsig.engine.kernel import RowBlock, run_step
+from depthsig.engine.rows import Rows, blocks_of
+from depthsig.measure.edited.skipping import Case, Cases, Effects
+from depthsig.measure.edited.work import EditedBatch
+from depthsig.measure.token_rows import TokenRows
+from depthsig.measure.work import Cost, Task
+from depthsig.metrics import Metric
+from depthsig.prompts import TokenPrompt
+from depthsig.tables.samples import Samples
+
+
+class Isolated:
+    """Feeds metrics of what one earlier step's part does to a layer by itself."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("local",)
+    name = "local"
+
+    def __init__(self, task: Task, entries: Sequence[Metric]) -> None:
+        self.task, self.entries = task, entries
+        self.cases = Cases(task, task.request.parts_of(entries))
+
+    @property
+    def needs_parts(self) -> bool:
+        """Whether attention and MLP contributions must be known."""
+        return self.cases.needs_parts
+
+    @property
+    def needs_means(self) -> bool:
+        """Whether mean contributions must be known beforehand."""
+        return self.cases.means
+
+    def cost(self, prompt: TokenPrompt) -> Cost:
+        """Every part, scope and cut, of every pair of steps; nothing is read out."""
+        runs = len(self.cases.parts) * len(self.cases.shares(prompt)) * self.task.steps
+        return Cost(runs, runs * (self.task.steps - 1) / 2)
+
+    def run(self, batch: EditedBatch, samples: Samples, tokens: TokenRows) -> None:
+        """Measure one batch."""
+        steps, todo = self.task.steps, list(self.cases.of(batch))
+        # Step by step, so that the earlier ones stand together.
+        every = [(case, s) for s in range(steps) for case in todo if s in self.cases.steps_of(case)]
+        if not every:
+            return
+        effects = Effects(batch, every, self.entries)
+        with undisturbed(self.task.network.module):
+            for step in range(1, steps):
+                earlier = [i for i, (_, s) in enumerate(every) if s < step]
+                for some in blocks_of(batch.clean, earlier):
+                    self._block(batch, step, [every[i] for i in some], some, effects)
+                batch.done(2 * len(earlier) / (steps - 1))
+        for case in todo:
+            effects.file(case, samples)
+
+    def _block(
+        self, batch: EditedBatch, step: int, members: list[tuple[Case, int]], numbers: Sequence[int], effects: Effects
+    ) -> None:
+        clean = batch.clean
+        hidden = torch.cat([self._without(batch, case, s, clean.state(step)) for case, s in members])
+        prompts = torch.arange(clean.shape[0], device=hidden.device).repeat(len(members))
+        layer = self.task.network.layer_at(step)
+        out, update = run_step(layer, clean.calls[step], RowBlock(hidden, prompts), want_update=True)
+        assert update is not None
+        programs = torch.tensor(list(numbers), device=hidden.device).repeat_interleave(clean.shape[0])
+        effects.step(step, Rows(programs, prompts), hidden, out, update)
+
+    def _without(
+        self, batch: EditedBatch, case: Case, step: int, state: Float[Tensor, "prompt token d"]
+    ) -> Float[Tensor, "prompt token d"]:
+        """A later state minus what a step's part added to it, where the case edits."""
+        run = batch.clean.run
+        part = {"layer": None, "attn": run.attn[step], "mlp": run.mlp[step]}[case.part]
+        added = update_of(run, step) if part is None else part.float()
+        if self.cases.means:
+            added = added - batch.means.parts[case.part][step].float()
+        return torch.where(case.edited[..., None], (state.float() - added).to(state.dtype), state)

@@ -1,0 +1,201 @@
+"""What was asked for: the options of an analysis, checked before anything heavy is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from depthsig.engine.memory import parse_memory
+from depthsig.errors import InputError
+from depthsig.metrics.registry import Metric, needed, select
+from depthsig.metrics.rules import DEFAULT_METRICS, FAMILY, OF_LAYERS, WITH_LENS, WITH_SPAN
+from depthsig.terms import PARTS, POSITIONS, SCOPES, Part
+
+Names = str | Sequence[str]
+"""``"a,b"`` and ``["a", "b"]`` are the same list."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Options of ``depthsig analyze`` that say what is measured, under the names of the command.
+
+    Attributes:
+        metrics: groups or full names; None for the defaults.
+        parts, scopes: what skip and local take away, and where.
+        cuts: at most so many a prompt in scope future.
+        agg: ``mean``, ``max`` (the papers' worst case) or ``both``.
+        n: the first n prompts; None for all.
+        max_tokens: prompts are cut after so many tokens.
+        chat_template: use the tokenizer's template.
+        positions: measure at ``all``, ``answer`` or ``last``.
+        keep_first: average lens and residual metrics over position 0 too.
+        ablation: what stands in the place of a part: ``zero`` or ``mean``.
+        memory: to use beside the model, in bytes or as ``4GiB``.
+        batch_size: at most so many prompts at once.
+        seed: of generated prompts and of the bootstrap.
+        control: measure the architecture with re-initialised weights, too; None: where periods are
+            tested on a span.
+        lens: the tuned lens of ``tuned.*``: its folder, or the lens itself.
+
+    Raises:
+        InputError: for options that cannot be used as given.
+    """
+
+    metrics: Names | None = None
+    parts: Names = ("layer",)
+    scopes: Names = ("current", "future")
+    cuts: int = 4
+    agg: str = "mean"
+    n: int | None = 20
+    max_tokens: int = 256
+    chat_template: bool = False
+    positions: str = "all"
+    keep_first: bool = False
+    ablation: str = "zero"
+    memory: str | int = "4GiB"
+    batch_size: int | None = None
+    seed: int = 0
+    control: bool | None = None
+    lens: Any = None
+    selected: tuple[Metric, ...] = field(init=False, repr=False, compare=False)
+    """The entries that were asked for."""
+    needed: Mapping[str, Metric] = field(init=False, repr=False, compare=False)
+    """The entries that are measured for them, by id."""
+    defaulted: bool = field(init=False, repr=False, compare=False)
+    """Whether the metrics were left to us."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "defaulted", self.metrics is None)
+        if self.metrics is None:
+            object.__setattr__(self, "metrics", DEFAULT_METRICS + (WITH_LENS if self.lens is not None else ()))
+        for name in ("metrics", "parts", "scopes"):
+            object.__setattr__(self, name, as_tuple(getattr(self, name)))
+        _choice("parts", self.parts, PARTS)
+        _choice("scopes", self.scopes, SCOPES)
+        _choice("positions", (self.positions,), POSITIONS)
+        _choice("agg", (self.agg,), ("mean", "max", "both"))
+        _choice("ablation", (self.ablation,), ("zero", "mean"))
+        for name, least in (("n", 1), ("max_tokens", 2), ("cuts", 1), ("batch_size", 1), ("seed", 0)):
+            check_least(name, getattr(self, name), least)
+        if self.keep_first and self.positions != "all":
+            raise InputError("--keep-first goes with --positions all only")
+        object.__setattr__(self, "selected", tuple(select(self.metrics or ())))
+        object.__setattr__(self, "needed", needed(self.selected))
+        self._check_lens()
+        object.__setattr__(self, "memory", parse_memory(self.memory))
+
+    @property
+    def aggs(self) -> tuple[str, ...]:
+        """The aggregations to write."""
+        return ("mean", "max") if self.agg == "both" else (self.agg,)
+
+    @property
+    def bytes(self) -> int:
+        """The memory to use beside the model."""
+        return int(self.memory)
+
+    @property
+    def only_parts(self) -> bool:
+        """Whether nothing but attention and MLP rows was asked for."""
+        by_part = all(any(n.run.by_part for n in needed([one]).values()) for one in self.selected)
+        return by_part and "layer" not in self.parts
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """Full names of the metrics asked for."""
+        return frozenset(m.id for m in self.selected)
+
+    @property
+    def tests_periods(self) -> bool:
+        """Whether any period is tested."""
+        return any(m.on == "periods" for m in self.selected)
+
+    def on(self, *runs: str) -> list[Metric]:
+        """The entries to measure that these kinds of run feed."""
+        return [m for m in self.needed.values() if m.on in runs]
+
+    def parts_of(self, metrics: Sequence[Metric]) -> list[Part]:
+        """The parts to take away: those asked for, and those that a user's own metrics are declared for."""
+        always = {part for m in metrics if m.always and m.own for part in m.parts}
+        return [part for part in PARTS if part in self.parts or part in always]
+
+    def for_spans(self, kinds: Sequence[str]) -> Request:
+        """The request for a model with spans of these kinds (``loop``, ``grown``).
+
+        Periods are tested by default where there is a span. They need the whole of their fixed
+        family, whatever else was asked for, and of grown spans the weights.
+        """
+        metrics = tuple(self.metrics or ())
+        if self.defaulted and kinds:
+            metrics = (*metrics, *WITH_SPAN)
+        chosen = select(metrics)
+        if any(m.on == "periods" for m in chosen):
+            family = [*dict.fromkeys(name for name, _, _ in FAMILY), *[OF_LAYERS] * ("grown" in kinds)]
+            have = {m.id for m in chosen}
+            metrics = (*metrics, *(name for name in family if name not in have))
+        return self if metrics == self.metrics else replace(self, metrics=metrics)
+
+    def without(self, *runs: str) -> Request:
+        """The request without what these kinds of run feed.
+
+        Raises:
+            InputError: if there is nothing else in it.
+        """
+        if not self.on(*runs):
+            return self
+        names = tuple(m.id for m in self.selected if not any(n.on in runs for n in needed([m]).values()))
+        if not names:
+            raise InputError(f"nothing but {', '.join(m.id for m in self.on(*runs))} was asked for")
+        return replace(self, metrics=names, lens=None if "tuned" in runs else self.lens)
+
+    def record(self) -> dict[str, Any]:
+        """The options, as ``signature.json`` keeps them."""
+        record = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        record["lens"] = None if self.lens is None else str(self.lens)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in record.items()}
+
+    def _check_lens(self) -> None:
+        tuned = bool(self.on("tuned"))
+        if tuned and self.lens is None:
+            raise InputError("tuned metrics need a tuned lens: give --lens DIR (`depthsig fit-lens` makes one)")
+        if self.lens is not None and not tuned:
+            raise InputError(
+                f"--lens {str(self.lens)!r} is for tuned metrics, and none was asked for; add tuned to --metrics"
+            )
+
+
+def as_tuple(value: Names) -> tuple[str, ...]:
+    """A list of names, each once.
+
+    >>> as_tuple("a,b") == as_tuple(["a", "b"])
+    True
+    """
+    pieces = value.split(",") if isinstance(value, str) else value
+    return tuple(dict.fromkeys(piece.strip() for piece in pieces if piece.strip()))
+
+
+def check_least(name: str, value: float | None, least: float) -> None:
+    """Refuse a number below the least that means something.
+
+    Raises:
+        InputError: naming the option and the least.
+    """
+    if value is not None and not least <= value < float("inf"):
+        raise InputError(f"{option(name)} is {value}; it must be {least:g} or more")
+
+
+def _choice(name: str, values: Sequence[str], allowed: Sequence[str]) -> None:
+    unknown = [v for v in values if v not in allowed]
+    if unknown or not values:
+        found = ", ".join(map(repr, unknown)) or "nothing"
+        raise InputError(f"{option(name)}: found {found}; known are {', '.join(allowed)}")
+
+
+def option(name: str) -> str:
+    """The command's option of a keyword argument.
+
+    >>> option("max_tokens"), option("n")
+    ('--max-tokens', '-n')
+    """
+    return "-n" if name == "n" else "--" + name.replace("_", "-")

@@ -1,0 +1,178 @@
+"""One schedule of all runs: every entry is fed by one provider, and no run is made twice for several entries."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+
+from depthsig.engine.batch import Batch, batches
+from depthsig.engine.clean import update_of
+from depthsig.engine.memory import clean_tokens, divide
+from depthsig.engine.rows import Clean
+from depthsig.errors import DepthsigWarning, InputError
+from depthsig.measure.clean.codas import Codas
+from depthsig.measure.clean.passes import Passes
+from depthsig.measure.clean.readouts import Readouts
+from depthsig.measure.clean.states import States
+from depthsig.measure.clean.stored import Stored
+from depthsig.measure.edited.attributing import Attributing
+from depthsig.measure.edited.erasing import Erasing
+from depthsig.measure.edited.isolated import Isolated
+from depthsig.measure.edited.reordering import Reordering, Repeating
+from depthsig.measure.edited.skipping import Skipping
+from depthsig.measure.edited.work import EditedBatch, EditedProvider, Means
+from depthsig.measure.request import Request
+from depthsig.measure.resume import Units
+from depthsig.measure.token_rows import TokenRows
+from depthsig.measure.where import measured
+from depthsig.measure.work import CleanBatch, CleanProvider, Task
+from depthsig.metrics.interventions import future_cuts
+from depthsig.progress import Progress
+from depthsig.prompts import TokenPrompt
+from depthsig.tables.samples import Samples
+
+CLEAN: tuple[type[CleanProvider], ...] = (States, Readouts, Passes, Codas, Stored)
+EDITED: tuple[type[EditedProvider], ...] = (Skipping, Isolated, Reordering, Repeating, Erasing, Attributing)
+TABLES = ("scores", "periods")
+"""Kinds of run that run nothing: :mod:`depthsig.tables` provides what is made of other entries' values."""
+
+
+def providers(task: Task) -> tuple[list[CleanProvider], list[EditedProvider]]:
+    """Who measures what a request needs, each with its own entries.
+
+    Raises:
+        InputError: for a metric that nobody provides, or whose run this model does not have.
+    """
+    check_provided(task.request)
+    clean = [p(task, found) for p in CLEAN if (found := task.request.on(*p.kinds))]
+    edited = [p(task, found) for p in EDITED if (found := task.request.on(*p.kinds))]
+    return clean, edited
+
+
+def check_provided(request: Request) -> None:
+    """Refuse a metric that no run feeds: it would be a row that is missing.
+
+    Raises:
+        InputError: naming the metric and its run.
+    """
+    known = {kind for p in (*CLEAN, *EDITED) for kind in p.kinds} | set(TABLES)
+    for one in request.needed.values():
+        if one.on not in known or one.function is None:
+            raise InputError(f"metric {one.id!r} cannot be measured: nothing provides the run {one.on!r} that feeds it")
+
+
+def measure(task: Task, units: Callable[[], Units], show: Progress) -> tuple[Samples, TokenRows]:
+    """Run what the request needs, once, and collect per-prompt values and token-level rows.
+
+    Args:
+        units: opens the pieces of interrupted work; asked when the clean run is to begin.
+    """
+    clean, edited = providers(task)
+    samples, tokens = Samples(len(task.prompts)), TokenRows()
+    kept = units()
+    with kept.cleared_on_errors():
+        _run_clean(task, clean, samples, tokens, show)
+        tokens += _run_edited(task, edited, samples, kept, show)
+    return samples, tokens
+
+
+def cuts_of(request: Request, prompts: Sequence[TokenPrompt]) -> dict[int, Sequence[int]]:
+    """The cuts of every prompt, where the future is looked at."""
+    if "future" not in request.scopes or not any(one.run.by_part for one in request.needed.values()):
+        return {}
+    return {p.index: future_cuts(p.n_tokens, request.cuts) for p in prompts}
+
+
+def _run_clean(
+    task: Task, observers: Sequence[CleanProvider], samples: Samples, tokens: TokenRows, show: Progress
+) -> None:
+    """Every prompt once, seen by everybody."""
+    run = [o for o in observers if not isinstance(o, Stored)]
+    parts = task.verdict.parts and any(o.needs_parts for o in run)
+    reads = any(isinstance(o, Readouts) for o in run)
+    keep_first = task.request.keep_first
+    ids = [p.ids for p in task.counted]
+    total = sum(len(p.positions) for p in task.counted)
+    size = clean_tokens(task.network, task.request.bytes)
+    with torch.no_grad():
+        if run:
+            with show.stage("clean run", total) as tick:
+                for batch in batches(ids, task.network.device, max_tokens=size, batch_size=task.batch_size):
+                    found = task.network.clean(batch.ids, parts=parts)
+                    seen = CleanBatch(task, batch, found, measured(batch, task.counted, keep_first), tick)
+                    for observer in run:
+                        observer.observe(seen, samples, tokens)
+                    if not reads:
+                        tick(len(seen.where))
+        for observer in observers:
+            observer.finish(samples, tokens)
+
+
+def _run_edited(
+    task: Task, jobs: Sequence[EditedProvider], samples: Samples, units: Units, show: Progress
+) -> TokenRows:
+    """Every job on every batch; what is finished is kept."""
+    rows = TokenRows()
+    counted = task.counted
+    if not jobs or not counted:
+        return rows
+    parts = task.verdict.parts and any(job.needs_parts for job in jobs)
+    if not task.verdict.parts and any(job.needs_parts for job in jobs):
+        message = f"where {task.network.anatomy.family} keeps its parts is not known"
+        warnings.warn(f"attention and MLP rows are left out: {message}", DepthsigWarning, stacklevel=2)
+    budget = divide(task.network, task.request.bytes)
+    every = edited_batches(task, counted)
+    means = Means()
+    if any(job.needs_means for job in jobs):
+        # Of all prompts, whichever positions are measured.
+        means = _means(task, edited_batches(task, [p for p in task.prompts if p.n_tokens >= 2]), parts)
+    total = sum(job.cost(p).runs * p.n_tokens for job in jobs for p in counted)
+    with show.stage("edited runs", int(total)) as tick, torch.no_grad():
+        for number, batch in enumerate(every):
+            clean: Clean | None = None
+            for job in jobs:
+                name = f"{job.name}-{number:05d}"
+                before = units.load(name, samples)
+                if before is not None:
+                    rows += before
+                    tick(sum(job.cost(counted[r]).runs * counted[r].n_tokens for r in batch.rows))
+                    continue
+                clean = clean or Clean.of(task.network, batch, parts=parts)
+                piece, lines = Samples(samples.n_prompts), TokenRows()
+                job.run(EditedBatch(task, clean, budget, means, parts, tick), piece, lines)
+                units.save(name, piece, lines)
+                samples.absorb(piece.state())
+                rows += lines
+    return rows
+
+
+def edited_batches(task: Task, prompts: Sequence[TokenPrompt]) -> list[Batch]:
+    """The batches that edited runs go over; the same for the same request, so that work can be resumed."""
+    budget = divide(task.network, task.request.bytes)
+    ids, device = [p.ids for p in prompts], task.network.device
+    return list(batches(ids, device, max_tokens=budget.batch_tokens, batch_size=task.batch_size))
+
+
+def _means(task: Task, every: Sequence[Batch], parts: bool) -> Means:
+    """Mean states and contributions over the counted tokens (all but the first) of all prompts."""
+    sums: dict[str, torch.Tensor] = {}
+    count = 0
+    for batch in every:
+        run = task.network.clean(batch.ids, parts=parts)
+        mask = batch.mask()
+        mask[:, 0] = False
+        count += int(mask.sum())
+        pieces: dict[str, Sequence[torch.Tensor | None]] = {
+            "states": run.states,
+            "layer": [update_of(run, s) for s in range(len(run.inputs))],
+        }
+        if parts:
+            pieces |= {"attn": run.attn, "mlp": run.mlp}
+        for name, tensors in pieces.items():
+            zero = torch.zeros(run.inputs[0].shape[-1], dtype=torch.float64, device=mask.device)
+            total = torch.stack([zero if t is None else t[mask].double().sum(0) for t in tensors])
+            sums[name] = sums[name] + total if name in sums else total
+    means = {name: (total / count).float() for name, total in sums.items()}
+    return Means({k: v for k, v in means.items() if k != "states"}, means["states"])

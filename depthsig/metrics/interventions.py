@@ -1,0 +1,99 @@
+"""What changes when steps are taken away, exchanged, reversed, left out or run again.
+
+*Skip* and *local* replace what one step's part adds by nothing (or by its mean). ``scope=current``:
+positions 1..T−1 are edited and measured. ``scope=future``: for each cut t, positions 1..t−1 are
+edited and only positions ≥ t are measured, so that what is seen has travelled through attention.
+Position 0 is never edited and never measured. *Orders* run the whole sequence in another order, as
+``--order`` does; measured at positions ≥ 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from depthsig.metrics.distributions import kl_reverse, loss_increase, probability_l2, top1_agreement
+from depthsig.metrics.registry import metric
+from depthsig.metrics.vectors import relative_change
+from depthsig.terms import PARTS, SCOPES
+
+_CSORDAS = "Csordás, Manning & Potts 2505.13898"
+_LAD = "Lad et al. 2406.19384"
+_PAINTERS = "Sun et al. 2407.09298; Kapl et al. 2512.08819"
+_BY_PART: dict[str, Any] = {"parts": PARTS, "scopes": SCOPES}
+_SKIP: dict[str, Any] = {**_BY_PART, "on": "skip", "axis": "step", "section": "Layer skip"}
+_LATER: dict[str, Any] = {
+    **_BY_PART, "rows": "step", "cols": "step", "domain": "later", "col_label": "step affected", "limits": (0, None),
+    "source": _CSORDAS, "unit": "",
+}  # fmt: skip
+
+metric(
+    "skip.effect", on="skip", label="relative change of later updates", row_label="step skipped",
+    formula="‖Δ_l − Δ'_l‖ / max(‖Δ_l‖, ε), Δ_l the whole layer's update, ' with step s's part removed",
+    section="Layer skip", **_LATER,
+)(relative_change)  # fmt: skip
+metric(
+    "skip.output_l2", label="change of output", unit="probability", formula="‖p − p'‖₂", source=_CSORDAS, fused="l2",
+    limits=(0, 2**0.5), log=True, norm="log", **_SKIP,
+)(probability_l2)  # fmt: skip
+metric(
+    "skip.kl", label="KL(p ‖ p')", unit="nats", formula="KL(p‖p')", source=_LAD, fused="kl_reverse", limits=(0, None),
+    norm="log", **_SKIP,
+)(kl_reverse)  # fmt: skip
+metric(
+    "skip.loss", label="loss increase", unit="nats", formula="NLL' − NLL of the next token, positions ≤ T−2",
+    source=_LAD, fused="loss", centre=0.0, **_SKIP,
+)(loss_increase)  # fmt: skip
+metric(
+    "skip.top1", label="top-1 agreement", unit="fraction", formula="[argmax p' = argmax p]", source=_LAD, fused="top1",
+    worst="min", limits=(0, 1), **_SKIP,
+)(top1_agreement)  # fmt: skip
+metric(
+    "local.effect", on="local", label="relative change of a later update", row_label="step taken away",
+    formula="‖Δ_l − Δ'_l‖ / max(‖Δ_l‖, ε), layer l seeing its clean input minus step s's part",
+    section="Local effects", **_LATER,
+)(relative_change)  # fmt: skip
+
+
+def _order(name: str, what: str, **cells: Any) -> None:
+    """The two measures of an order edit."""
+    common: dict[str, Any] = {
+        "on": f"order.{name}", "unit": "nats", "source": _PAINTERS, "groups": ("order",), "section": "Order edits",
+        **cells,
+    }  # fmt: skip
+    metric(f"order.{name}.kl", label="KL", formula=f"KL(p‖p'), {what}", fused="kl_reverse", limits=(0, None), **common)(
+        kl_reverse
+    )
+    metric(
+        f"order.{name}.loss", label="loss increase", formula=f"NLL' − NLL of the next token, {what}", fused="loss",
+        centre=0.0, **common,
+    )(loss_increase)  # fmt: skip
+
+
+_order("swap_next", "steps s and s+1 exchanged", axis="step")
+_order("reverse", "steps s..s+3 reversed", axis="step")
+_order("skip_block", "steps s..s+b−1 left out (b the declared block, else 4)", axis="step")
+_order("swap_blocks", "blocks i and j exchanged", rows="block", cols="block", row_label="block i", col_label="block j")
+metric(
+    "repeat.loss", on="repeat", rows="start", cols="end", col_label="end (exclusive)", label="loss change by repeating",
+    unit="nats", formula="NLL' − NLL of the next token with layers start..end−1 run twice in all",
+    source="RYS; Saunshi et al. 2502.17416", fused="loss", domain="later, where run", first_col=1, centre=0.0,
+    section="Repeats",
+)(loss_increase)  # fmt: skip
+
+
+def future_cuts(tokens: int, most: int) -> tuple[int, ...]:
+    """The cuts t of a prompt of ``tokens`` tokens, at most ``most`` of them (2505.13898).
+
+    Of g = range(8, T−4, 8): all, or g[round(linspace(0, len(g)−1, most))], the middle one for 1.
+
+    >>> future_cuts(64, 4), future_cuts(64, 1), future_cuts(12, 4)
+    ((8, 24, 40, 56), (32,), ())
+    """
+    grid = range(8, tokens - 4, 8)
+    if len(grid) <= most:
+        return tuple(grid)
+    if most == 1:
+        return (grid[len(grid) // 2],)
+    return tuple(grid[int(i)] for i in np.round(np.linspace(0, len(grid) - 1, most)))

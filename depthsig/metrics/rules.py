@@ -1,0 +1,39 @@
+"""Rules about metrics by their names: read from ``rules.toml``, the one place where they stand."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+_RULES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+
+Member = tuple[str, str, str]
+"""(metric, part, scope)."""
+
+DEFAULT_METRICS = tuple(_RULES["default"]["metrics"])
+WITH_SPAN = tuple(_RULES["default"]["with_span"])
+WITH_LENS = tuple(_RULES["default"]["with_lens"])
+
+FAMILY: tuple[Member, ...] = tuple((m, part, scope) for m, part, scope in _RULES["period"]["family"])
+"""The tests that ``period.combined`` is over."""
+OF_LAYERS: str = _RULES["period"]["of_layers"]
+STRENGTH: str = _RULES["period"]["strength"]
+P_VALUE: str = _RULES["period"]["p"]
+NESTED: str = _RULES["period"]["nested"]
+COMBINED: str = _RULES["period"]["combined"]
+
+ACTIVATIONS: tuple[str, str] = tuple(_RULES["find_blocks"]["activations"])
+
+LATE: Member = tuple(_RULES["claims"]["late"])
+LATE_SCORES = tuple(_RULES["claims"]["beside_late"])
+
+QUANTITIES: dict[str, str] = _RULES["claims"]["quantities"]
+STATEMENTS: dict[str, dict[str, str]] = _RULES["claims"]["statements"]
+
+PREDICTORS: dict[str, str] = dict(_RULES["repeat"]["predictors"])
+ANGULAR: str = _RULES["repeat"]["angular"]
+
+EARLY_EXIT = tuple(tuple(measure) for measure in _RULES["early_exit"]["measures"])
+EARLY_EXIT_LENSES = tuple(_RULES["early_exit"]["lenses"])
+EARLY_EXIT_LOSS: str = _RULES["early_exit"]["loss"]

@@ -1,0 +1,1 @@
+"""Scores that are made of other entries' values."""

@@ -1,0 +1,32 @@
+"""A profile without its trend, its phases coloured: the period as the test sees it."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+
+from depthsig.report.figures.labels import whole_numbers
+from depthsig.report.period_tables import PeriodTable
+from depthsig.report.style import COLOURS, MARKERS, SPAN
+
+
+def draw_period(ax: Axes, table: PeriodTable) -> Axes:
+    """Draw what is left of each step as a point, and what its phase accounts for as a short bar."""
+    rows = table.rows
+    for block, steps in rows.groupby("block"):
+        tint = SPAN[int(block) % 2]
+        ax.axvspan(steps["step"].min() - 0.5, steps["step"].max() + 0.5, color=tint, alpha=0.10, lw=0, zorder=0)
+    ax.axhline(0, color="0.5", lw=0.6, zorder=1)
+    ax.plot(rows["step"], rows["left"], color="0.6", lw=0.7, zorder=2)
+    for phase, steps in rows.groupby("phase"):
+        colour, marker = COLOURS[int(phase) % len(COLOURS)], MARKERS[int(phase) % len(MARKERS)]
+        ax.hlines(steps["phase_fit"], steps["step"] - 0.4, steps["step"] + 0.4, color=colour, lw=2, alpha=0.5, zorder=3)
+        ax.plot(steps["step"], steps["left"], ls="", marker=marker, color=colour, label=str(phase), zorder=4)
+    if rows["phase"].nunique() <= 8:
+        ax.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=int(rows["phase"].nunique()), title="phase",
+            title_fontsize=7, borderaxespad=0.1, handletextpad=0.1, columnspacing=0.8,
+        )  # fmt: skip
+    ax.set_xlabel("step")
+    ax.set_ylabel(f"{table.scale}trend removed")
+    whole_numbers(ax)
+    return ax

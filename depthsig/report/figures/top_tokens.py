@@ -1,0 +1,47 @@
+"""The picture of the logit lens that everybody knows: the top token at every depth and position."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+POSITIONS, DEPTHS = 16, 26
+"""More than this many columns or rows are not readable: a window and a stride are taken."""
+
+
+def draw_top_tokens(ax: Axes, tokens: pd.DataFrame) -> Axes:
+    """Draw rank-1 tokens of one prompt, coloured by probability; deepest depth on top."""
+    top = tokens[tokens["rank"] == 1]
+    positions = np.sort(top["position"].unique())[-POSITIONS:]
+    depths = np.sort(top["index"].unique())
+    stride = -(-len(depths) // DEPTHS)
+    depths = np.array(sorted({*depths[::-1][::stride]}))
+    cells = top.set_index(["index", "position"])
+    values = np.array([[cells.loc[(d, p), "value"] for p in positions] for d in depths], dtype=float)
+    image = ax.imshow(values, origin="lower", aspect="auto", cmap="YlGnBu", vmin=0, vmax=1)
+    for i, depth in enumerate(depths):
+        for j, position in enumerate(positions):
+            text = readable(str(cells.loc[(depth, position), "token"]))
+            colour = "white" if values[i, j] > 0.55 else "black"
+            ax.text(j, i, text, ha="center", va="center", fontsize=5.2, color=colour, parse_math=False)
+    given = [readable(str(cells.loc[(depths[0], p), "input_token"])) for p in positions]
+    ax.set_xticks(
+        range(len(positions)),
+        [f"{g}\n{p}" for g, p in zip(given, positions, strict=True)],
+        fontsize=5.5,
+        parse_math=False,
+    )
+    ax.set_yticks(range(len(depths)), [str(d) for d in depths], fontsize=6)
+    ax.set_xlabel("input token and position")
+    ax.set_ylabel("depth d")
+    bar = ax.figure.colorbar(image, ax=ax, fraction=0.03, pad=0.01)
+    bar.set_label("probability of the top token")
+    return ax
+
+
+def readable(token: str, width: int = 8) -> str:
+    """A token that can be read in a cell: white space made visible, long ones clipped."""
+    token = token.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥").replace("\r", "↵")
+    token = "".join(c if c.isprintable() else "·" for c in token)
+    return token if len(token) <= width else token[: width - 1] + "…"

@@ -1,0 +1,191 @@
+"""Which figures a signature has: every metric drawn as its entry says, in the registry's order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from depthsig.errors import InputError
+from depthsig.metrics import Metric
+from depthsig.report.figures.early_exit import draw_early_exit, early_exit_measures
+from depthsig.report.figures.heatmap import draw_heatmap
+from depthsig.report.figures.phases import draw_period
+from depthsig.report.figures.plan_strip import draw_plan
+from depthsig.report.figures.profile import draw_profile
+from depthsig.report.figures.token_map import draw_token_map
+from depthsig.report.figures.top_tokens import draw_top_tokens
+from depthsig.report.figures.trajectories import draw_trajectories
+from depthsig.report.period_tables import period_tables
+from depthsig.report.style import COLUMN, FULL, house_style, new_figure
+from depthsig.signature import Signature
+from depthsig.terms import NONE
+
+TOKEN_MAPS = 4
+"""Token metrics are drawn for the first prompts; the table has all of them."""
+
+PLAN = "Plan"
+PERIODICITY = "Periodicity"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A finished figure with its file name, heading and caption; ``group`` is its section."""
+
+    name: str
+    group: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+def figures_for(signature: Signature) -> Iterator[Drawn]:
+    """Every figure that the signature's tables allow, in the registry's order."""
+    with house_style():
+        figure = new_figure(FULL, 0.95)
+        draw_plan(figure.add_subplot(), signature.plan)
+        caption = "One cell a step, with its layer; colours tell blocks (or iterations) apart."
+        yield Drawn("plan", PLAN, "Plan", caption, figure)
+        for one in signature.entries.values():
+            yield from _figures_of(signature, one)
+        yield from _early_exit(signature)
+        for table in period_tables(signature):
+            figure = new_figure()
+            draw_period(figure.add_subplot(), table)
+            yield Drawn(f"period.{table.name}", PERIODICITY, f"{table.name} without its trend", table.caption, figure)
+
+
+def _figures_of(signature: Signature, one: Metric) -> Iterator[Drawn]:
+    if one.figure == "profile":
+        yield from _profiles(signature, one)
+    elif one.figure == "heatmap":
+        yield from _matrices(signature, one)
+    elif one.figure:
+        yield from _tokens(signature, one)
+
+
+def _profiles(signature: Signature, one: Metric) -> Iterator[Drawn]:
+    rows = signature.profiles[signature.profiles["metric"] == one.id]
+    for agg, table in rows.groupby("agg", sort=False):
+        figure = new_figure()
+        draw_profile(figure.add_subplot(), table, one, signature.plan)
+        suffix, said = _agg(str(agg))
+        yield Drawn(one.id + suffix, one.section, f"{one.id}{suffix}", f"{one.formula}; {said}.", figure)
+
+
+def _matrices(signature: Signature, one: Metric) -> Iterator[Drawn]:
+    rows = signature.matrices[signature.matrices["metric"] == one.id]
+    for (part, scope, agg), _ in rows.groupby(["part", "scope", "agg"], sort=False):
+        figure = new_figure(COLUMN, 2.8)
+        matrix = signature.matrix(one.id, part=part, scope=scope, agg=agg)
+        draw_heatmap(figure.add_subplot(), matrix, one, signature.plan)
+        suffix, said = _agg(str(agg))
+        title = _dotted(one.id, part, scope) + suffix
+        yield Drawn(_file(title), one.section, title, f"{one.formula}; {said}.", figure)
+
+
+def _tokens(signature: Signature, one: Metric) -> Iterator[Drawn]:
+    rows = signature.tokens_table[signature.tokens_table["metric"] == one.id]
+    for (scope, prompt), table in list(rows.groupby(["scope", "prompt"], sort=False))[:TOKEN_MAPS]:
+        figure = new_figure(*_SIZES[one.figure])
+        _draw_tokens(figure.add_subplot(), table, one, signature.plan)
+        place = f"prompt {prompt}" + (f", steps {scope}" if scope != NONE else "")
+        title = f"{one.label[0].upper()}{one.label[1:]}, {place}"
+        name = _file(_dotted(one.id, scope, str(prompt)))
+        yield Drawn(name, one.section, title, f"{one.formula}; {place}, its last positions.", figure)
+
+
+_SIZES: Mapping[str, tuple[float, float]] = {
+    "top_tokens": (FULL, 4.2), "token_map": (FULL, 3.6), "trajectories": (COLUMN, 2.8), "heatmap": (COLUMN, 2.6),
+    "profile": (COLUMN, 2.6),
+}  # fmt: skip
+
+
+def _draw_tokens(ax: Axes, rows: pd.DataFrame, one: Metric, plan: pd.DataFrame) -> Axes:
+    if one.figure == "top_tokens":
+        return draw_top_tokens(ax, rows)
+    if one.figure == "trajectories":
+        return draw_trajectories(ax, rows)
+    return draw_token_map(ax, rows, one, plan)
+
+
+def _early_exit(signature: Signature) -> Iterator[Drawn]:
+    measures = early_exit_measures(signature.profiles)
+    if not measures:
+        return
+    figure = new_figure(FULL if len(measures) > 1 else COLUMN, 2.4)
+    axes = [figure.add_subplot(1, len(measures), i + 1) for i in range(len(measures))]
+    lenses = draw_early_exit(axes, signature.profiles, signature.plan, signature.entries)
+    caption = (
+        f"How good the model would be if it stopped at a depth and was read out there, by {' and '.join(lenses)}; "
+        "mean over prompts, band: 95 % bootstrap interval; dashed: the loss of the whole model."
+    )
+    section = signature.entries[measures[0].metrics[0]].section
+    yield Drawn("early_exit", section, "Early exit", caption, figure)
+
+
+def _dotted(*pieces: str) -> str:
+    return ".".join(piece for piece in pieces if piece not in ("", NONE))
+
+
+def _file(title: str) -> str:
+    return title.replace(":", "-")  # the span of a loop is no name for a file everywhere
+
+
+def _agg(agg: str) -> tuple[str, str]:
+    if agg == "mean":
+        return "", "mean over prompts, band: 95 % bootstrap interval where there is one"
+    return f".{agg}", "worst case over positions and prompts"
+
+
+def plot_metric(signature: Signature, metric: str, ax: Axes | None = None, **choice: Any) -> Axes:
+    """Draw one metric of a signature on ``ax`` (or a new figure) and return the axes.
+
+    Args:
+        choice: ``part``, ``scope``, ``agg`` where there are several; ``prompt`` for token metrics.
+
+    Raises:
+        InputError: for a metric that there is not, or that is a single number.
+    """
+    one = signature.entries.get(metric)
+    if one is None:
+        raise InputError(f"unknown metric {metric!r}; `depthsig metrics` lists them")
+    if not one.figure:
+        raise InputError(f"{metric!r} is a single number; look at `signature.scores`")
+    with house_style():
+        ax = new_figure(*_SIZES[one.figure]).add_subplot() if ax is None else ax
+        if one.figure == "profile":
+            return draw_profile(ax, _lines(signature, metric, choice), one, signature.plan)
+        if one.figure == "heatmap":
+            return draw_heatmap(ax, signature.matrix(metric, **choice), one, signature.plan)
+        rows = signature.tokens(metric, choice.get("prompt", signature.tokens(metric)["prompt"].iloc[0]))
+        return _draw_tokens(ax, rows[rows["scope"] == choice.get("scope", rows["scope"].iloc[0])], one, signature.plan)
+
+
+def _lines(signature: Signature, metric: str, choice: dict[str, Any]) -> pd.DataFrame:
+    """The profile that was chosen, or every part and scope of the first aggregation."""
+    rows = signature.profile(metric, **choice)
+    if choice:
+        return rows
+    every = signature.profiles
+    return every[(every["metric"] == metric) & (every["agg"] == rows["agg"].iloc[0])]
+
+
+def save_figures(figures: Iterable[Drawn], directory: Path) -> list[tuple[Drawn, Path]]:
+    """Write every figure as PNG and SVG into ``directory``; returns them with their SVG's path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return [(drawn, save_figure(drawn.figure, directory, drawn.name)) for drawn in figures]
+
+
+def save_figure(figure: Figure, directory: Path, name: str) -> Path:
+    """One figure as PNG and SVG, the same bytes for the same figure; returns the SVG's path."""
+    with house_style():
+        figure.savefig(directory / f"{name}.png", metadata={"Software": None})
+        path = directory / f"{name}.svg"
+        figure.savefig(path, metadata={"Date": None})
+    return path

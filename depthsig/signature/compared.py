@@ -1,0 +1,171 @@
+"""A comparison of signatures: its tables with provenance, saved and loaded without any model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from depthsig.errors import InputError
+from depthsig.metrics.rules import QUANTITIES, STATEMENTS
+from depthsig.signature import storage, tabular
+from depthsig.signature.tabular import NAME, NUMBER, TEXT, Columns
+from depthsig.terms import NONE
+
+SCHEMA = "depthsig-compare/2"
+READS = ("depthsig-compare/1", SCHEMA)
+RECORD = storage.COMPARE
+
+_INTERVAL = {"ci_low": NUMBER, "ci_high": NUMBER}
+_PROFILE = {"metric": TEXT, "part": NAME, "scope": NAME}
+TABLES: dict[str, Columns] = {
+    "claims": {
+        "claim": TEXT, "a": TEXT, "b": TEXT, "c": TEXT, "estimate": NUMBER, **_INTERVAL, "verdict": TEXT, "note": TEXT,
+    },
+    "distances": {"level": TEXT, "a": TEXT, "b": TEXT, **_PROFILE, "axis": TEXT, "distance": NUMBER, **_INTERVAL},
+    "late": {
+        "level": TEXT, "a": TEXT, "b": TEXT, "score": TEXT, "part": NAME, "scope": NAME, "value_a": NUMBER,
+        "value_b": NUMBER, "difference": NUMBER, **_INTERVAL, "note": TEXT,
+    },
+    "scores": {"model": TEXT, "role": TEXT, "score": TEXT, "part": NAME, "scope": NAME, "value": NUMBER, **_INTERVAL},
+    "recurrence": {
+        "a": TEXT, "c": TEXT, **_PROFILE, "strength_a": NUMBER, "strength_c": NUMBER, "difference": NUMBER, **_INTERVAL,
+        "p_a": NUMBER, "p_c": NUMBER, "note": TEXT,
+    },
+    "profiles": {"model": TEXT, "role": TEXT, **_PROFILE, "axis": TEXT, "depth": NUMBER, "value": NUMBER, **_INTERVAL},
+}  # fmt: skip
+"""Every table's columns. ``level`` is ``model`` (two signatures) or ``role`` (two arms, over their seeds);
+the metric ``mean`` is the mean over all the profiles that took part; ``depth`` is relative."""
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What comparing signatures found (DESIGN §8).
+
+    Attributes:
+        info: what ``compare.json`` holds: inputs, roles, prompts, profiles that took part, options, versions.
+        claims: one row a claim with its verdict.
+        distances: between models and between roles, a row a profile and one for their mean.
+        late: paired differences of ``late_share`` and depth scores.
+        scores: those scores model by model.
+        recurrence: strengths of the block period, side by side over the same steps.
+        profiles: the compared profiles on relative depth, at unit mean absolute value.
+    """
+
+    info: dict[str, Any]
+    claims: pd.DataFrame = field(default_factory=_empty, repr=False)
+    distances: pd.DataFrame = field(default_factory=_empty, repr=False)
+    late: pd.DataFrame = field(default_factory=_empty, repr=False)
+    scores: pd.DataFrame = field(default_factory=_empty, repr=False)
+    recurrence: pd.DataFrame = field(default_factory=_empty, repr=False)
+    profiles: pd.DataFrame = field(default_factory=_empty, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, columns in TABLES.items():
+            object.__setattr__(self, name, tabular.conform(getattr(self, name), columns, name))
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the compared models, in the order they were given."""
+        return [m["name"] for m in self.info["models"]]
+
+    def distance_matrix(self, metric: str = "mean", part: str = NONE, scope: str = NONE) -> pd.DataFrame:
+        """Distances between models as a symmetric table, of one profile or of their mean."""
+        rows = self.distances[self.distances["level"] == "model"]
+        rows = rows[(rows["metric"] == metric) & (rows["part"] == part) & (rows["scope"] == scope)]
+        if rows.empty:
+            known = ", ".join(dict.fromkeys(self.distances["metric"]))
+            raise InputError(f"no distances of {metric!r} ({part!r}, {scope!r}); there are {known or 'none'}")
+        table = pd.DataFrame(0.0, index=self.models, columns=self.models)
+        for row in rows.to_dict("records"):
+            table.loc[row["a"], row["b"]] = table.loc[row["b"], row["a"]] = row["distance"]
+        return table
+
+    def sentences(self) -> list[str]:
+        """The verdicts in plain language, each with its numbers."""
+        return [say(claim) for claim in self.claims.to_dict("records")]
+
+    def save(self, directory: str | Path) -> Path:
+        """Write tables and record, whole or not at all; an older comparison is replaced."""
+        with writing(directory) as partial:
+            self.write(partial)
+        return Path(directory)
+
+    def write(self, folder: Path) -> None:
+        """Write ``compare.json`` and the tables into a folder that exists."""
+        for name, columns in TABLES.items():
+            tabular.write(getattr(self, name), folder / f"{name}.csv", columns)
+        storage.write_record(folder / RECORD, self.info)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Comparison:
+        """Read a comparison's folder.
+
+        Raises:
+            InputError: naming what is missing or damaged.
+        """
+        folder = Path(directory)
+        info = storage.read_record(folder / RECORD, READS)
+        frames = {}
+        for name, columns in TABLES.items():
+            try:
+                frames[name] = tabular.read(folder / f"{name}.csv", columns)
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                raise InputError(f"{str(folder / f'{name}.csv')!r} cannot be read as ours: {reason}") from None
+        return cls(info, **frames)
+
+    def __repr__(self) -> str:
+        verdicts = ", ".join(f"{c.claim} ({c.a}) {c.verdict}" for c in self.claims.itertuples())
+        profiles = len(self.info["profiles"]["compared"])
+        return f"Comparison of {len(self.models)} signatures over {profiles} profiles: {verdicts or 'no claim judged'}"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p>{escape(repr(self))}</p>" + self.claims.to_html(index=False, na_rep="", escape=True)
+
+
+def say(claim: dict[str, Any]) -> str:
+    """One claim's verdict, what it says, its quantity with the interval, and its note, as a line of text."""
+    line = f"{claim['claim']} ({claim['a']}): {claim['verdict']}. {stated(claim)}. {measured(claim)}"
+    return f"{line}. {claim['note']}" if claim["note"] else line
+
+
+def stated(claim: dict[str, Any]) -> str:
+    """What the verdict says in words, as a sentence without its stop."""
+    words = STATEMENTS[claim["claim"]][claim["verdict"]].format(**{name: claim[name] for name in ("a", "b", "c")})
+    return words[0].upper() + words[1:]
+
+
+def measured(claim: dict[str, Any]) -> str:
+    """The quantity behind a verdict, with its interval."""
+    quantity = QUANTITIES[claim["claim"]].format(**{name: claim[name] for name in ("a", "b", "c")})
+    interval = f" [{number(claim['ci_low'])}, {number(claim['ci_high'])}]" if np.isfinite(claim["ci_low"]) else ""
+    return f"{quantity} = {number(claim['estimate'])}{interval}"
+
+
+def number(value: float) -> str:
+    """A signed number of three digits, or that it is undefined."""
+    return f"{value:+.3g}" if np.isfinite(value) else "undefined"
+
+
+def ensure_comparison(directory: str | Path) -> None:
+    """Check that a comparison can be written to ``directory``, before anything is computed.
+
+    Raises:
+        InputError: if it cannot, or holds anything but an older comparison (a signature above all).
+    """
+    storage.ensure_writable(directory, RECORD)
+
+
+def writing(directory: str | Path) -> Any:
+    """A folder to write a comparison into, which becomes ``directory`` when all went well."""
+    return storage.writing(directory, RECORD)

@@ -1,0 +1,89 @@
+"""Where a result comes from: the versions that its numbers depend on, and how it can be made again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+PACKAGES = ("depthsig", "torch", "transformers", "transformer-lens", "numpy", "pandas", "scipy")
+TABLES_ONLY = ("depthsig", "numpy", "pandas", "scipy")
+"""The packages that matter where no model is run."""
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """The installed versions of ``packages``; what is not installed is left out."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+class Again(NamedTuple):
+    """The command that makes a result again, or why there is none."""
+
+    command: str
+    note: str
+
+
+def again(info: Mapping[str, Any]) -> Again:
+    """How a signature is made again, from its record.
+
+    Loading options, trust flags, the revision and a user's own files are part of the command: nothing
+    that is recorded makes code run by itself.
+    """
+    given = info.get("given")
+    if not isinstance(given, Mapping):
+        return Again(_before_0_2(info), "(made before options of loading were recorded: they may be missing here)")
+    why = _why_not(info, given)
+    if why:
+        return Again("", f"There is no command: {why}.")
+    asked = {k: v for k, v in info["options"].items() if k not in ("order", "loop", "grown", "iterations")}
+    if asked.get("n") is None:
+        asked["n"] = given["prompts"]["count"]
+    options = {**given.get("plan", {}), **asked, **(given.get("loading") or {})}
+    plugins = [piece for plugin in given.get("plugins", ()) for piece in ("--plugin", str(plugin["path"]))]
+    return Again(shlex.join(["depthsig", "analyze", str(given["source"]), *_options(options), *plugins]), "")
+
+
+def _why_not(info: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """Why no command makes a result again; empty where one does."""
+    if not given.get("source"):
+        return str(given.get("why") or "what was analysed is not known")
+    if given["prompts"]["objects"]:
+        return "the prompts were given as objects"
+    if info.get("lens") and not info["lens"].get("path"):
+        return "the lens was given as an object"
+    if given.get("declared"):
+        return f"{', '.join(given['declared'])} was declared in Python, not in a file for --plugin"
+    noise = info.get("random_state")
+    if noise and noise["seed"] != info["seed"]:
+        return f"the seed of its random state ({noise['seed']}) is another than that of the analysis ({info['seed']})"
+    return ""
+
+
+_ON_BY_DEFAULT = {"device": "auto"}
+
+
+def _options(options: Mapping[str, Any]) -> list[str]:
+    pieces: list[str] = []
+    for name, value in options.items():
+        if name == "control":
+            pieces += [] if value is None else ["--control" if value else "--no-control"]
+            continue
+        if value is None or value is False or _ON_BY_DEFAULT.get(name) == value:
+            continue
+        option = "-n" if name == "n" else "--" + name.replace("_", "-")
+        if isinstance(value, Mapping):
+            value = ",".join(f"{k}={v}" for k, v in value.items())
+        shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        pieces += [option] if value is True else [option, shown]
+    return pieces
+
+
+def _before_0_2(info: Mapping[str, Any]) -> str:
+    return shlex.join(["depthsig", "analyze", str(info["checkpoint"]["id"]), *_options(info.get("options", {}))])

@@ -1,0 +1,71 @@
+"""Tables by schema: one writer and one reader for every table of every results folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from depthsig.terms import NONE
+
+Kind = Literal["text", "name", "integer", "number"]
+TEXT, NAME, INTEGER, NUMBER = "text", "name", "integer", "number"
+Columns = Mapping[str, str]
+"""Every column of a table, in order, with its kind: empty text is "", a name that does not apply "-", an
+undefined number NaN, an integer that does not apply <NA>."""
+
+
+def conform(frame: pd.DataFrame, columns: Columns, what: str = "the table") -> pd.DataFrame:
+    """``frame`` with exactly ``columns``, in their order and types.
+
+    Raises:
+        ValueError: if a column is missing or a value does not fit its type.
+    """
+    if frame.empty:
+        frame = pd.DataFrame(columns=list(columns))
+    missing = [c for c in columns if c not in frame.columns]
+    if missing:
+        raise ValueError(f"{what} lacks the columns {missing}")
+    out = {name: _typed(frame[name], kind) for name, kind in columns.items()}
+    return pd.DataFrame(out).reset_index(drop=True)
+
+
+def _typed(values: pd.Series, kind: str) -> pd.Series:
+    if kind == INTEGER:
+        return pd.to_numeric(values).astype("Int64")
+    if kind == NUMBER:
+        return pd.to_numeric(values).astype(np.float64)
+    text = values.astype(object).where(values.notna(), "").astype(str).astype(object)
+    # Before schema 2 a name that does not apply was empty, which pandas reads as NaN and drops in a groupby.
+    return text.replace("", NONE) if kind == NAME else text
+
+
+def write(frame: pd.DataFrame, path: Path, columns: Columns | None = None) -> None:
+    """Write a table as .csv or .parquet, by its file's name; nothing is an empty cell."""
+    if columns is not None:
+        frame = conform(frame, columns, path.name)
+    if path.suffix == ".parquet":
+        frame.to_parquet(path, index=False)
+    else:
+        frame.to_csv(path, index=False, na_rep="", lineterminator="\n")
+
+
+def read(path: Path, columns: Columns) -> pd.DataFrame:
+    """A table that was written with these columns.
+
+    Raises:
+        ValueError, OSError: where it was not, or is damaged.
+    """
+    if path.suffix == ".parquet":
+        return conform(pd.read_parquet(path), columns, path.name)
+    kinds: dict[str, Any] = {TEXT: str, NAME: str, INTEGER: "Int64", NUMBER: float}
+    # "" is empty text but a missing number; "nan" and "null" are words that may be meant.
+    missing = {c: [""] for c, kind in columns.items() if kind in (INTEGER, NUMBER)}
+    frame = pd.read_csv(
+        path, dtype={c: kinds[k] for c, k in columns.items()}, keep_default_na=False, na_values=missing,
+        float_precision="round_trip",
+    )  # fmt: skip
+    return conform(frame, columns, path.name)

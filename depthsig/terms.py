@@ -1,0 +1,27 @@
+"""The words that columns and options hold, for every room that uses them."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Part = Literal["layer", "attn", "mlp"]
+Scope = Literal["current", "future"]
+Agg = Literal["mean", "max"]
+Positions = Literal["all", "answer", "last"]
+
+PARTS: tuple[Part, ...] = get_args(Part)
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+AGGS: tuple[Agg, ...] = get_args(Agg)
+POSITIONS: tuple[Positions, ...] = get_args(Positions)
+
+NONE = "-"
+"""What stands in ``part``, ``scope`` and ``metric`` where the column does not apply."""
+
+
+def described(*pieces: str) -> str:
+    """The pieces that apply, separated by commas.
+
+    >>> described("layer", "-")
+    'layer'
+    """
+    return ", ".join(piece for piece in pieces if piece not in ("", NONE))
