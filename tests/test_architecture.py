@@ -10,6 +10,7 @@ import pkgutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import depthsig
 
 PACKAGE = Path(depthsig.__file__).parent
 MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py"))
+ROOT = Path(__file__).resolve().parent.parent
 
 MAY_IMPORT = {
     "errors": set(),
@@ -97,6 +99,26 @@ def test_light_parts_never_import_torch(path: Path) -> None:
 def test_files_stay_small(path: Path) -> None:
     lines = (PACKAGE.parent / path).read_text(encoding="utf-8").count("\n")
     assert lines <= 420, f"{path} has {lines} lines; split it"
+
+
+def test_programs_of_the_data_are_reached_as_packages() -> None:
+    """Names like ``model`` or ``evaluate`` would hide installed packages, or be hidden by them."""
+    programs = [path for part in ("recipe", "studies") for path in (ROOT / "data" / part).glob("*.py")]
+    names = {path.stem for path in programs} - {"__init__"}
+    assert {"model", "evaluate", "find_blocks"} <= names
+    for path in [*programs, *(ROOT / "tests").rglob("*.py"), *(ROOT / "depthsig").rglob("*.py")]:
+        tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        found = {m.split(".")[0] for node in tree for m in _absolute(node)}
+        assert not found & names, path
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for folder in settings["tool"]["pytest"]["ini_options"]["pythonpath"]:
+        assert not (ROOT / folder).resolve().is_relative_to(ROOT / "data"), folder
+
+
+def _absolute(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [f"{node.module}"] if isinstance(node, ast.ImportFrom) and not node.level else []
 
 
 def _fresh(code: str) -> str:

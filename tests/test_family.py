@@ -14,32 +14,32 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import family
 import numpy as np
 import pytest
 import torch
-from compute import layer_flops, optimizer_flops, stored_layers, training_flops
-from evaluate import plausible
-from export import write_checkpoint
-from recipe import ARMS, GROWN, read_recipe
-from run import Run
-from similarity import MATRICES, compare, cosines, summary, summary_table
 from torch.utils.flop_counter import FlopCounterMode
 
 import depthsig
+from data.recipe import family
+from data.recipe.compute import layer_flops, optimizer_flops, stored_layers, training_flops
+from data.recipe.evaluate import plausible
+from data.recipe.export import write_checkpoint
+from data.recipe.recipe import ARMS, GROWN, read_recipe
+from data.recipe.run import Run
+from data.recipe.similarity import MATRICES, compare, cosines, summary, summary_table
 from depthsig.metrics import weight_cosine
 from depthsig.prompts.primitives import Item
 
-RECIPE = Path(__file__).resolve().parent.parent / "data" / "recipe"
+ROOT = Path(__file__).resolve().parent.parent
+RECIPE = ROOT / "data" / "recipe"
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, str(RECIPE / "family.py"), *arguments]
+    return [sys.executable, "-m", "data.recipe.family", *arguments]
 
 
 def environment() -> dict[str, str]:
-    root = str(RECIPE.parent.parent)
-    return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def digests(out: Path) -> dict[str, str]:
@@ -55,7 +55,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("family") / "out"
-    subprocess.run(command("--smoke", "--out", str(out)), check=True, env=environment(), timeout=600)
+    subprocess.run(command("--smoke", "--out", str(out)), check=True, env=environment(), cwd=ROOT, timeout=600)
     return out
 
 
@@ -91,7 +91,7 @@ def test_finished_members_are_not_trained_again(smoke):
 
 def test_killed_in_the_middle_it_ends_with_the_same_weights(smoke, tmp_path):
     arguments = command("train", "--smoke", "--out", str(tmp_path))
-    running = subprocess.Popen(arguments, env=environment(), start_new_session=True)
+    running = subprocess.Popen(arguments, env=environment(), cwd=ROOT, start_new_session=True)
     state = tmp_path / "work" / "seed2" / "family-baseline.work" / "state.pt"
     deadline = time.monotonic() + 300
     while not state.exists() and running.poll() is None and time.monotonic() < deadline:
@@ -100,7 +100,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(smoke, tmp_path):
     running.wait()
     assert state.exists() and not digests(tmp_path)
     assert 0 < torch.load(state, weights_only=True)["step"] < 24
-    subprocess.run(arguments, check=True, env=environment(), timeout=600)
+    subprocess.run(arguments, check=True, env=environment(), cwd=ROOT, timeout=600)
     assert digests(tmp_path) == digests(smoke)
 
 
@@ -149,7 +149,7 @@ def test_costs_of_the_family():
 
 @pytest.mark.parametrize("name", ["compute", "evaluate", "grow", "similarity"])
 def test_examples_in_the_recipes_docstrings(name):
-    done = doctest.testmod(importlib.import_module(name))
+    done = doctest.testmod(importlib.import_module(f"data.recipe.{name}"))
     assert done.attempted and not done.failed
 
 

@@ -11,20 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from compute import optimizer_flops, training_flops
-from corpus import batch
-from evaluate import evaluate
-from family import SEEDS
-from model import _NAMES, Llama
-from recipe import ARMS, GROWN, Recipe, read_recipe
-from results import arms_table, read_results, tasks_table
-from run import Run
 from safetensors.torch import load_file
-from signatures import size
-from similarity import at_lag, copies, cosines, read_rows, summary_table
 from torch.nn import functional as F
 
 import depthsig
+from data.recipe.compute import optimizer_flops, training_flops
+from data.recipe.corpus import batch
+from data.recipe.evaluate import evaluate
+from data.recipe.family import SEEDS
+from data.recipe.model import _NAMES, Llama
+from data.recipe.recipe import ARMS, GROWN, Recipe, read_recipe
+from data.recipe.results import arms_table, read_results, tasks_table
+from data.recipe.run import Run
+from data.recipe.signatures import size
+from data.recipe.similarity import at_lag, copies, cosines, read_rows, summary_table
 from depthsig.analysis.check import check
 from depthsig.prompts import data_path, shipped_checkpoints
 

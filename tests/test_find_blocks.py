@@ -24,7 +24,7 @@ from depthsig.metrics.weights import weight_cosine
 from depthsig.statistics import copied_blocks as cb
 
 TOKENIZER = byte_tokenizer()
-STUDY = Path(__file__).parents[1] / "data" / "studies" / "find_blocks.py"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def _vectors(rng: np.random.Generator, layers: int, width: int, correlation: float = 0.0) -> np.ndarray:
@@ -333,16 +333,16 @@ def test_smollm2_has_no_blocks() -> None:
 
 @pytest.mark.slow
 def test_the_study_runs_on_a_small_scale(tmp_path: Path) -> None:
-    command = [sys.executable, str(STUDY), "--quick", "--out", str(tmp_path)]
-    subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "data.studies.find_blocks", "--quick", "--out", str(tmp_path)]
+    subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     table = pd.read_csv(tmp_path / "find_blocks.csv")
     assert {"random", "trained", "loops", "copies", "arms"} == set(table["part"])
-    again = subprocess.run([*command, "--only", "nonsense"], capture_output=True, text=True)
+    again = subprocess.run([*command, "--only", "nonsense"], capture_output=True, text=True, cwd=ROOT)
     assert again.returncode == 2 and "unknown part" in again.stderr
 
 
 def test_the_committed_study_keeps_its_promises() -> None:
-    table = pd.read_csv(STUDY.with_suffix(".csv"))
+    table = pd.read_csv(ROOT / "data" / "studies" / "find_blocks.csv")
     wrong = table[(table["study"] == "false alarms") & (table["measure"] == "any")]
     assert wrong["models"].sum() >= 200 and wrong.loc[wrong["part"] == "trained", "models"].sum() >= 10
     assert wrong["hits"].sum() <= 0.01 * wrong["models"].sum()

@@ -13,26 +13,25 @@ import pytest
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
-STUDY = ROOT / "data" / "studies" / "periodicity.py"
 NOTEBOOK = ROOT / "notebooks" / "03_how_sure.ipynb"
 MILD = [f"AR(1) {phi:+.1f}" for phi in (-0.6, -0.3, 0.0, 0.3, 0.6)]
 
 
 @pytest.fixture(scope="module")
 def results() -> pd.DataFrame:
-    return pd.read_csv(STUDY.with_suffix(".csv"))
+    return pd.read_csv(ROOT / "data" / "studies" / "periodicity.csv")
 
 
 def test_the_study_runs_on_a_small_scale(tmp_path: Path) -> None:
-    command = [sys.executable, str(STUDY), "--quick", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "data.studies.periodicity", "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     table = pd.read_csv(tmp_path / "periodicity.csv")
     assert {"declared", "blind", "matrix", "blind matrix", "combined"} <= set(table["study"])
     assert "blind_matrix" in done.stderr
     wrong = table[(table["measure"] == "false positives") & (table["study"] != "blind matrix")]
     pooled = wrong.groupby("study")[["hits", "replicates"]].sum()
     assert (pooled["hits"] / pooled["replicates"]).between(0, 0.09).all()
-    again = subprocess.run([*command, "--only", "nonsense"], capture_output=True, text=True)
+    again = subprocess.run([*command, "--only", "nonsense"], capture_output=True, text=True, cwd=ROOT)
     assert again.returncode == 2 and "unknown study" in again.stderr
 
 

@@ -14,19 +14,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from corpus import STAGES, TEXT, Curriculum, batch
-from evaluate import unigram_entropy
-from export import export, tokenizer_json
-from grow import insertion
-from model import Llama, Shape, hugging_face_config, hugging_face_state
-from optim import Optimizer, orthogonalise
-from recipe import read_recipe
-from run import Run
-from train import default_folder, main, train
 
+from data.recipe.corpus import STAGES, TEXT, Curriculum, batch
+from data.recipe.evaluate import unigram_entropy
+from data.recipe.export import export, tokenizer_json
+from data.recipe.grow import insertion
+from data.recipe.model import Llama, Shape, hugging_face_config, hugging_face_state
+from data.recipe.optim import Optimizer, orthogonalise
+from data.recipe.recipe import read_recipe
+from data.recipe.run import Run
+from data.recipe.train import default_folder, main, train
 from depthsig.prompts.primitives import TASKS, TRAINING_ONLY
 
-RECIPE = Path(__file__).resolve().parent.parent / "data" / "recipe"
+ROOT = Path(__file__).resolve().parent.parent
+RECIPE = ROOT / "data" / "recipe"
 CONFIGS = sorted(RECIPE.glob("*.toml"))
 MIDAS = RECIPE / "family-midas.toml"
 
@@ -143,11 +144,9 @@ def test_an_abandoned_run_writes_nothing(tmp_path):
     assert run.step == 0 and not (tmp_path / "work").exists()
 
 
-def test_the_script_runs_as_a_script():
-    done = subprocess.run(
-        [sys.executable, str(RECIPE / "train.py"), "--help"], capture_output=True, check=True, text=True,
-        cwd=RECIPE.parent.parent, env={"PYTHONPATH": str(RECIPE.parent.parent)},
-    )  # fmt: skip
+def test_the_program_runs_from_the_root():
+    command = [sys.executable, "-m", "data.recipe.train", "--help"]
+    done = subprocess.run(command, capture_output=True, check=True, text=True, cwd=ROOT)
     assert "--resume" in done.stdout
 
 

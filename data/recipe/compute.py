@@ -7,8 +7,8 @@ and a grown one with the layers it had at each step.
 
 from __future__ import annotations
 
-from model import Shape
-from recipe import Recipe
+from .model import Shape
+from .recipe import Recipe
 
 NEWTON_SCHULZ_STEPS = 5
 

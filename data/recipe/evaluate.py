@@ -7,14 +7,15 @@ from itertools import islice
 
 import numpy as np
 import torch
-from corpus import batch
-from model import Llama
-from recipe import Recipe
 from scipy.stats import binomtest
 from torch.nn import functional as F
 
 from depthsig.prompts.primitives import TASKS, Item, items
 from depthsig.prompts.words import LETTERS
+
+from .corpus import batch
+from .model import Llama
+from .recipe import Recipe
 
 HELD_OUT_SEED = 10_000
 FRESH_SEED = 20_000

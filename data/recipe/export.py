@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model import hugging_face_config, hugging_face_state
-from results import card, results
-from run import Run
 from safetensors.torch import save_file
+
+from .model import hugging_face_config, hugging_face_state
+from .results import card, results
+from .run import Run
 
 SPECIAL = ("<|end|>", "<|pad|>")
 

@@ -1,4 +1,4 @@
-"""The whole recipe: ``python data/recipe/family.py [PART...] [--out DIR] [--seeds 2 1] [--jobs 2] [--smoke]``.
+"""The whole recipe: ``python -m data.recipe.family [PART...] [--out DIR] [--seeds 2 1] [--jobs 2] [--smoke]``.
 
 Parts, all of them by default: ``train`` (the four arms, exported with scores and cards), ``tables``,
 ``similarity`` (of copied layers' weights) and ``signatures``. Killed in the middle, the same command goes
@@ -16,15 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from compute import stored_layers
-from export import export, sha256
-from recipe import ARMS, GROWN, Recipe, read_recipe
-from results import read_results, write_csv, write_tables
-from signatures import ALONG_METRICS, PROMPTS, Wanted, sign
-from signatures import COLUMNS as SIGNATURE_COLUMNS
-from similarity import COLUMNS as SIMILARITY_COLUMNS
-from similarity import compare, cosines, draw, summary_table
-from train import train
+
+from .compute import stored_layers
+from .export import export, sha256
+from .recipe import ARMS, GROWN, Recipe, read_recipe
+from .results import read_results, write_csv, write_tables
+from .signatures import ALONG_METRICS, PROMPTS, Wanted, sign
+from .signatures import COLUMNS as SIGNATURE_COLUMNS
+from .similarity import COLUMNS as SIMILARITY_COLUMNS
+from .similarity import compare, cosines, draw, summary_table
+from .train import train
 
 HERE = Path(__file__).resolve().parent
 SHIPPED = HERE.parent / "checkpoints" / "SHA256SUMS"
@@ -242,7 +243,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m data.recipe.family", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} [all]")
     parser.add_argument("--out", type=Path, default=Path("family"), help="where everything goes [./family]")
     parser.add_argument("--work", type=Path, help="where unfinished work and snapshots live [OUT/work]")

@@ -6,8 +6,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from model import Llama
-from optim import Optimizer
+from .model import Llama
+from .optim import Optimizer
 
 
 def insertion(arm: str, layers: int, block: int) -> tuple[int, list[int]]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from corpus import Curriculum
-from model import Shape
-
 from depthsig.plan import parse_order
+
+from .corpus import Curriculum
+from .model import Shape
 
 ARMS = ("baseline", "looped", "midas", "lidas")
 GROWN = ("midas", "lidas")

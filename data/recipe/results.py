@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compute import optimizer_flops, training_flops
-from evaluate import evaluate, mixture_loss
-from run import Run
+from .compute import optimizer_flops, training_flops
+from .evaluate import evaluate, mixture_loss
+from .run import Run
 
 ARM_COLUMNS = (
     "arm", "seed", "layers", "steps", "parameters", "tokens", "training_flops", "optimizer_flops", "loss",

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from corpus import batch
-from grow import grow
-from model import Llama
-from optim import Optimizer
-from recipe import Recipe
 from torch.nn import functional as F
+
+from .corpus import batch
+from .grow import grow
+from .model import Llama
+from .optim import Optimizer
+from .recipe import Recipe
 
 LOG_EVERY = 10
 COLUMNS = ["step", "tokens", "layers", "loss", "answer_loss"]

@@ -1,4 +1,4 @@
-"""Train a checkpoint of the recipe: ``python data/recipe/train.py CONFIG [--out DIR] [--smoke]``.
+"""Train a checkpoint of the recipe: ``python -m data.recipe.train CONFIG [--out DIR] [--smoke]``.
 
 Seeded and resumable: killed in the middle, the same command with ``--resume`` goes on and ends
 with the same weights. Run it with OMP_WAIT_POLICY=PASSIVE where other processes are busy.
@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from export import export, write_checkpoint
-from recipe import Recipe, read_recipe
-from run import Run
+
+from .export import export, write_checkpoint
+from .recipe import Recipe, read_recipe
+from .run import Run
 
 SAVE_EVERY = 100
 
@@ -97,7 +98,7 @@ def default_folder(recipe: Recipe, seed: int | None) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m data.recipe.train", description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("--out", type=Path, help="the checkpoint's folder [data/checkpoints/NAME]")
     parser.add_argument("--work", type=Path, help="where unfinished work lives [OUT.work]")

@@ -1,8 +1,8 @@
 """How far can ``depthsig find-blocks`` be trusted? False alarms on models without blocks, accuracy on models with them.
 
-    python data/studies/find_blocks.py                 # everything, about 20 minutes on one core
-    python data/studies/find_blocks.py --quick         # a few models of each case, a minute
-    python data/studies/find_blocks.py --only trained,arms --out FOLDER
+    python -m data.studies.find_blocks                 # everything, about 20 minutes on one core
+    python -m data.studies.find_blocks --quick         # a few models of each case, a minute
+    python -m data.studies.find_blocks --only trained,arms --out FOLDER
 
 Every model is put through the public function as the command does it, all kinds of evidence
 together: small Llamas with random weights of many depths and widths, with scales that change along the
@@ -33,6 +33,10 @@ from scipy.stats import binomtest
 
 import depthsig
 from depthsig.analysis.findblocks import FoundBlocks
+
+from ..recipe.export import write_checkpoint
+from ..recipe.recipe import read_recipe
+from ..recipe.train import train
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE.parent / "recipe"
@@ -201,10 +205,6 @@ def random_models(scale: Scale, rng: np.random.Generator) -> Iterator[Row]:
 
 def trained(scale: Scale, rng: np.random.Generator) -> Iterator[Row]:
     """Trained models without blocks: here at the recipe's smoke size, the baseline arm, SmolLM2-135M."""
-    sys.path.insert(0, str(RECIPE))
-    from export import write_checkpoint  # type: ignore[import-not-found]
-    from recipe import read_recipe  # type: ignore[import-not-found]
-    from train import train  # type: ignore[import-not-found]
 
     def smoke() -> Iterator[FoundBlocks]:
         recipe = read_recipe(RECIPE / "family-baseline.toml", smoke=True)
@@ -285,7 +285,9 @@ def run(scale: Scale, name: str, seed: int = 0) -> pd.DataFrame:
 
 def main() -> None:
     """Run and write ``find_blocks.csv``; every part replaces its own rows as it ends."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m data.studies.find_blocks", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--quick", action="store_true", help="a few models of each case, to see that it runs")
     parser.add_argument("--only", default=",".join(STUDIES), help=f"some of {', '.join(STUDIES)}")
     parser.add_argument("--seed", type=int, default=0)

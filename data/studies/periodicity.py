@@ -1,8 +1,8 @@
 """How far can depthsig's periodicity p-values be trusted? False-positive rates, power, accuracy.
 
-    python data/studies/periodicity.py                 # everything, about half an hour on one core
-    python data/studies/periodicity.py --quick         # the same cells on a small scale, a minute
-    python data/studies/periodicity.py --only declared,blind --out FOLDER
+    python -m data.studies.periodicity                 # everything, about half an hour on one core
+    python -m data.studies.periodicity --quick         # the same cells on a small scale, a minute
+    python -m data.studies.periodicity --only declared,blind --out FOLDER
 
 Unstructured profiles are a trend (none, linear, exponential, U-shaped with outliers at the model's
 ends) plus noise; unstructured matrices are cosines of vectors that drift smoothly or are correlated
@@ -318,7 +318,9 @@ def run(scale: Scale, name: str, seed: int = 0) -> pd.DataFrame:
 
 def main() -> None:
     """Run and write ``periodicity.csv``; every study replaces its own rows as it ends."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m data.studies.periodicity", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--quick", action="store_true", help="small scale, to see that it runs")
     parser.add_argument("--only", default=",".join(STUDIES), help=f"some of {', '.join(STUDIES)}")
     parser.add_argument("--seed", type=int, default=0)
