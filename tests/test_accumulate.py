@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthsig.analysis.accumulate import Key, Samples, aggregate
+from depthsig.tables.samples import Key, Samples, aggregate
 
 KL, OVERLAP = Key("lens.kl"), Key("lens.overlap5")
 

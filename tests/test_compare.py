@@ -12,7 +12,7 @@ from made_signatures import CLAIMS, claim, late, periodic, signature, skip_only
 from plain_convergence import plain_distance, plain_relative
 
 import depthsig
-from depthsig.analysis.compare_roles import folders, split_roles
+from depthsig.comparison.roles import folders, split_roles
 from depthsig.errors import InputError
 from depthsig.statistics.convergence import (
     verdict,

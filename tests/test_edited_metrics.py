@@ -15,7 +15,7 @@ import depthsig
 from depthsig.checkpoint.hooks import first_tensor, with_first
 from depthsig.cli.main import main
 from depthsig.metrics import depth
-from depthsig.metrics.skip import future_cuts, relative_change
+from depthsig.metrics import future_cuts, relative_change
 
 TOKENIZER = byte_tokenizer()
 

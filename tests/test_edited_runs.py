@@ -14,7 +14,7 @@ import depthsig
 from depthsig.checkpoint.hooks import first_tensor, with_first, with_hidden
 from depthsig.engine.edits import Drop, Repeat, Replace, Reverse, Skip, Stop, Swap, compile_edit
 from depthsig.errors import InputError
-from depthsig.metrics.skip import future_cuts
+from depthsig.metrics import future_cuts
 
 
 def naive(model: torch.nn.Module, layers: list, where: Any, edit: Any, ids: torch.Tensor) -> torch.Tensor:
@@ -261,7 +261,7 @@ def test_repeat_map_equals_running_each_order() -> None:
 
 
 def test_interrupted_work_is_gone_on_with(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from depthsig.analysis.skip import SkipJob
+    from depthsig.measure.edited.skipping import Skipping
 
     module, tokenizer = build("llama"), byte_tokenizer()
     asked: dict[str, Any] = {"tokenizer": tokenizer, "metrics": ["skip"], "batch_size": 1}
@@ -288,7 +288,7 @@ def test_interrupted_work_is_gone_on_with(tmp_path: Any, monkeypatch: pytest.Mon
 
 
 def test_damaged_pieces_are_measured_again(tmp_path: Any) -> None:
-    from depthsig.analysis.units import Units
+    from depthsig.measure.resume import Units
 
     module, tokenizer = build("llama"), byte_tokenizer()
     asked: dict[str, Any] = {"tokenizer": tokenizer, "metrics": ["skip"], "batch_size": 1}
@@ -320,7 +320,7 @@ def test_damaged_pieces_are_measured_again(tmp_path: Any) -> None:
 def test_ctrl_c_and_resume_on_the_command_line(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from depthsig.analysis.skip import SkipJob
+    from depthsig.measure.edited.skipping import Skipping
     from depthsig.cli.main import main
 
     out = tmp_path / "out"

@@ -12,7 +12,7 @@ from families import PROMPTS, build, byte_tokenizer
 from looped_cases import CASES
 
 import depthsig
-from depthsig.analysis.export import export, mergekit_yaml
+from depthsig.commands.export import export, mergekit_yaml
 from depthsig.cli.main import main
 from depthsig.errors import InputError, UnsupportedModelError
 from depthsig.prompts.shipped import shipped_checkpoints
@@ -94,7 +94,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("depthsig.analysis.export._prove", full)
+    monkeypatch.setattr("depthsig.commands.export._prove", full)
     with pytest.raises(InputError, match="No space left"):
         export(model, tmp_path / "a" / "out")
     assert not (tmp_path / "a").exists()

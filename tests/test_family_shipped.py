@@ -25,7 +25,7 @@ from data.recipe.results import arms_table, read_results, tasks_table
 from data.recipe.run import Run
 from data.recipe.signatures import size
 from data.recipe.similarity import at_lag, copies, cosines, read_rows, summary_table
-from depthsig.analysis.check import check
+from depthsig.commands.check import check
 from depthsig.prompts import data_path, shipped_checkpoints
 
 DATA = Path(__file__).resolve().parent.parent / "data"

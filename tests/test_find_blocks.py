@@ -204,7 +204,7 @@ def _llama(layers: int, seed: int = 0, **config: object) -> hf.LlamaForCausalLM:
     return hf.LlamaForCausalLM(settings).eval()
 
 
-def _answers(found: depthsig.analysis.findblocks.FoundBlocks) -> list[tuple]:  # type: ignore[name-defined]
+def _answers(found: depthsig.commands.find_blocks.FoundBlocks) -> list[tuple]:  # type: ignore[name-defined]
     return [(b.start, b.size, b.count, b.kind, b.evidence) for b in found.blocks]
 
 

@@ -114,7 +114,7 @@ def test_a_looped_model_has_a_translator_a_step() -> None:
 def test_little_memory_means_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts = build("llama"), random_prompts(60)
     turns = []
-    from depthsig.analysis import fit_lens as module
+    from depthsig.commands import fit_lens as module
 
     plain = module.capture
     monkeypatch.setattr(module, "capture", lambda m, p, *rest: turns.append(len(p)) or plain(m, p, *rest))
@@ -142,7 +142,7 @@ def test_one_prompt_is_not_enough(tmp_path: Path) -> None:
 
 
 def test_builtin_prompts_of_analyses_are_left_out() -> None:
-    from depthsig.analysis.fit_lens import fitting_prompts
+    from depthsig.commands.fit_lens import fitting_prompts
     from depthsig.prompts import load_prompts
 
     for name, count in (("gsm8k", 180), ("lookup", 1000)):

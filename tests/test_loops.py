@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import depthsig
-from depthsig.analysis.loops import attention_weights, pass_states
+from depthsig.engine.attention import attention_weights
+from depthsig.measure.clean.passes import pass_states
 from depthsig.engine.batch import make_batch
 from depthsig.engine.run import Clean
 from depthsig.errors import DepthsigWarning, InputError
@@ -234,7 +235,7 @@ def test_the_coda_lens(tmp_path: Path) -> None:
 
 
 def test_figures_and_the_round_trip(tmp_path: Path) -> None:
-    from depthsig.report.figures import figures_for
+    from depthsig.report.gallery import figures_for
 
     found = depthsig.analyze(hrm(), PROMPTS, tokenizer=TOKENIZER, metrics=["loop"], agg="both")
     again = depthsig.Signature.load(found.save(tmp_path / "out"))

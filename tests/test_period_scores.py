@@ -15,16 +15,16 @@ import transformers as hf
 from families import PROMPTS, build, byte_tokenizer
 
 import depthsig
-from depthsig.analysis.control import reinitialised
-from depthsig.analysis.period import beside_control, other_causes, period_scores
+from depthsig.commands.control import reinitialised
+from depthsig.tables.periods import beside_control, other_causes, period_scores
 from depthsig.checkpoint.anatomy.patterns import layer_patterns
 from depthsig.errors import DepthsigWarning
 from depthsig.metrics import block_periodicity, holm, matrix_periodicity
-from depthsig.metrics.period import FAMILY
+from depthsig.metrics.rules import FAMILY
 from depthsig.report import save
 from depthsig.report.html import command
 from depthsig.signature import Signature
-from depthsig.signature.spans import choose_span
+from depthsig.signature.tested import choose_span
 
 METRICS = ["residual", "skip.output_l2", "skip.effect"]
 
@@ -78,7 +78,7 @@ def test_from_a_saved_folder_without_its_model(looped: Signature, tmp_path) -> N
     save(looped, tmp_path / "r")
     code = (
         "import sys; sys.modules['transformers'] = None\n"
-        "from depthsig.signature import Signature; from depthsig.analysis.period import period_scores\n"
+        "from depthsig.signature import Signature; from depthsig.tables.periods import period_scores\n"
         f"s = Signature.load({str(tmp_path / 'r')!r}); a = period_scores(s)\n"
         "b = s.scores[s.scores.score.str.startswith('period')]\n"
         "assert list(a.score) == list(b.score)\n"

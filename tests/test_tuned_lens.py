@@ -97,7 +97,7 @@ def test_tuned_and_lens_need_each_other(tmp_path: Path) -> None:
         depthsig.analyze(build("llama"), random_prompts(2), metrics=["lens"], lens=some_lens())
     with pytest.raises(InputError, match="no folder"):
         depthsig.analyze("no-such-model", lens=tmp_path / "nowhere")
-    from depthsig.analysis.request import Request
+    from depthsig.measure.request import Request
 
     assert "tuned.kl" in Request(lens="somewhere").wanted and "lens.kl" in Request(lens="somewhere").wanted
 
@@ -144,7 +144,7 @@ def test_a_control_goes_without() -> None:
 
 
 def test_early_exit_draws_what_the_table_says() -> None:
-    from depthsig.report.figures import figures_for
+    from depthsig.report.gallery import figures_for
 
     signature = depthsig.analyze(build("llama"), random_prompts(5), metrics=["lens", "tuned"], lens=some_lens())
     (drawn,) = [d for d in figures_for(signature) if d.name == "early_exit"]

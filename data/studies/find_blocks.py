@@ -32,7 +32,7 @@ import transformers as hf
 from scipy.stats import binomtest
 
 import depthsig
-from depthsig.analysis.findblocks import FoundBlocks
+from depthsig.commands.find_blocks import FoundBlocks
 
 from ..recipe.export import write_checkpoint
 from ..recipe.recipe import read_recipe

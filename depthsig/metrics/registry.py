@@ -174,7 +174,7 @@ def metric(
     Raises:
         InputError: for a name that nothing offers, an id that is built in, or a field there is not.
     """
-    given = {
+    given: dict[str, Any] = {
         "axis": axis, "rows": rows, "cols": cols, "parts": tuple(parts), "label": label, "unit": unit,
         "formula": formula, "source": source, "groups": tuple(groups), "limits": tuple(limits), "worst": worst, **more,
     }  # fmt: skip
@@ -277,7 +277,7 @@ def read_entry(record: Any) -> Metric:
     if not isinstance(record, Mapping) or not isinstance(record.get("id"), str):
         raise ValueError("a metric's entry is no object with an id")
     known = {f.name: f for f in fields(Metric) if f.name != "function"}
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items() if k in known}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items() if k in known}
     try:
         found = Metric(**values)
         _check_fields(found)
@@ -305,7 +305,7 @@ def _entry(id: str, function: Callable[..., Any], on: str | None, level: Level |
     kind: Kind = given.pop("kind", None) or ("matrix" if given["rows"] else "profile" if given["axis"] else "score")
     family = id.split(".")[0]
     of_need = entry(needs[0]) if needs and not given.get("stacked") else None
-    filled = {
+    filled: dict[str, Any] = {
         "label": id, "groups": (family,), "section": family.replace("_", " ").capitalize(),
         "row_label": given["rows"], "col_label": given["cols"], "always": bool(given["parts"]),
         "parts": of_need.parts if of_need else _parts(function, run),

@@ -23,14 +23,14 @@ import numpy as np
 import torch
 
 import depthsig
-from depthsig.analysis.accumulate import Samples
+from depthsig.tables.samples import Samples
 from depthsig.analysis.lens import LensObserver
-from depthsig.analysis.request import Request
+from depthsig.measure.request import Request
 from depthsig.analysis.residual import ResidualObserver
 from depthsig.analysis.tokens import Measured, measured
 from depthsig.engine.batch import Batch, make_batch
 from depthsig.engine.clean import CleanRun
-from depthsig.engine.model import Model
+from depthsig.model import Model
 from depthsig.prompts import TokenPrompt, tokenize
 
 FEW = ("lens.kl", "lens.overlap5", "lens.target_nll")

@@ -23,17 +23,17 @@ import torch
 from clean_run import peak_over, report, resident, smollm2
 
 import depthsig
-from depthsig.analysis.accumulate import Samples
+from depthsig.tables.samples import Samples
 from depthsig.analysis.edited import Means, Work
 from depthsig.analysis.orders import RepeatJob, repeat_edits
-from depthsig.analysis.request import Request
-from depthsig.analysis.skip import SkipJob
+from depthsig.measure.request import Request
+from depthsig.measure.edited.skipping import Skipping
 from depthsig.checkpoint.hooks import StopForward, forward, hooked, undisturbed
 from depthsig.engine.batch import make_batch
 from depthsig.engine.memory import divide
-from depthsig.engine.model import Model
+from depthsig.model import Model
 from depthsig.engine.run import CPU_BLOCK_TOKENS, Clean
-from depthsig.metrics.skip import future_cuts
+from depthsig.metrics import future_cuts
 from depthsig.prompts import TokenPrompt, tokenize
 
 SKIP = frozenset({"skip.effect", "skip.output_l2", "skip.kl", "skip.loss", "skip.top1"})
