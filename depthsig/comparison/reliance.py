@@ -21,7 +21,7 @@ from depthsig.metrics import entry
 from depthsig.metrics.rules import LATE_SCORES
 from depthsig.statistics.convergence import arm_mean, percentile_interval, weighted_means
 from depthsig.tables.samples import Key
-from depthsig.tables.scores import statistic
+from depthsig.tables.score_rows import statistic
 from depthsig.terms import PARTS, SCOPES
 
 ROWS_AT_ONCE = 128

@@ -11,7 +11,7 @@ from torch import Tensor
 from depthsig.checkpoint.anatomy.adapter import tolerance
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.batch import make_batch
-from depthsig.engine.clean import CleanRun, native_run
+from depthsig.engine.clean_run import CleanRun, native_run
 from depthsig.engine.edits import compile_edit
 from depthsig.engine.inside import run_from
 from depthsig.engine.network import Network

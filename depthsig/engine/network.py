@@ -15,7 +15,7 @@ from depthsig.checkpoint.anatomy.readout import Readout
 from depthsig.checkpoint.hooks import forward, undisturbed
 from depthsig.engine.batch import make_batch
 from depthsig.engine.calls import LayerCall, RowSpec, row_specs
-from depthsig.engine.clean import CleanRun, layer_calls, native_run, ordered_run
+from depthsig.engine.clean_run import CleanRun, layer_calls, native_run, ordered_run
 from depthsig.errors import InputError
 from depthsig.plan.plan import Plan
 from depthsig.plan.trace import Trace

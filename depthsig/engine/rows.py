@@ -12,7 +12,7 @@ from torch import Tensor
 
 from depthsig.engine.batch import Batch
 from depthsig.engine.calls import LayerCall
-from depthsig.engine.clean import CleanRun
+from depthsig.engine.clean_run import CleanRun
 from depthsig.engine.memory import block_tokens
 from depthsig.engine.network import Network
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from depthsig.engine.batch import Batch, batches
-from depthsig.engine.clean import update_of
+from depthsig.engine.clean_run import update_of
 from depthsig.engine.memory import clean_tokens, divide
 from depthsig.engine.rows import Clean
 from depthsig.errors import DepthsigWarning, InputError
@@ -18,11 +18,11 @@ from depthsig.measure.clean.readouts import Readouts
 from depthsig.measure.clean.states import States
 from depthsig.measure.clean.stored import Stored
 from depthsig.measure.edited.attributing import Attributing
+from depthsig.measure.edited.edited_batch import EditedBatch, EditedProvider, Means
 from depthsig.measure.edited.erasing import Erasing
 from depthsig.measure.edited.isolated import Isolated
 from depthsig.measure.edited.reordering import Reordering, Repeating
 from depthsig.measure.edited.skipping import Skipping
-from depthsig.measure.edited.work import EditedBatch, EditedProvider, Means
 from depthsig.measure.request import Request
 from depthsig.measure.resume import Units
 from depthsig.measure.token_rows import TokenRows

@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 from depthsig.checkpoint.translators import TunedLens
 from depthsig.engine.batch import Batch
 from depthsig.engine.certificates import Verdict
-from depthsig.engine.clean import CleanRun
+from depthsig.engine.clean_run import CleanRun
 from depthsig.engine.network import Network
 from depthsig.engine.rows import Clean
 from depthsig.measure.request import Request

@@ -27,7 +27,7 @@ from depthsig.statistics.periodicity import PeriodTest, block_periodicity, perio
 from depthsig.statistics.periodicity_matrix import matrix_periodicity, matrix_strength, span_cells
 from depthsig.tables.frames import score_row
 from depthsig.tables.samples import Key
-from depthsig.tables.scores import interval
+from depthsig.tables.score_rows import interval
 
 PROFILE_NULL = "smooth trend, impulses at the model's ends, AR(1) noise; no phase effect"
 MATRIX_NULL = "phases exchangeable within blocks, and mean likeness smooth in log lag with AR(1) noise"

@@ -29,7 +29,7 @@ from depthsig.measure.request import Request
 from depthsig.analysis.residual import ResidualObserver
 from depthsig.analysis.tokens import Measured, measured
 from depthsig.engine.batch import Batch, make_batch
-from depthsig.engine.clean import CleanRun
+from depthsig.engine.clean_run import CleanRun
 from depthsig.model import Model
 from depthsig.prompts import TokenPrompt, tokenize
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from depthsig.engine.clean import CleanRun, update_of
+from depthsig.engine.clean_run import CleanRun, update_of
 from depthsig.measure.calling import values_of, wide
 from depthsig.measure.token_rows import TokenRows, rows_at
 from depthsig.measure.where import Where, counted

@@ -13,8 +13,8 @@ from torch import Tensor
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.errors import UnsupportedModelError
 from depthsig.measure.calling import call, wide
+from depthsig.measure.edited.edited_batch import EditedBatch
 from depthsig.measure.edited.erasing import answer_predictions
-from depthsig.measure.edited.work import EditedBatch
 from depthsig.measure.token_rows import TokenRows, token_row
 from depthsig.measure.work import Cost, Task
 from depthsig.metrics import Metric

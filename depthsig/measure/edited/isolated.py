@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from depthsig.checkpoint.hooks import undisturbed
-from depthsig.engine.clean import update_of
+from depthsig.engine.clean_run import update_of
 from depthsig.engine.kernel import RowBlock, run_step
 from depthsig.engine.rows import Rows, blocks_of
+from depthsig.measure.edited.edited_batch import EditedBatch
 from depthsig.measure.edited.skipping import Case, Cases, Effects
-from depthsig.measure.edited.work import EditedBatch
 from depthsig.measure.token_rows import TokenRows
 from depthsig.measure.work import Cost, Task
 from depthsig.metrics import Metric

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from depthsig.engine.clean import update_of
+from depthsig.engine.clean_run import update_of
 from depthsig.engine.memory import Budget
 from depthsig.engine.program import Change, Program
 from depthsig.engine.rows import Clean
