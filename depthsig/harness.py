@@ -163,7 +163,7 @@ class DepthsigLM(TemplateLM):  # type: ignore[misc]
 
 def main() -> None:
     """lm-evaluation-harness' own command, with the model ``depthsig`` registered."""
-    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.__main__ import cli_evaluate  # start-up time
 
     cli_evaluate()
 

@@ -24,9 +24,9 @@ class Progress:
         if not self.visible:
             yield lambda amount: None
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
+        from rich.console import Console  # start-up time
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn  # start-up time
+        from rich.progress import Progress as Bars  # start-up time
 
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
         with Bars(*columns, console=Console(stderr=True), transient=True) as bars:

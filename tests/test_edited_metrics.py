@@ -14,8 +14,7 @@ from families import PROMPTS, build, byte_tokenizer, places
 import depthsig
 from depthsig.checkpoint.hooks import first_tensor, with_first
 from depthsig.cli.main import main
-from depthsig.metrics import depth
-from depthsig.metrics import future_cuts, relative_change
+from depthsig.metrics import depth_score, future_cuts, late_share, relative_change
 
 TOKENIZER = byte_tokenizer()
 
@@ -283,13 +282,13 @@ def test_integrated_gradients() -> None:
 
 
 def test_scores_of_known_profiles() -> None:
-    assert depth.late_share(np.ones(9)) == pytest.approx(1 / 3)
-    assert depth.late_share(np.array([0, 0, 0, 1.0]), n=4) == 1
+    assert late_share(np.ones(9)) == pytest.approx(1 / 3)
+    assert late_share(np.array([0, 0, 0, 1.0]), n=4) == 1
     # Of four steps the last third begins at 8/3: a third of step 2 counts, and all of step 3.
-    assert depth.late_share(np.array([0, 0, 3.0, 0])) == pytest.approx(1 / 3)
-    assert depth.late_share(np.array([1.0, 0, 0, 9.0]), n=3) == 0
-    assert depth.depth_score(np.array([[0, 0, 2.0], [1, 1, 1]])).tolist() == [2, 1]
-    assert np.isnan(depth.depth_score(np.zeros(3))) and np.isnan(depth.late_share(np.zeros(3)))
+    assert late_share(np.array([0, 0, 3.0, 0])) == pytest.approx(1 / 3)
+    assert late_share(np.array([1.0, 0, 0, 9.0]), n=3) == 0
+    assert depth_score(np.array([[0, 0, 2.0], [1, 1, 1]])).tolist() == [2, 1]
+    assert np.isnan(depth_score(np.zeros(3))) and np.isnan(late_share(np.zeros(3)))
 
 
 def test_scores_come_from_the_aggregated_tables() -> None:

@@ -261,7 +261,6 @@ def test_repeat_map_equals_running_each_order() -> None:
 
 
 def test_interrupted_work_is_gone_on_with(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from depthsig.measure.edited.skipping import Skipping
 
     module, tokenizer = build("llama"), byte_tokenizer()
     asked: dict[str, Any] = {"tokenizer": tokenizer, "metrics": ["skip"], "batch_size": 1}
@@ -320,7 +319,6 @@ def test_damaged_pieces_are_measured_again(tmp_path: Any) -> None:
 def test_ctrl_c_and_resume_on_the_command_line(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from depthsig.measure.edited.skipping import Skipping
     from depthsig.cli.main import main
 
     out = tmp_path / "out"

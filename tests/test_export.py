@@ -12,8 +12,8 @@ from families import PROMPTS, build, byte_tokenizer
 from looped_cases import CASES
 
 import depthsig
-from depthsig.commands.export import export, mergekit_yaml
 from depthsig.cli.main import main
+from depthsig.commands.export import export, mergekit_yaml
 from depthsig.errors import InputError, UnsupportedModelError
 from depthsig.prompts.shipped import shipped_checkpoints
 

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 import depthsig
 from depthsig.engine.attention import attention_weights
-from depthsig.measure.clean.passes import pass_states
 from depthsig.engine.batch import make_batch
 from depthsig.engine.run import Clean
 from depthsig.errors import DepthsigWarning, InputError
-from depthsig.metrics import loops
+from depthsig.measure.clean.passes import pass_states
+from depthsig.metrics import attention_entropy, principal_components
 
 TOKENIZER = byte_tokenizer()
 IDS = TOKENIZER(PROMPTS[2]).input_ids
@@ -207,7 +207,7 @@ def test_attention_weights_are_those_that_are_applied() -> None:
         wanted = F.scaled_dot_product_attention(q, k, v, enable_gqa=True, **options)
         weights = attention_weights(q, k, v, enable_gqa=True, **options)
         assert torch.allclose(weights @ v.repeat_interleave(2, 1), wanted, atol=1e-5)
-    uniform = loops.attention_entropy(torch.full((3, 2, 4, 4), 0.25))
+    uniform = attention_entropy(torch.full((3, 2, 4, 4), 0.25))
     assert uniform.numpy() == pytest.approx(np.full((3, 4), math.log(4)))
 
 
@@ -258,7 +258,7 @@ def test_without_a_loop_there_are_no_dynamics() -> None:
 
 def test_principal_components() -> None:
     points = torch.randn(50, 6)
-    found, shares = loops.principal_components(points)
+    found, shares = principal_components(points)
     covariance = np.cov(points.double().numpy().T)
     values = np.sort(np.linalg.eigvalsh(covariance))[::-1]
     assert found.var(0).numpy() == pytest.approx(values[:2])

@@ -15,16 +15,16 @@ import transformers as hf
 from families import PROMPTS, build, byte_tokenizer
 
 import depthsig
-from depthsig.commands.control import reinitialised
-from depthsig.tables.periods import beside_control, other_causes, period_scores
 from depthsig.checkpoint.anatomy.patterns import layer_patterns
+from depthsig.commands.control import reinitialised
 from depthsig.errors import DepthsigWarning
 from depthsig.metrics import block_periodicity, holm, matrix_periodicity
 from depthsig.metrics.rules import FAMILY
 from depthsig.report import save
-from depthsig.report.html import command
 from depthsig.signature import Signature
+from depthsig.signature.provenance import again
 from depthsig.signature.tested import choose_span
+from depthsig.tables.periods import beside_control, other_causes, period_scores
 
 METRICS = ["residual", "skip.output_l2", "skip.effect"]
 
@@ -132,8 +132,11 @@ def test_periods_are_on_by_default_where_there_is_a_span() -> None:
     assert not plain.scores["score"].str.startswith("period").any() and plain.control is None
     spanned = depthsig.analyze(module, PROMPTS, tokenizer=tokenizer, cuts=1, grown="0:4/2", control=False)
     assert spanned.control is None
-    again = command(spanned.info)
-    assert "--no-control" in again and "--grown 0:4/2" in again and "period" in again and "--cuts 1" in again
+    given = {**spanned.info["given"], "source": "some/model"}
+    given["prompts"] = {**given["prompts"], "objects": False}
+    command = again({**spanned.info, "given": given}).command
+    assert command.startswith("depthsig analyze some/model") and "--no-control" in command
+    assert "--grown 0:4/2" in command and "period" in command and "--cuts 1" in command
     rows = spanned.scores[spanned.scores["score"].str.startswith("period")]
     assert "weights.cosine" in set(rows["metric"])
     assert rows["value"].isna().all() and rows["p_value"].isna().all()

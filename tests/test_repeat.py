@@ -14,10 +14,10 @@ from scipy.stats import spearmanr
 from torch.nn import functional as F
 
 import depthsig
-from depthsig.commands.repeats.prediction import prediction_table, predictors
-from depthsig.commands.repeat import Study, study
-from depthsig.commands.repeats.tasks import parse_damping, parse_times, repeat_edit, repeat_task, spans_of
 from depthsig.cli.main import main
+from depthsig.commands.repeat import Study, study
+from depthsig.commands.repeats.prediction import prediction_table, predictors
+from depthsig.commands.repeats.tasks import parse_damping, parse_times, repeat_edit, repeat_task, spans_of
 from depthsig.errors import DepthsigWarning, InputError
 from depthsig.prompts import builtin_prompts
 from depthsig.report.repeat_figures import save_repeat_figures

@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
 from depthsig.errors import InputError, UnsupportedModelError
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -59,8 +62,6 @@ def check_config(config: dict[str, Any], where: str, trust_remote_code: bool) ->
 
 
 def _is_native(config: dict[str, Any]) -> bool:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
     return config.get("model_type") in CONFIG_MAPPING_NAMES
 
 
@@ -101,8 +102,6 @@ def _check_shards(folder: Path, index: Path) -> None:
 
 
 def _check_safetensors(file: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(file, framework="pt") as opened:
             opened.keys()

@@ -8,16 +8,20 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import logging
 
 from depthsig.checkpoint import formats
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.xtransformers import is_wrapper, step_view
 from depthsig.errors import InputError, UnsupportedModelError
+from depthsig.prompts.shipped import shipped_checkpoints
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,6 @@ def _locate(source: str) -> Path | str:
         if path.is_file() and path.suffix != ".gguf":
             raise InputError(f"{source!r} is a file; a Hugging Face folder or a .gguf file works")
         return path
-    from depthsig.prompts.shipped import shipped_checkpoints
-
     shipped = shipped_checkpoints()
     if source in shipped:
         return shipped[source]
@@ -134,8 +136,6 @@ def quiet(progress: bool) -> Iterator[None]:
 
     The bar of GGUF files knows no switch, so what would go to standard error goes nowhere.
     """
-    from transformers.utils import logging
-
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     (logging.enable_progress_bar if progress else logging.disable_progress_bar)()
@@ -148,8 +148,6 @@ def quiet(progress: bool) -> Iterator[None]:
 
 
 def _config(target: str, kind: str, arguments: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
-
     wanted = {k: v for k, v in arguments.items() if k in ("revision", "trust_remote_code", "gguf_file")}
     try:
         return AutoConfig.from_pretrained(target, **wanted)
@@ -194,8 +192,6 @@ def _check_kind(config: Any, source: str) -> None:
 
 
 def _check_quantizer(method: str, source: str) -> None:
-    from importlib.util import find_spec
-
     needs = {
         "bitsandbytes": "bitsandbytes",
         "gptq": "gptqmodel",
@@ -224,7 +220,7 @@ def _dtype(options: LoadOptions, config: Any) -> torch.dtype | str:
 
 def _parameters(config: Any) -> int:
     """How many parameters a config describes, without allocating them."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM  # start-up time: seconds, where a live model needs none
 
     try:
         with torch.device("meta"):
@@ -235,7 +231,7 @@ def _parameters(config: Any) -> int:
 
 
 def _load(target: str, kind: str, config: Any, arguments: dict[str, Any], options: LoadOptions) -> nn.Module:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM  # start-up time
 
     module: Any
     info: dict[str, Any]
@@ -279,8 +275,6 @@ def _device(device: str) -> str:
 
 
 def _tokenizer(target: str, arguments: dict[str, Any]) -> Any:
-    from transformers import AutoTokenizer
-
     wanted = {k: v for k, v in arguments.items() if k in ("revision", "trust_remote_code", "gguf_file")}
     try:
         return AutoTokenizer.from_pretrained(target, **wanted)

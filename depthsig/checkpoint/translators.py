@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -172,9 +174,6 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _state(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         if path.name == SAFE:
             return load_file(path)

@@ -11,7 +11,7 @@ import typer
 from depthsig.cli import shared as opt
 
 if TYPE_CHECKING:
-    from depthsig.signature import Signature
+    from depthsig.signature import Signature  # start-up time
 
 DEFAULT = "lens,residual,skip, period where a span is declared or observed, and tuned with --lens"
 
@@ -35,7 +35,7 @@ def analyze(
     ] = None,
     plugin: opt.Plugin = None,
     lens: Annotated[
-        str | None, typer.Option(help="Folder of a tuned lens (`depthsig fit-lens`), for tuned.*.", metavar="DIR")
+        str | None, typer.Option(help="Tuned lens (a folder of `depthsig fit-lens`).", metavar="DIR")
     ] = None,
     parts: Annotated[str, typer.Option(help="What skip and local take away: layer, attn, mlp.")] = "layer",
     scopes: Annotated[str, typer.Option(help="Where it is taken away: current, future.")] = "current,future",
@@ -69,9 +69,9 @@ def analyze(
 ) -> None:
     """Measure a checkpoint's depth-wise signature and write a report."""
     # The request is checked before torch is imported and a model loaded (start-up time).
-    from depthsig.measure.request import Request
-    from depthsig.metrics.plugins import import_plugins
-    from depthsig.signature.storage import ensure_writable
+    from depthsig.measure.request import Request  # start-up time
+    from depthsig.metrics.plugins import import_plugins  # start-up time
+    from depthsig.signature.storage import ensure_writable  # start-up time
 
     plugins = import_plugins(plugin or ())
     request = Request(

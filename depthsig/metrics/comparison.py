@@ -11,6 +11,7 @@ entry names in ``fused`` the quantity that is its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -68,7 +69,7 @@ class Reference:
     _scratch: dict[str, Tensor] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        import torch
+        import torch  # lazily: entries are read where torch is not installed
 
         unknown = self.wanted - QUANTITIES
         if unknown:
@@ -109,7 +110,7 @@ class Reference:
 
     def _dot(self, a: Float[Tensor, "row vocab"], b: Float[Tensor, "row vocab"]) -> Float[Tensor, "row"]:
         """Row dot products (faster than a batched matmul of single rows)."""
-        import torch
+        import torch  # lazily: entries are read where torch is not installed
 
         return torch.mul(a, b, out=self._space("product", len(a))).sum(-1)
 
@@ -117,7 +118,7 @@ class Reference:
         self, logits: Float[Tensor, "row vocab"], leave_out: frozenset[str] = frozenset()
     ) -> dict[str, Float[Tensor, "row ..."]]:
         """The wanted quantities of ``logits``, which are overwritten; those in ``leave_out`` are not."""
-        import torch
+        import torch  # lazily: entries are read where torch is not installed
 
         pieces: dict[str, list[Tensor]] = {}
         for view in _views(logits.shape[0]):
@@ -126,7 +127,7 @@ class Reference:
         return {name: torch.cat(values) for name, values in pieces.items()}
 
     def _compare_view(self, logits: Float[Tensor, "row vocab"], view: slice, want: frozenset[str]) -> dict[str, Tensor]:
-        import torch
+        import torch  # lazily: entries are read where torch is not installed
 
         out: dict[str, Tensor] = {}
         targets = self.targets[view]
@@ -167,7 +168,7 @@ class Reference:
 
         Numbers that underflow cost a processor fifteen times as much: at depth 0 most words do.
         """
-        import torch
+        import torch  # lazily: entries are read where torch is not installed
 
         if float(logits[:, ::257].amin()) > FLOOR:
             return logits
@@ -222,7 +223,7 @@ class Reference:
         Their first-order terms cancel exactly, so that float32 is good to 1e-8 there; the plain
         dot products are not. log1p(Σ p·expm1(gained − Σ p·gained)), gained = logits' − logits.
         """
-        import torch
+        import torch  # lazily: entries are read where torch is not installed
 
         near = plain < NEAR
         if not bool(near.any()):
@@ -247,9 +248,7 @@ class Reference:
         self, weights: Float[Tensor, "row vocab"], total: Float[Tensor, "row"], kl: Float[Tensor, "row"], view: slice
     ) -> Float[Tensor, "row"]:
         """ln 2 − ½[Σ (p + q)·ln(1 + q/p) − KL(q‖p)], with ln(1 + q/p) = ln(p + q) − ln p."""
-        import math
-
-        import torch
+        import torch  # lazily: entries are read where torch is not installed
 
         assert self.probs is not None
         both = torch.addcmul(self.probs[view], weights, (1 / total)[:, None], out=self._space("both", len(weights)))
@@ -262,7 +261,7 @@ class Reference:
         self, weights: Float[Tensor, "row vocab"], total: Float[Tensor, "row"], view: slice
     ) -> Float[Tensor, "row"]:
         """‖p − q‖₂; the plain difference, since ‖p‖² − 2p·q + ‖q‖² cancels where p ≈ q."""
-        import torch
+        import torch  # lazily: entries are read where torch is not installed
 
         assert self.probs is not None
         weights *= (1 / total)[:, None]  # as p was made, so that equal logits are at distance 0

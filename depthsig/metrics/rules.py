@@ -18,10 +18,13 @@ WITH_LENS = tuple(_RULES["default"]["with_lens"])
 FAMILY: tuple[Member, ...] = tuple((m, part, scope) for m, part, scope in _RULES["period"]["family"])
 """The tests that ``period.combined`` is over."""
 OF_LAYERS: str = _RULES["period"]["of_layers"]
+PERIOD: str = _RULES["period"]["group"]
 STRENGTH: str = _RULES["period"]["strength"]
 P_VALUE: str = _RULES["period"]["p"]
 NESTED: str = _RULES["period"]["nested"]
 COMBINED: str = _RULES["period"]["combined"]
+
+SHOWN_TOKENS: str = _RULES["tokens"]["shown"]
 
 ACTIVATIONS: tuple[str, str] = tuple(_RULES["find_blocks"]["activations"])
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from depthsig.errors import InputError
 from depthsig.metrics import Metric
+from depthsig.metrics.rules import PERIOD
 from depthsig.report.figures.early_exit import draw_early_exit, early_exit_measures
 from depthsig.report.figures.heatmap import draw_heatmap
 from depthsig.report.figures.phases import draw_period
@@ -57,7 +58,7 @@ def figures_for(signature: Signature) -> Iterator[Drawn]:
         for table in period_tables(signature):
             figure = new_figure()
             draw_period(figure.add_subplot(), table)
-            yield Drawn(f"period.{table.name}", PERIODICITY, f"{table.name} without its trend", table.caption, figure)
+            yield Drawn(f"{PERIOD}.{table.name}", PERIODICITY, f"{table.name} without its trend", table.caption, figure)
 
 
 def _figures_of(signature: Signature, one: Metric) -> Iterator[Drawn]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,6 @@ class Comparison:
         return f"Comparison of {len(self.models)} signatures over {profiles} profiles: {verdicts or 'no claim judged'}"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
         return f"<p>{escape(repr(self))}</p>" + self.claims.to_html(index=False, na_rep="", escape=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pandas as pd
 from depthsig.errors import InputError
 from depthsig.metrics import Metric, all_metrics
 from depthsig.metrics.registry import read_entry
+from depthsig.metrics.rules import SHOWN_TOKENS
 from depthsig.signature import storage
 from depthsig.signature.schema import FILES, TABLES
 from depthsig.signature.tabular import conform
@@ -102,7 +104,7 @@ class Signature:
         """Per-prompt values of one metric."""
         return _choose(self.samples_table, metric, part, scope, agg).reset_index(drop=True)
 
-    def tokens(self, metric: str = "lens.tokens", prompt: int | None = None) -> pd.DataFrame:
+    def tokens(self, metric: str = SHOWN_TOKENS, prompt: int | None = None) -> pd.DataFrame:
         """Token-level values of one metric, of one prompt or of all that were kept."""
         frame = self.tokens_table[self.tokens_table["metric"] == metric]
         if frame.empty:
@@ -148,8 +150,6 @@ class Signature:
         return f"Signature of {name}: {steps} steps, {len(self.prompts)} prompts, {len(metrics)} metrics"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
         shown = self.scores[["score", "part", "scope", "agg", "value", "ci_low", "ci_high", "note"]]
         return f"<p>{escape(repr(self))}</p>" + shown.to_html(index=False, na_rep="", escape=True)
 

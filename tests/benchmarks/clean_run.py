@@ -21,17 +21,17 @@ from typing import Any
 
 import numpy as np
 import torch
-
-import depthsig
-from depthsig.tables.samples import Samples
 from depthsig.analysis.lens import LensObserver
-from depthsig.measure.request import Request
 from depthsig.analysis.residual import ResidualObserver
 from depthsig.analysis.tokens import Measured, measured
+
+import depthsig
 from depthsig.engine.batch import Batch, make_batch
 from depthsig.engine.clean_run import CleanRun
+from depthsig.measure.request import Request
 from depthsig.model import Model
 from depthsig.prompts import TokenPrompt, tokenize
+from depthsig.tables.samples import Samples
 
 FEW = ("lens.kl", "lens.overlap5", "lens.target_nll")
 LENS = frozenset(m for m in Request(metrics="lens").wanted if m not in ("lens.tokens",))

@@ -21,20 +21,19 @@ from typing import Any
 
 import torch
 from clean_run import peak_over, report, resident, smollm2
-
-import depthsig
-from depthsig.tables.samples import Samples
 from depthsig.analysis.edited import Means, Work
 from depthsig.analysis.orders import RepeatJob, repeat_edits
-from depthsig.measure.request import Request
-from depthsig.measure.edited.skipping import Skipping
+
+import depthsig
 from depthsig.checkpoint.hooks import StopForward, forward, hooked, undisturbed
 from depthsig.engine.batch import make_batch
 from depthsig.engine.memory import divide
-from depthsig.model import Model
 from depthsig.engine.run import CPU_BLOCK_TOKENS, Clean
+from depthsig.measure.request import Request
 from depthsig.metrics import future_cuts
+from depthsig.model import Model
 from depthsig.prompts import TokenPrompt, tokenize
+from depthsig.tables.samples import Samples
 
 SKIP = frozenset({"skip.effect", "skip.output_l2", "skip.kl", "skip.loss", "skip.top1"})
 

@@ -62,6 +62,7 @@ def find_candidates(module: nn.Module, config: Any) -> Candidates:
 def _from_transformer_lens(module: nn.Module, config: Any) -> Candidates | None:
     if config is None:
         return None
+    # TransformerLens takes seconds to import, and live models of other kinds need none of it: start-up time.
     from transformer_lens.factories.architecture_adapter_factory import (
         SUPPORTED_ARCHITECTURES,
         ArchitectureAdapterFactory,

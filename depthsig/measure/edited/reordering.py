@@ -17,6 +17,7 @@ from depthsig.measure.edited.outputs import OutputComparison
 from depthsig.measure.token_rows import TokenRows
 from depthsig.measure.work import Cost, Task
 from depthsig.metrics import Metric
+from depthsig.metrics.runs import RUNS
 from depthsig.plan.plan import Plan, SpanInfo
 from depthsig.prompts import TokenPrompt
 from depthsig.tables.samples import Key, Samples
@@ -79,10 +80,10 @@ def _repeats(plan: Plan) -> Sweep:
 
 
 SWEEPS: Mapping[str, Callable[[Plan], Sweep]] = {
-    "order.swap_next": _swaps, "order.reverse": _reversals, "order.skip_block": _dropped_blocks,
-    "order.swap_blocks": _block_swaps, "repeat": _repeats,
+    "swap_next": _swaps, "reverse": _reversals, "skip_block": _dropped_blocks, "swap_blocks": _block_swaps,
+    "repeat": _repeats,
 }  # fmt: skip
-"""The edits of every kind of run that changes the order of steps."""
+"""The edits of every kind of run that changes the order of steps, by the last piece of its name."""
 
 
 def repeat_edits(plan: Plan) -> dict[tuple[int, int], Repeat]:
@@ -102,14 +103,15 @@ def repeat_edits(plan: Plan) -> dict[tuple[int, int], Repeat]:
 class Reordering:
     """Feeds metrics of the output under other orders of steps."""
 
-    kinds: ClassVar[tuple[str, ...]] = tuple(kind for kind in SWEEPS if kind.startswith("order."))
+    kinds: ClassVar[tuple[str, ...]] = tuple(name for name in RUNS if name.partition(".")[2] in SWEEPS)
     needs_parts = False
     needs_means = False
     name = "order"
 
     def __init__(self, task: Task, entries: Sequence[Metric]) -> None:
         self.task = task
-        made = {kind: SWEEPS[kind](task.network.plan) for kind in dict.fromkeys(one.on for one in entries)}
+        kinds = dict.fromkeys(one.on for one in entries)
+        made = {kind: SWEEPS[kind.rpartition(".")[2]](task.network.plan) for kind in kinds}
         self.sweeps = {kind: sweep for kind, sweep in made.items() if sweep.cells}
         self.entries = {kind: [one for one in entries if one.on == kind] for kind in self.sweeps}
 
