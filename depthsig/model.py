@@ -22,7 +22,7 @@ from depthsig.engine.network import Network
 from depthsig.engine.rows import StepObserver
 from depthsig.engine.run import EditedRun, run_edits
 from depthsig.errors import InputError, UnsupportedModelError
-from depthsig.plan.declared import Declared, Iterations, PlanOptions, check_counts, declare, gather
+from depthsig.plan.declared import Declared, Iterations, PlanOptions, check_counts, declare_spans, gather
 from depthsig.plan.plan import Plan, build_plan
 from depthsig.plan.trace import Trace, trace_forward
 from depthsig.prompts import TokenPrompt, tokenize
@@ -72,7 +72,7 @@ class Model(Network):
         if "iterations" in new and not (merged.get("order") or self.checkpoint.declared.get("order")):
             raise InputError("--iterations of a model's own loop is given to depthsig.load, or with an --order")
         declared = gather(PlanOptions(**merged), self.checkpoint.declared, self.checkpoint.config)
-        plan = declare(self.native, declared, len(self.anatomy.layers))
+        plan = declare_spans(self.native, declared, len(self.anatomy.layers))
         _check_order(self.trace, self.native, plan)
         return replace(self, plan=plan, declared=declared)
 
@@ -192,7 +192,7 @@ def open_model(
     anatomy = find_anatomy(module, checkpoint.config)
     trace = trace_forward(module, anatomy.layers, anatomy.readout)
     native = check_counts(_native_plan(anatomy, trace), counts)
-    plan = declare(native, declared, len(anatomy.layers))
+    plan = declare_spans(native, declared, len(anatomy.layers))
     _check_order(trace, native, plan)
     return Model(
         module=module, anatomy=anatomy, trace=trace, native=native, plan=plan,

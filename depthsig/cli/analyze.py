@@ -70,7 +70,7 @@ def analyze(
     """Measure a checkpoint's depth-wise signature and write a report."""
     # The request is checked before torch is imported and a model loaded (start-up time).
     from depthsig.measure.request import Request  # start-up time
-    from depthsig.metrics.plugins import import_plugins  # start-up time
+    from depthsig.metrics.entries.plugins import import_plugins  # start-up time
     from depthsig.signature.storage import ensure_writable  # start-up time
 
     plugins = import_plugins(plugin or ())

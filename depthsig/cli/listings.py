@@ -35,7 +35,7 @@ def prompts(json: opt.Json = False) -> None:
 def metrics(plugin: opt.Plugin = None, json: opt.Json = False) -> None:
     """List every metric with its groups, definition and source."""
     from depthsig.metrics import all_metrics  # start-up time
-    from depthsig.metrics.plugins import import_plugins  # start-up time
+    from depthsig.metrics.entries.plugins import import_plugins  # start-up time
 
     import_plugins(plugin or ())
     if json:

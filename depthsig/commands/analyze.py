@@ -19,14 +19,14 @@ from depthsig.commands.lenses.checked import check_lens, open_lens
 from depthsig.commands.opening import Given, ReadyPrompts, ready_prompts
 from depthsig.commands.record import describe, identity, prompts_table, recorded_warnings
 from depthsig.engine.certificates import certify, judge
-from depthsig.errors import DepthsigError, DepthsigWarning
+from depthsig.errors import DepthsigError, DepthsigWarning, InputError
+from depthsig.measure.providers import Work
 from depthsig.measure.request import Names, Request
 from depthsig.measure.resume import Units
 from depthsig.measure.schedule import check_provided, cuts_of
 from depthsig.measure.schedule import measure as run_schedule
 from depthsig.measure.token_rows import tokens_table
-from depthsig.measure.work import Task
-from depthsig.metrics.plugins import import_plugins
+from depthsig.metrics.entries.plugins import import_plugins
 from depthsig.model import Model
 from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.progress import Progress
@@ -192,7 +192,7 @@ class Prepared:
         for message in verdict.warnings:
             warnings.warn(message, DepthsigWarning, stacklevel=3)
         certified = time.perf_counter()
-        samples, rows = run_schedule(Task(model, request, prompts, verdict, request.lens), units, show)
+        samples, rows = run_schedule(Work(model, request, prompts, verdict, request.lens), units, show)
         given = {**self.job.given.record(model), "plugins": [dict(p) for p in self.job.plugins]}
         info = describe(model, request, certificates, self.prompts, given, messages)
         info["timings"] = {
@@ -224,7 +224,9 @@ class Prepared:
         """The signature with the re-initialised control beside it, or with the reason why there is none."""
         started = time.perf_counter()
         try:
-            request = self.request.without("tuned")  # translators of trained weights say nothing about fresh ones
+            request = self.request.without("tuned")
+            if request is None:
+                raise InputError("a tuned lens is fitted to trained weights, and says nothing about fresh ones")
             with show.stage("re-initialised control"):
                 twin = reinitialised(self.model, request.seed)
             control = replace(self, model=twin, request=request).measure(Units, show, [], started)

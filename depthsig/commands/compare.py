@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from depthsig.comparison.claims import judge
+from depthsig.comparison.claims import judge_claims
 from depthsig.comparison.curves import Arm, comparable, measure_distances
-from depthsig.comparison.inputs import Input, check_alike, open_inputs, pair_prompts
+from depthsig.comparison.inputs import Input, check_alike, open_inputs, own_entries, pair_prompts
 from depthsig.comparison.recurrence import Periods
-from depthsig.comparison.reliance import late_table, resampled_scores, scores_table
+from depthsig.comparison.reliance import late_table, model_scores, resampled_scores
 from depthsig.comparison.roles import Roles, guess_roles, read_roles
 from depthsig.progress import Progress
 from depthsig.signature import Comparison, Signature
@@ -70,7 +70,7 @@ def compare(
         measured = measure_distances(inputs, pairing, weights, arms, who.of, tick)
     with show.stage("scores and claims", 2 * len(arms)) as tick:
         scores = resampled_scores(inputs, pairing, weights)
-        claims, recurrence = judge(arms, measured, scores, Periods(inputs, pairing, weights), tick)
+        claims, recurrence = judge_claims(arms, measured, scores, Periods(inputs, pairing, weights), tick)
     info = {
         "schema": SCHEMA, "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(TABLES_ONLY), "models": [i.record(who.of(p)) for p, i in enumerate(inputs)],
@@ -79,10 +79,10 @@ def compare(
         "options": {"roles": _text(roles), "seed": seed, "resamples": resamples, "points": POINTS},
         "prompts": {"n": len(pairing), "same_tokens": pairing.same_tokens},
         "profiles": {"compared": [str(k) for k in measured.compared], "left_out": measured.left},
-        "warnings": warnings,
+        "metrics": own_entries(inputs), "warnings": warnings,
     }  # fmt: skip
     comparison = Comparison(
-        info, claims, measured.distances, late_table(inputs, scores, arms), scores_table(inputs, scores, who.of),
+        info, claims, measured.distances, late_table(inputs, scores, arms), model_scores(inputs, scores, who.of),
         recurrence, measured.profiles,
     )  # fmt: skip
     if out is not None:

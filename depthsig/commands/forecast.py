@@ -12,8 +12,8 @@ from depthsig.commands.analyze import Job
 from depthsig.engine.certificates import Verdict
 from depthsig.engine.memory import divide
 from depthsig.engine.network import Network
+from depthsig.measure.providers import Cost, Work
 from depthsig.measure.schedule import providers
-from depthsig.measure.work import Cost, Task
 from depthsig.progress import Progress
 
 EFFICIENCY = 0.75
@@ -71,22 +71,22 @@ def forecast(job: Job) -> Forecast:
     """
     ready = job.prepare(Progress(False))
     network = ready.model
-    task = Task(network, ready.request, ready.prompts.tokens, Verdict(True, True, ()), ready.request.lens)
-    clean, edited = providers(task)
-    steps = task.steps
-    whole = [Cost(1, steps, 0) + sum((o.cost(p) for o in clean), Cost()) for p in task.counted]
-    pieces = [_piece("clean run", whole, task)]
-    pieces += [_piece(provider.name, [provider.cost(p) for p in task.counted], task) for provider in edited]
+    work = Work(network, ready.request, ready.prompts.tokens, Verdict(True, True, ()), ready.request.lens)
+    clean, edited = providers(work)
+    steps = work.steps
+    whole = [Cost(1, steps, 0) + sum((o.cost(p) for o in clean), Cost()) for p in work.counted]
+    pieces = [_piece("clean run", whole, work)]
+    pieces += [_piece(provider.name, [provider.cost(p) for p in work.counted], work) for provider in edited]
     layer, head = _flops(network)
     flops = sum(p.step_tokens * layer + p.readout_tokens * head for p in pieces)
     return Forecast(
-        str(network.plan), len(task.counted), sum(p.n_tokens for p in task.counted), tuple(pieces),
-        flops / (EFFICIENCY * _speed(network)), _memory(task, bool(edited)),
+        str(network.plan), len(work.counted), sum(p.n_tokens for p in work.counted), tuple(pieces),
+        flops / (EFFICIENCY * _speed(network)), _memory(work, bool(edited)),
     )  # fmt: skip
 
 
-def _piece(name: str, costs: list[Cost], task: Task) -> Piece:
-    lengths = [p.n_tokens for p in task.counted]
+def _piece(name: str, costs: list[Cost], work: Work) -> Piece:
+    lengths = [p.n_tokens for p in work.counted]
     return Piece(
         name,
         round(sum(cost.runs for cost in costs)),
@@ -113,11 +113,11 @@ def _speed(network: Network, size: int = 1024) -> float:
     return 2 * size**3 / best
 
 
-def _memory(task: Task, edited: bool) -> int:
-    budget = divide(task.network, task.request.bytes)
-    rows = 6 * 4 * task.network.readout.vocab * budget.rows
-    width = task.network.trace.width * (3 * task.steps + 8) * 4
-    return min(task.request.bytes, rows + width * budget.batch_tokens + (budget.states if edited else 0))
+def _memory(work: Work, edited: bool) -> int:
+    budget = divide(work.network, work.request.bytes)
+    rows = 6 * 4 * work.network.readout.vocab * budget.rows
+    width = work.network.trace.width * (3 * work.steps + 8) * 4
+    return min(work.request.bytes, rows + width * budget.batch_tokens + (budget.states if edited else 0))
 
 
 def _duration(seconds: float) -> str:

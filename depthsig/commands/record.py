@@ -19,7 +19,7 @@ from depthsig.engine.certificates import Certificate
 from depthsig.errors import DepthsigWarning
 from depthsig.measure.request import Request
 from depthsig.metrics import Metric
-from depthsig.metrics.plugins import PLUGIN
+from depthsig.metrics.entries.plugins import PLUGIN
 from depthsig.model import Model
 from depthsig.prompts import TokenPrompt
 from depthsig.signature.provenance import versions

@@ -126,7 +126,7 @@ def seeds_note(arms: Sequence[Arm]) -> str:
     return f"about these checkpoints, {each} an arm: prompts are no replicates of a training run{few}"
 
 
-def judge(
+def judge_claims(
     arms: Sequence[Arm], measured: Distances, scores: dict[Score, Float[ndarray, "row model"]], periods: Periods,
     tick: Callable[[float], None],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip

@@ -22,7 +22,7 @@ from numpy import ndarray
 
 from depthsig.comparison.inputs import Input, Pairing, per_prompt
 from depthsig.errors import InputError
-from depthsig.metrics.runs import RUNS
+from depthsig.metrics.entries.runs import RUNS
 from depthsig.statistics.convergence import (
     POINTS,
     arm_distance,

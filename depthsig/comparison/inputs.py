@@ -93,7 +93,7 @@ def open_inputs(items: Sequence[Signature | str | Path]) -> list[Input]:
         signatures.append(signature)
         paths.append(path)
     names = _names(signatures, paths)
-    return [Input(n, s, p, content_hash(s)) for n, s, p in zip(names, signatures, paths, strict=True)]
+    return [Input(n, s, p, numbers_hash(s)) for n, s, p in zip(names, signatures, paths, strict=True)]
 
 
 def _called(signature: Signature, path: Path | None) -> str:
@@ -119,7 +119,7 @@ def _names(signatures: Sequence[Signature], paths: Sequence[Path | None]) -> lis
     return names
 
 
-def content_hash(signature: Signature) -> str:
+def numbers_hash(signature: Signature) -> str:
     """SHA-256 of a signature's plan, profiles, samples and prompts, whatever folder they lie in."""
     digest = hashlib.sha256(json.dumps(signature.info["plan"], sort_keys=True, default=str).encode())
     for frame in (signature.profiles, signature.samples_table, signature.prompts):
@@ -143,7 +143,7 @@ def check_alike(inputs: Sequence[Input]) -> list[str]:
             option = "--" + name.replace("_", "-")
             said = ", ".join(f"{value} ({model})" for model, value in found.items())
             raise InputError(f"the signatures differ in {option}: {said}; analyze them with the same")
-    warnings = []
+    warnings = _check_declared(inputs)
     for name, said in (("cuts", "profiles of scope future are at other cuts"),):
         values = {str(o.get(name)) for o in options}
         if len(values) > 1 and len({tuple(i.signature.prompts["cuts"]) for i in inputs}) > 1:
@@ -152,6 +152,37 @@ def check_alike(inputs: Sequence[Input]) -> list[str]:
     if len(dtypes) > 1:
         warnings.append(f"dtypes differ ({', '.join(sorted(dtypes))}): part of the difference may be rounding")
     return warnings
+
+
+def own_entries(inputs: Sequence[Input]) -> list[dict[str, Any]]:
+    """The metrics of one's own that the signatures declare, each once, as ``compare.json`` keeps them."""
+    declared = {record["id"]: record for i in reversed(inputs) for record in i.signature.info.get("metrics", [])}
+    return [declared[name] for name in sorted(declared)]
+
+
+MUST_BE_DECLARED_ALIKE = ("kind", "on", "level", "axis", "rows", "cols", "parts", "scopes")
+
+
+def _check_declared(inputs: Sequence[Input]) -> list[str]:
+    """Whether metrics of one's own are the same in all signatures; what else differs, a sentence each.
+
+    Raises:
+        InputError: where one is another kind of quantity in another signature.
+    """
+    first: dict[str, tuple[str, Metric]] = {}
+    warnings: dict[str, str] = {}
+    for one in inputs:
+        for entry in (e for e in one.entries.values() if e.own):
+            name, known = first.setdefault(entry.id, (one.name, entry))
+            differ = [f for f in MUST_BE_DECLARED_ALIKE if getattr(entry, f) != getattr(known, f)]
+            if differ:
+                raise InputError(
+                    f"metric {entry.id!r} was declared with {differ[0]} {getattr(known, differ[0])!r} in {name} and "
+                    f"{getattr(entry, differ[0])!r} in {one.name}; analyze both with one declaration"
+                )
+            if entry.formula != known.formula:
+                warnings[entry.id] = f"{entry.id} has another formula in {one.name} than in {name}"
+    return list(warnings.values())
 
 
 @dataclass(frozen=True, eq=False)

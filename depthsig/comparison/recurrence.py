@@ -18,7 +18,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from depthsig.comparison.curves import Arm
-from depthsig.comparison.inputs import Input, Pairing, content_hash, pair_prompts, per_prompt
+from depthsig.comparison.inputs import Input, Pairing, numbers_hash, pair_prompts, per_prompt
 from depthsig.errors import InputError
 from depthsig.metrics import entry
 from depthsig.metrics.rules import FAMILY, Member
@@ -133,7 +133,7 @@ class Periods:
             if control is None or span is None:
                 lacking.append(one.name)
                 continue
-            as_input = Input(f"{one.name}/control", control, None, content_hash(control))
+            as_input = Input(f"{one.name}/control", control, None, numbers_hash(control))
             rows_c = _same_prompts(one, as_input, rows)
             own.append(self._read(place, span))
             other.append([read_strengths(as_input, rows_c, span, self.weights)])

@@ -67,7 +67,7 @@ def _scores_of(
     return {name: np.concatenate(found) for name, found in pieces.items()}
 
 
-def scores_table(
+def model_scores(
     inputs: Sequence[Input], scores: dict[Score, Float[ndarray, "row model"]], role: Callable[[int], str]
 ) -> pd.DataFrame:
     """Scores model by model, with intervals over prompts."""

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from depthsig.measure.calling import call, values_of
 from depthsig.metrics import Metric
-from depthsig.metrics.comparison import AT_THE_END, RECORDS, Reference
+from depthsig.metrics.comparison import AT_THE_END, OF_SEVERAL, Reference
 from depthsig.metrics.distributions import TopTokens
 
 
 def quantities(entries: Sequence[Metric]) -> frozenset[str]:
     """What :class:`~depthsig.metrics.comparison.Reference` must compute for these metrics."""
     fused = [one.fused for one in entries if one.fused]
-    return frozenset(q for name in fused for q in RECORDS.get(name, (name,)))
+    return frozenset(q for name in fused for q in OF_SEVERAL.get(name, (name,)))
 
 
 class Against:
@@ -86,7 +86,7 @@ class Against:
 
 def _of_entries(entries: Sequence[Metric], values: dict[str, Tensor]) -> dict[str, Tensor | TopTokens]:
     return {
-        one.id: TopTokens(*(values[q] for q in RECORDS[one.fused])) if one.fused in RECORDS else values[one.fused]
+        one.id: TopTokens(*(values[q] for q in OF_SEVERAL[one.fused])) if one.fused in OF_SEVERAL else values[one.fused]
         for one in entries
         if one.fused
     }

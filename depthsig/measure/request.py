@@ -8,7 +8,8 @@ from typing import Any
 
 from depthsig.engine.memory import parse_memory
 from depthsig.errors import InputError
-from depthsig.metrics.registry import Metric, needed, select
+from depthsig.metrics.entries.record import Metric
+from depthsig.metrics.registry import needed, select
 from depthsig.metrics.rules import DEFAULT_METRICS, FAMILY, OF_LAYERS, WITH_LENS, WITH_SPAN
 from depthsig.terms import PARTS, POSITIONS, SCOPES, Part
 
@@ -136,17 +137,13 @@ class Request:
             metrics = (*metrics, *(name for name in family if name not in have))
         return self if metrics == self.metrics else replace(self, metrics=metrics)
 
-    def without(self, *runs: str) -> Request:
-        """The request without what these kinds of run feed.
-
-        Raises:
-            InputError: if there is nothing else in it.
-        """
+    def without(self, *runs: str) -> Request | None:
+        """The request without what these kinds of run feed; None if there is nothing else in it."""
         if not self.on(*runs):
             return self
         names = tuple(m.id for m in self.selected if not any(n.on in runs for n in needed([m]).values()))
         if not names:
-            raise InputError(f"nothing but {', '.join(m.id for m in self.on(*runs))} was asked for")
+            return None
         return replace(self, metrics=names, lens=None if "tuned" in runs else self.lens)
 
     def record(self) -> dict[str, Any]:

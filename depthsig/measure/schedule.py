@@ -23,11 +23,11 @@ from depthsig.measure.edited.erasing import Erasing
 from depthsig.measure.edited.isolated import Isolated
 from depthsig.measure.edited.reordering import Reordering, Repeating
 from depthsig.measure.edited.skipping import Skipping
+from depthsig.measure.providers import CleanBatch, CleanProvider, Work
 from depthsig.measure.request import Request
 from depthsig.measure.resume import Units
 from depthsig.measure.token_rows import TokenRows
 from depthsig.measure.where import measured
-from depthsig.measure.work import CleanBatch, CleanProvider, Task
 from depthsig.metrics.interventions import future_cuts
 from depthsig.progress import Progress
 from depthsig.prompts import TokenPrompt
@@ -35,19 +35,19 @@ from depthsig.tables.samples import Samples
 
 CLEAN: tuple[type[CleanProvider], ...] = (States, Readouts, Passes, Codas, Stored)
 EDITED: tuple[type[EditedProvider], ...] = (Skipping, Isolated, Reordering, Repeating, Erasing, Attributing)
-TABLES = ("scores", "periods")
+OF_TABLES = ("scores", "periods")
 """Kinds of run that run nothing: :mod:`depthsig.tables` provides what is made of other entries' values."""
 
 
-def providers(task: Task) -> tuple[list[CleanProvider], list[EditedProvider]]:
+def providers(work: Work) -> tuple[list[CleanProvider], list[EditedProvider]]:
     """Who measures what a request needs, each with its own entries.
 
     Raises:
         InputError: for a metric that nobody provides, or whose run this model does not have.
     """
-    check_provided(task.request)
-    clean = [p(task, found) for p in CLEAN if (found := task.request.on(*p.kinds))]
-    edited = [p(task, found) for p in EDITED if (found := task.request.on(*p.kinds))]
+    check_provided(work.request)
+    clean = [p(work, found) for p in CLEAN if (found := work.request.on(*p.kinds))]
+    edited = [p(work, found) for p in EDITED if (found := work.request.on(*p.kinds))]
     return clean, edited
 
 
@@ -57,24 +57,24 @@ def check_provided(request: Request) -> None:
     Raises:
         InputError: naming the metric and its run.
     """
-    known = {kind for p in (*CLEAN, *EDITED) for kind in p.kinds} | set(TABLES)
+    known = {kind for p in (*CLEAN, *EDITED) for kind in p.kinds} | set(OF_TABLES)
     for one in request.needed.values():
         if one.on not in known or one.function is None:
             raise InputError(f"metric {one.id!r} cannot be measured: nothing provides the run {one.on!r} that feeds it")
 
 
-def measure(task: Task, units: Callable[[], Units], show: Progress) -> tuple[Samples, TokenRows]:
+def measure(work: Work, units: Callable[[], Units], show: Progress) -> tuple[Samples, TokenRows]:
     """Run what the request needs, once, and collect per-prompt values and token-level rows.
 
     Args:
         units: opens the pieces of interrupted work; asked when the clean run is to begin.
     """
-    clean, edited = providers(task)
-    samples, tokens = Samples(len(task.prompts)), TokenRows()
+    clean, edited = providers(work)
+    samples, tokens = Samples(len(work.prompts)), TokenRows()
     kept = units()
     with kept.cleared_on_errors():
-        _run_clean(task, clean, samples, tokens, show)
-        tokens += _run_edited(task, edited, samples, kept, show)
+        _run_clean(work, clean, samples, tokens, show)
+        tokens += _run_edited(work, edited, samples, kept, show)
     return samples, tokens
 
 
@@ -86,22 +86,22 @@ def cuts_of(request: Request, prompts: Sequence[TokenPrompt]) -> dict[int, Seque
 
 
 def _run_clean(
-    task: Task, observers: Sequence[CleanProvider], samples: Samples, tokens: TokenRows, show: Progress
+    work: Work, observers: Sequence[CleanProvider], samples: Samples, tokens: TokenRows, show: Progress
 ) -> None:
     """Every prompt once, seen by everybody."""
     run = [o for o in observers if not isinstance(o, Stored)]
-    parts = task.verdict.parts and any(o.needs_parts for o in run)
+    parts = work.verdict.parts and any(o.needs_parts for o in run)
     reads = any(isinstance(o, Readouts) for o in run)
-    keep_first = task.request.keep_first
-    ids = [p.ids for p in task.counted]
-    total = sum(len(p.positions) for p in task.counted)
-    size = clean_tokens(task.network, task.request.bytes)
+    keep_first = work.request.keep_first
+    ids = [p.ids for p in work.counted]
+    total = sum(len(p.positions) for p in work.counted)
+    size = clean_tokens(work.network, work.request.bytes)
     with torch.no_grad():
         if run:
             with show.stage("clean run", total) as tick:
-                for batch in batches(ids, task.network.device, max_tokens=size, batch_size=task.batch_size):
-                    found = task.network.clean(batch.ids, parts=parts)
-                    seen = CleanBatch(task, batch, found, measured(batch, task.counted, keep_first), tick)
+                for batch in batches(ids, work.network.device, max_tokens=size, batch_size=work.batch_size):
+                    found = work.network.clean(batch.ids, parts=parts)
+                    seen = CleanBatch(work, batch, found, measured(batch, work.counted, keep_first), tick)
                     for observer in run:
                         observer.observe(seen, samples, tokens)
                     if not reads:
@@ -111,23 +111,23 @@ def _run_clean(
 
 
 def _run_edited(
-    task: Task, jobs: Sequence[EditedProvider], samples: Samples, units: Units, show: Progress
+    work: Work, jobs: Sequence[EditedProvider], samples: Samples, units: Units, show: Progress
 ) -> TokenRows:
     """Every job on every batch; what is finished is kept."""
     rows = TokenRows()
-    counted = task.counted
+    counted = work.counted
     if not jobs or not counted:
         return rows
-    parts = task.verdict.parts and any(job.needs_parts for job in jobs)
-    if not task.verdict.parts and any(job.needs_parts for job in jobs):
-        message = f"where {task.network.anatomy.family} keeps its parts is not known"
+    parts = work.verdict.parts and any(job.needs_parts for job in jobs)
+    if not work.verdict.parts and any(job.needs_parts for job in jobs):
+        message = f"where {work.network.anatomy.family} keeps its parts is not known"
         warnings.warn(f"attention and MLP rows are left out: {message}", DepthsigWarning, stacklevel=2)
-    budget = divide(task.network, task.request.bytes)
-    every = edited_batches(task, counted)
+    budget = divide(work.network, work.request.bytes)
+    every = edited_batches(work, counted)
     means = Means()
     if any(job.needs_means for job in jobs):
         # Of all prompts, whichever positions are measured.
-        means = _means(task, edited_batches(task, [p for p in task.prompts if p.n_tokens >= 2]), parts)
+        means = _means(work, edited_batches(work, [p for p in work.prompts if p.n_tokens >= 2]), parts)
     total = sum(job.cost(p).runs * p.n_tokens for job in jobs for p in counted)
     with show.stage("edited runs", int(total)) as tick, torch.no_grad():
         for number, batch in enumerate(every):
@@ -139,28 +139,28 @@ def _run_edited(
                     rows += before
                     tick(sum(job.cost(counted[r]).runs * counted[r].n_tokens for r in batch.rows))
                     continue
-                clean = clean or Clean.of(task.network, batch, parts=parts)
+                clean = clean or Clean.of(work.network, batch, parts=parts)
                 piece, lines = Samples(samples.n_prompts), TokenRows()
-                job.run(EditedBatch(task, clean, budget, means, parts, tick), piece, lines)
+                job.run(EditedBatch(work, clean, budget, means, parts, tick), piece, lines)
                 units.save(name, piece, lines)
                 samples.absorb(piece.state())
                 rows += lines
     return rows
 
 
-def edited_batches(task: Task, prompts: Sequence[TokenPrompt]) -> list[Batch]:
+def edited_batches(work: Work, prompts: Sequence[TokenPrompt]) -> list[Batch]:
     """The batches that edited runs go over; the same for the same request, so that work can be resumed."""
-    budget = divide(task.network, task.request.bytes)
-    ids, device = [p.ids for p in prompts], task.network.device
-    return list(batches(ids, device, max_tokens=budget.batch_tokens, batch_size=task.batch_size))
+    budget = divide(work.network, work.request.bytes)
+    ids, device = [p.ids for p in prompts], work.network.device
+    return list(batches(ids, device, max_tokens=budget.batch_tokens, batch_size=work.batch_size))
 
 
-def _means(task: Task, every: Sequence[Batch], parts: bool) -> Means:
+def _means(work: Work, every: Sequence[Batch], parts: bool) -> Means:
     """Mean states and contributions over the counted tokens (all but the first) of all prompts."""
     sums: dict[str, torch.Tensor] = {}
     count = 0
     for batch in every:
-        run = task.network.clean(batch.ids, parts=parts)
+        run = work.network.clean(batch.ids, parts=parts)
         mask = batch.mask()
         mask[:, 0] = False
         count += int(mask.sum())

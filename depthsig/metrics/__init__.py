@@ -16,7 +16,8 @@ import pkgutil
 import sys
 from typing import TYPE_CHECKING, Any
 
-from depthsig.metrics.registry import Metric, all_metrics, declaring_built_in, entry, forget, metric, select
+from depthsig.metrics.entries.record import Metric
+from depthsig.metrics.registry import all_metrics, declaring_built_in, entry, forget, metric, select
 
 if TYPE_CHECKING:
     from depthsig.metrics.attribution import *  # noqa: F403
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from depthsig.metrics.vectors import *  # noqa: F403
     from depthsig.metrics.weights import *  # noqa: F403
 
-_INNER = ("registry", "runs", "rules", "plugins")
+_INNER = ("entries", "registry", "rules")
 """Modules that are about entries, and hold no functions on data."""
 
 __all__ = ["Metric", "all_metrics", "entry", "forget", "metric", "select"]
@@ -44,7 +45,7 @@ def _discover() -> dict[str, Any]:
     with declaring_built_in():
         here = sys.modules[__name__].__path__
         names = sorted(info.name for info in pkgutil.walk_packages(here, f"{__name__}."))
-        modules = [importlib.import_module(name) for name in names if name.rsplit(".", 1)[1] not in _INNER]
+        modules = [importlib.import_module(name) for name in names if name.split(".")[2] not in _INNER]
     for module in modules:
         shown = getattr(module, "__all__", None)
         for name, value in vars(module).items():

@@ -30,7 +30,7 @@ QUANTITIES = frozenset(
 ``kl_reverse`` KL(p‖q); ``nll``, ``rank``, ``log_rank`` and ``loss`` (NLL of q − NLL of p) are of the
 targets; ``tokens`` and ``probs`` are the top 5 of q."""
 
-RECORDS = {"top5": ("tokens", "probs")}
+OF_SEVERAL = {"top5": ("tokens", "probs")}
 """Quantities that are records of others: the fields of :class:`~depthsig.metrics.distributions.TopTokens`."""
 
 AT_THE_END = {"kl": 0.0, "kl_reverse": 0.0, "jsd": 0.0, "l2": 0.0, "loss": 0.0, "overlap5": 1.0, "top1": 1.0}

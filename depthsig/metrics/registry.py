@@ -8,126 +8,17 @@ Nothing here imports torch, so a saved signature can be reported without it.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar, get_args
+from dataclasses import fields
+from typing import Any, Literal, TypeVar
 
 from depthsig.errors import InputError
-from depthsig.metrics.runs import BY_DEFAULT, RUNS, Axis, Level, Offer, RunKind
-from depthsig.terms import NONE, PARTS, SCOPES
-
-Kind = Literal["profile", "matrix", "score", "token"]
-Figure = Literal["profile", "heatmap", "top_tokens", "token_map", "trajectories", ""]
-Domain = Literal["", "later", "later, where run", "within", "from row 1", "last row"]
-"""Which cells a matrix has: all; columns after the row; those that row + column keeps inside; rows from 1; the last."""
-Limits = tuple[float | None, float | None]
+from depthsig.metrics.entries.asking import parts_of, place
+from depthsig.metrics.entries.record import Kind, Limits, Metric, check_fields, read_entry
+from depthsig.metrics.entries.runs import RUNS, Axis, Level
+from depthsig.terms import NONE, SCOPES
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_ID = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One metric: identity, definition, where it is measured, how it accumulates and is drawn.
-
-    Attributes:
-        id: full name, ``family.name``.
-        kind: ``profile`` (over depth or step), ``matrix``, ``score`` or ``token`` (depth x token).
-        on: the kind of run that feeds it (:data:`depthsig.metrics.runs.RUNS`).
-        level: what a call of its function sees (:data:`depthsig.metrics.runs.Level`).
-        axis: of a profile, or of the first axis of a token metric; else empty.
-        rows, cols: the axes of a matrix; else empty. row_label, col_label: what a figure calls them.
-        parts, scopes: the values of those columns; ``("-",)`` where they do not apply.
-        label: what a figure's axis says, without the unit.
-        unit: ``nats``, ``fraction``, ``probability`` ...; empty where the number is a pure ratio.
-        formula: the definition in one line of plain text.
-        source: where it comes from (author, arXiv number).
-        groups: the values of ``--metrics`` that ask for it (besides its full name).
-        default: False for a costly metric that its groups leave out.
-        always: whether its parts are measured whatever ``--parts`` says.
-        needs: ids of the entries that it is made of, in the order of its function's parameters.
-        stacked: whether all parts of what it needs come together, along a first axis.
-        result: which field of the record that its function returns; empty for the value itself.
-        fused: which quantity of :mod:`depthsig.metrics.comparison` is the same, faster.
-        precise: whether its arguments come in float64 (differences of nearly equal directions).
-        worst: which extreme ``agg=max`` takes: ``max``, ``min``, or ``None`` (no agg=max).
-        log: take logarithms before a period is tested (norms and other positive profiles).
-        domain: which cells of a matrix exist. first_col: the number of its first column.
-        undefined: what an undefined score means, in words.
-        figure: how it is drawn. limits: the range of values, where bounded. norm: the scale of its
-            axis or colours. centre: the natural middle of its values (0 for cosines), where it has one.
-        section: of the report.
-        own: whether a user declared it.
-        function: what computes it; None where the entry was read from a file.
-    """
-
-    id: str
-    kind: Kind
-    on: str
-    level: Level
-    axis: Axis = ""
-    rows: Axis = ""
-    cols: Axis = ""
-    row_label: str = ""
-    col_label: str = ""
-    parts: tuple[str, ...] = (NONE,)
-    scopes: tuple[str, ...] = (NONE,)
-    label: str = ""
-    unit: str = ""
-    formula: str = ""
-    source: str = ""
-    groups: tuple[str, ...] = ()
-    default: bool = True
-    always: bool = False
-    needs: tuple[str, ...] = ()
-    stacked: bool = False
-    result: str = ""
-    fused: str = ""
-    precise: bool = False
-    worst: Literal["max", "min"] | None = "max"
-    log: bool = False
-    domain: Domain = ""
-    first_col: int = 0
-    undefined: str = ""
-    figure: Figure = ""
-    limits: Limits = (None, None)
-    norm: Literal["linear", "log"] = "linear"
-    centre: float | None = None
-    section: str = ""
-    own: bool = False
-    function: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def family(self) -> str:
-        """The first piece of its id."""
-        return self.id.split(".")[0]
-
-    @property
-    def run(self) -> RunKind:
-        """The kind of run that feeds it."""
-        return RUNS[self.on]
-
-    @property
-    def cells(self) -> tuple[Axis, ...]:
-        """The axes of its values, tokens apart."""
-        return (self.rows, self.cols) if self.rows else (self.axis,) if self.axis else ()
-
-    @property
-    def measured(self) -> bool:
-        """Whether a run feeds it, and not only other entries."""
-        return self.on not in ("scores", "periods")
-
-    def asks(self) -> tuple[str, ...]:
-        """The names that its function is given by its run."""
-        return () if self.function is None else _asked(self.function, self.run, self.level, self.cells, self.needs)
-
-    def record(self) -> dict[str, Any]:
-        """All of it but the function, as JSON keeps it."""
-        found = {k: v for k, v in asdict(self).items() if k != "function"}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
-
 
 _ENTRIES: dict[str, Metric] = {}
 _BUILT_IN: set[str] = set()
@@ -155,7 +46,7 @@ def metric(
     follow (−1 where none does), ``delta`` and ``delta_edited`` a later step's update without and with
     an edit; what comes back is [n]. With ``hs``, ``us`` and other plurals (``level="stack"``) all depths
     or steps stand along the first axis, and what comes back has its cells first and the tokens last.
-    :data:`depthsig.metrics.runs.RUNS` lists what each kind of run offers.
+    :data:`depthsig.metrics.entries.runs.RUNS` lists what each kind of run offers.
 
     Args:
         id: full name, ``family.name``. An own id declared again replaces the one before.
@@ -223,8 +114,9 @@ class declaring_built_in:
 
 
 def all_metrics() -> Mapping[str, Metric]:
-    """Every metric by its full name, in the order in which they were declared."""
-    return _ENTRIES
+    """Every metric by its full name: by the runs that feed them, and then as they were declared."""
+    order = list(RUNS)
+    return {one.id: one for one in sorted(_ENTRIES.values(), key=lambda one: order.index(one.on))}
 
 
 def entry(name: str) -> Metric:
@@ -241,7 +133,7 @@ def select(names: Iterable[str]) -> list[Metric]:
     >>> [m.id for m in select(["settling_depth"])]
     ['settling_depth']
     """
-    every = list(_ENTRIES.values())
+    every = list(all_metrics().values())
     chosen: dict[str, Metric] = {}
     for name in names:
         name = name.strip()
@@ -268,22 +160,16 @@ def needed(chosen: Iterable[Metric]) -> dict[str, Metric]:
     return found
 
 
-def read_entry(record: Any) -> Metric:
-    """An entry as a file keeps it, without a function.
+def with_own(records: Iterable[Any]) -> dict[str, Metric]:
+    """The built-in metrics, and a user's own as a file keeps them, by id.
+
+    What was declared is kept with the tables, so that nothing else is needed to read them.
 
     Raises:
-        ValueError: saying what is wrong with it.
+        ValueError: saying what is wrong with a record.
     """
-    if not isinstance(record, Mapping) or not isinstance(record.get("id"), str):
-        raise ValueError("a metric's entry is no object with an id")
-    known = {f.name: f for f in fields(Metric) if f.name != "function"}
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items() if k in known}
-    try:
-        found = Metric(**values)
-        _check_fields(found)
-    except (TypeError, InputError) as error:
-        raise ValueError(f"the entry of metric {record['id']!r} is damaged: {error}") from None
-    return found
+    built_in = {name: one for name, one in all_metrics().items() if not one.own}
+    return {**{one.id: one for one in map(read_entry, records)}, **built_in}
 
 
 def _entry(id: str, function: Callable[..., Any], on: str | None, level: Level | None, given: dict[str, Any]) -> Metric:
@@ -292,7 +178,7 @@ def _entry(id: str, function: Callable[..., Any], on: str | None, level: Level |
     unknown = sorted(set(given) - {f.name for f in fields(Metric)})
     if unknown:
         raise InputError(f"{where}: there is no field {unknown[0]!r}; see depthsig.metrics.Metric")
-    if not isinstance(id, str) or not _ID.fullmatch(id) or (not _loading and "." not in id):
+    if not isinstance(id, str) or (not _loading and "." not in id):
         raise InputError(f"{where}: an id is written family.name, in small letters, digits and underscores")
     if not callable(function):
         raise InputError(f"{where} is no function; put @metric(...) above one")
@@ -301,110 +187,22 @@ def _entry(id: str, function: Callable[..., Any], on: str | None, level: Level |
     axes = (given["rows"], given["cols"]) if given["rows"] else (given["axis"],)
     cells: tuple[Axis, ...] = axes if any(axes) else ()
     needs = tuple(given.get("needs", ()))
-    run, at = _place(where, function, on, level, cells, needs)
+    run, at = place(where, function, on, level, cells, needs)
     kind: Kind = given.pop("kind", None) or ("matrix" if given["rows"] else "profile" if given["axis"] else "score")
     family = id.split(".")[0]
     of_need = entry(needs[0]) if needs and not given.get("stacked") else None
     filled: dict[str, Any] = {
         "label": id, "groups": (family,), "section": family.replace("_", " ").capitalize(),
         "row_label": given["rows"], "col_label": given["cols"], "always": bool(given["parts"]),
-        "parts": of_need.parts if of_need else _parts(function, run),
+        "parts": of_need.parts if of_need else parts_of(function, run),
         "scopes": of_need.scopes if of_need else SCOPES if run.by_part else (NONE,),
         "formula": (inspect.getdoc(function) or "").split("\n")[0],
         "figure": {"profile": "profile", "matrix": "heatmap"}.get(kind, ""),
     }  # fmt: skip
     values: dict[str, Any] = {**given, **{k: v for k, v in filled.items() if not given.get(k)}}
     made = Metric(id=id, kind=kind, on=run.name, level=at, own=not _loading, function=function, **values)
-    _check_fields(made)
+    check_fields(made)
     return made
-
-
-def _place(
-    where: str, function: Callable[..., Any], on: str | None, level: Level | None, cells: tuple[Axis, ...],
-    needs: tuple[str, ...],
-) -> tuple[RunKind, Level]:  # fmt: skip
-    """The run and the level at which everything that a function asks for is offered.
-
-    Raises:
-        InputError: naming what is not, and what is.
-    """
-    if on is not None and on not in RUNS:
-        raise InputError(f"{where}: there is no run {on!r}; there are {', '.join(RUNS)}")
-    if on is None and needs:
-        on = "scores"
-    runs = [RUNS[on]] if on is not None else [RUNS[name] for name in BY_DEFAULT]
-    levels = [level] if level is not None else list(get_args(Level))
-    tried: list[tuple[RunKind, Offer]] = []
-    for run in runs:
-        for at in levels:
-            offer = run.offer(at, cells)
-            if offer is None:
-                continue
-            tried.append((run, offer))
-            if not _lacking(function, offer, needs) and (offer.level == "table" or not needs):
-                return run, at
-    over = " x ".join(cells) or "nothing"
-    if not tried:
-        there = {" x ".join(o.cells) or "nothing" for run in runs for o in run.offers if level in (None, o.level)}
-        said = f"{' and '.join(r.name for r in runs)}: {', '.join(sorted(there)) or 'none'}"
-        raise InputError(f"{where}: nothing is offered over {over}; there is, on {said}")
-    run, offer = min(tried, key=lambda pair: len(_lacking(function, pair[1], needs)))
-    lacking = _lacking(function, offer, needs) or ["other entries' values"]
-    known = "; ".join(f"{r.name} offers {', '.join(o.names) or 'nothing'}" for r, o in tried)
-    raise InputError(f"{where} asks for {', '.join(map(repr, lacking))}, which nothing offers over {over}: {known}")
-
-
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    return list(inspect.signature(function).parameters.values())
-
-
-def _lacking(function: Callable[..., Any], offer: Offer, needs: tuple[str, ...]) -> list[str]:
-    """Parameters that must be given and are not offered."""
-    asked = _parameters(function)[len(needs) :]
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p.name for p in asked if p.name not in offer.names and (p.default is p.empty or p.kind in variadic)]
-
-
-def _asked(
-    function: Callable[..., Any], run: RunKind, level: Level, cells: tuple[Axis, ...], needs: tuple[str, ...]
-) -> tuple[str, ...]:
-    offer = run.offer(level, cells)
-    names = () if offer is None else offer.names
-    return tuple(p.name for p in _parameters(function)[len(needs) :] if p.name in names)
-
-
-def _parts(function: Callable[..., Any], run: RunKind) -> tuple[str, ...]:
-    """The parts of a metric that does not say: those of ``--parts``, or the whole layer's contribution."""
-    contributions = {"u", "r", "us", "rs"} & {p.name for p in _parameters(function)}
-    return PARTS if run.by_part else ("layer",) if contributions else (NONE,)
-
-
-def _check_fields(made: Metric) -> None:
-    """Refuse values that nothing knows what to do with.
-
-    Raises:
-        InputError: naming the metric and the field.
-    """
-    where = f"metric {made.id!r}"
-    choices = {
-        "kind": get_args(Kind), "on": tuple(RUNS), "level": get_args(Level), "axis": get_args(Axis),
-        "rows": get_args(Axis), "cols": get_args(Axis), "worst": ("max", "min", None), "domain": get_args(Domain),
-        "figure": get_args(Figure), "norm": ("linear", "log"),
-    }  # fmt: skip
-    for name, allowed in choices.items():
-        value = getattr(made, name)
-        if value not in allowed:
-            raise InputError(f"{where}: {name} is {value!r}; it is one of {', '.join(map(repr, allowed))}")
-    for name in ("label", "unit", "formula", "source", "row_label", "col_label", "undefined", "section", "result"):
-        if not isinstance(getattr(made, name), str):
-            raise InputError(f"{where}: {name} is {getattr(made, name)!r}; it is text")
-    for name in ("parts", "scopes", "groups", "needs"):
-        value = getattr(made, name)
-        if not isinstance(value, tuple) or not all(isinstance(v, str) and v for v in value):
-            raise InputError(f"{where}: {name} is {value!r}; it is a list of names")
-    numbers = (*made.limits, made.centre) if isinstance(made.limits, tuple) and len(made.limits) == 2 else ("",)
-    if not all(v is None or (isinstance(v, (int, float)) and not isinstance(v, bool)) for v in numbers):
-        raise InputError(f"{where}: limits are {made.limits!r}, centre {made.centre!r}; a limit is a number or None")
 
 
 def _known() -> str:

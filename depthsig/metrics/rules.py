@@ -31,8 +31,8 @@ ACTIVATIONS: tuple[str, str] = tuple(_RULES["find_blocks"]["activations"])
 LATE: Member = tuple(_RULES["claims"]["late"])
 LATE_SCORES = tuple(_RULES["claims"]["beside_late"])
 
-QUANTITIES: dict[str, str] = _RULES["claims"]["quantities"]
-STATEMENTS: dict[str, dict[str, str]] = _RULES["claims"]["statements"]
+CLAIM_QUANTITIES: dict[str, str] = _RULES["claims"]["quantities"]
+CLAIM_STATEMENTS: dict[str, dict[str, str]] = _RULES["claims"]["statements"]
 
 PREDICTORS: dict[str, str] = dict(_RULES["repeat"]["predictors"])
 ANGULAR: str = _RULES["repeat"]["angular"]

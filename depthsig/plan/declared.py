@@ -1,4 +1,4 @@
-"""Labels that users and configs declare, held against what the trace saw."""
+"""Labels that users and configs declare_spans, held against what the trace saw."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Declared:
         return {key: value for key, value in entries.items() if value is not None}
 
     def options(self) -> PlanOptions:
-        """The options that declare the same, wherever each of it comes from."""
+        """The options that declare_spans the same, wherever each of it comes from."""
         return PlanOptions(self.order, self.loop, self.grown, self.iterations)
 
     def explicit_options(self) -> PlanOptions:
@@ -145,7 +145,7 @@ def check_counts(observed: Plan, counts: Mapping[str, int]) -> Plan:
     return observed
 
 
-def declare(observed: Plan, declared: Declared, n_layers: int) -> Plan:
+def declare_spans(observed: Plan, declared: Declared, n_layers: int) -> Plan:
     """The plan to run: the observed one, or the declared order, with every label put on.
 
     Forced iterations apply to the loop of a declared order here; those of the model's own loop
@@ -201,7 +201,7 @@ def _with_loop(plan: Plan, loop: Span) -> Plan:
     if first is None:
         raise InputError(
             f"--loop {loop} contradicts what runs: the trace shows {_shown(plan)}; "
-            "declare the loop that the trace shows, or leave --loop out"
+            "declare_spans the loop that the trace shows, or leave --loop out"
         )
     info = SpanInfo(first, first + size, size, "loop", executed=False, source="declared")
     plan = with_span(plan, info)

@@ -16,8 +16,8 @@ import numpy as np
 from depthsig.errors import DepthsigWarning, InputError
 from depthsig.prompts.prompt import Prompt, TokenPrompt
 from depthsig.prompts.spans import Span, clip, encode, render
+from depthsig.terms import POSITIONS
 
-POSITIONS = ("all", "answer", "last")
 _LARGEST_ID = 2**63 - 1
 
 

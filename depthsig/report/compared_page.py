@@ -10,20 +10,18 @@ from typing import Any
 import pandas as pd
 
 from depthsig.errors import InputError
-from depthsig.metrics import all_metrics
 from depthsig.metrics.rules import LATE
 from depthsig.report.figures.forest import draw_by_profile, draw_claims, draw_late, draw_reliance
-from depthsig.report.figures.models import draw_distances, draw_relative, draw_tree, label_of
+from depthsig.report.figures.labels import with_unit
+from depthsig.report.figures.models import draw_distances, draw_relative, draw_tree
 from depthsig.report.gallery import Drawn
-from depthsig.report.html import embedded, environment, slug
+from depthsig.report.html import embedded, environment
 from depthsig.report.page import replace_page
 from depthsig.report.style import FULL, house_style, new_figure
-from depthsig.signature.compared import Comparison, measured, stated, writing
+from depthsig.signature.compared import Comparison, in_numbers, stated, writing
 from depthsig.terms import described
 
-OWN = "Own metrics"
-"""Section of profiles that are not on the list of metrics here."""
-COLUMNS = 3
+PANELS = 3
 """Panels side by side."""
 MOST_PAIRS = 28
 """More paired differences than this are in the table only, those with roles first."""
@@ -111,17 +109,17 @@ def _only(frame: pd.DataFrame, values: dict[str, str]) -> pd.DataFrame:
 
 
 def _profile_figures(comparison: Comparison, roles: dict[str, str]) -> Iterator[Drawn]:
-    sections = {name: one.section for name, one in all_metrics().items()}
-    table = comparison.profiles.assign(group=[sections.get(m, OWN) for m in comparison.profiles["metric"]])
-    for group, rows in table.groupby("group", sort=False):
+    entries = comparison.entries
+    table = comparison.profiles.assign(family=[entries[m].family for m in comparison.profiles["metric"]])
+    for family, rows in table.groupby("family", sort=False):
         curves = [curve for _, curve in rows.groupby(["metric", "part", "scope"], sort=False)]
-        lines = math.ceil(len(curves) / COLUMNS)
-        columns = min(COLUMNS, len(curves))
+        lines = math.ceil(len(curves) / PANELS)
+        columns = min(PANELS, len(curves))
         legend = math.ceil(len(comparison.models) / 3)
         figure = new_figure(FULL, 1.45 * lines + 0.45 + 0.16 * legend)
         axes = figure.subplots(lines, columns, squeeze=False)
         for ax, curve in zip(axes.flat, curves, strict=False):
-            draw_relative(ax, curve, roles, comparison.models)
+            draw_relative(ax, curve, entries[str(curve.iloc[0]["metric"])], roles, comparison.models)
         for ax in list(axes.flat)[len(curves) :]:
             ax.remove()
         for ax in list(axes.flat)[max(0, len(curves) - columns) : len(curves)]:
@@ -130,9 +128,10 @@ def _profile_figures(comparison: Comparison, roles: dict[str, str]) -> Iterator[
             row[0].set_ylabel("mean |value| = 1")
         handles, labels = axes.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
-        named = "; ".join(dict.fromkeys(f"{m}: {label_of(m)}" for m in rows["metric"]))
+        shown = [entries[name] for name in dict.fromkeys(rows["metric"])]
+        named = "; ".join(f"{one.id}: {with_unit(one)}" for one in shown)
         caption = f"Profiles on relative depth, scaled to unit mean absolute value; bands over prompts. {named}."
-        yield Drawn(f"profiles.{slug(str(group))}", "profiles", str(group), caption, figure)
+        yield Drawn(f"profiles.{family}", "profiles", shown[0].section, caption, figure)
 
 
 def render(comparison: Comparison, figures: list[tuple[Drawn, Path]]) -> str:
@@ -140,12 +139,12 @@ def render(comparison: Comparison, figures: list[tuple[Drawn, Path]]) -> str:
     groups: dict[str, list[dict[str, Any]]] = {}
     for drawn, path in figures:
         groups.setdefault(drawn.group, []).append(embedded(drawn, path))
-    claims = [{**c, "stated": stated(c), "measured": measured(c)} for c in comparison.claims.to_dict("records")]
+    claims = [{**c, "stated": stated(c), "measured": in_numbers(c)} for c in comparison.claims.to_dict("records")]
     compared = {name.split(" ")[0] for name in comparison.info["profiles"]["compared"]}
     return environment().get_template("compare.html.j2").render(
         info=comparison.info, claims=claims, figures=groups, late=_late_rows(comparison),
         recurrence=_recurrence_rows(comparison), command=command(comparison.info),
-        definitions=[e for e in all_metrics().values() if e.id in compared or e.id == LATE[0]],
+        definitions=[e for e in comparison.entries.values() if e.id in compared or e.id == LATE[0]],
     )  # fmt: skip
 
 

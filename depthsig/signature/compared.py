@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from depthsig.errors import InputError
-from depthsig.metrics.rules import QUANTITIES, STATEMENTS
+from depthsig.metrics import Metric
+from depthsig.metrics.registry import with_own
+from depthsig.metrics.rules import CLAIM_QUANTITIES, CLAIM_STATEMENTS
 from depthsig.signature import storage, tabular
 from depthsig.signature.tabular import NAME, NUMBER, TEXT, Columns
 from depthsig.terms import NONE
@@ -73,6 +76,11 @@ class Comparison:
             object.__setattr__(self, name, tabular.conform(getattr(self, name), columns, name))
 
     @property
+    def entries(self) -> Mapping[str, Metric]:
+        """Every metric that its tables may hold, by id: the built-in ones, and its users' own as they were declared."""
+        return with_own(self.info.get("metrics", []))
+
+    @property
     def models(self) -> list[str]:
         """Names of the compared models, in the order they were given."""
         return [m["name"] for m in self.info["models"]]
@@ -114,6 +122,9 @@ class Comparison:
         """
         folder = Path(directory)
         info = storage.read_record(folder / RECORD, READS)
+        wrong = storage.wrong_entries(info)
+        if wrong:
+            raise InputError(f"{str(folder / RECORD)!r} is damaged: {wrong}")
         frames = {}
         for name, columns in TABLES.items():
             try:
@@ -121,7 +132,11 @@ class Comparison:
             except Exception as error:
                 reason = " ".join(str(error).split())
                 raise InputError(f"{str(folder / f'{name}.csv')!r} cannot be read as ours: {reason}") from None
-        return cls(info, **frames)
+        found = cls(info, **frames)
+        unknown = sorted(set(found.profiles["metric"]) - set(found.entries))
+        if unknown:
+            raise InputError(f"{str(folder / 'profiles.csv')!r} has metric {unknown[0]!r}, which nothing declares")
+        return found
 
     def __repr__(self) -> str:
         verdicts = ", ".join(f"{c.claim} ({c.a}) {c.verdict}" for c in self.claims.itertuples())
@@ -134,19 +149,19 @@ class Comparison:
 
 def say(claim: dict[str, Any]) -> str:
     """One claim's verdict, what it says, its quantity with the interval, and its note, as a line of text."""
-    line = f"{claim['claim']} ({claim['a']}): {claim['verdict']}. {stated(claim)}. {measured(claim)}"
+    line = f"{claim['claim']} ({claim['a']}): {claim['verdict']}. {stated(claim)}. {in_numbers(claim)}"
     return f"{line}. {claim['note']}" if claim["note"] else line
 
 
 def stated(claim: dict[str, Any]) -> str:
     """What the verdict says in words, as a sentence without its stop."""
-    words = STATEMENTS[claim["claim"]][claim["verdict"]].format(**{name: claim[name] for name in ("a", "b", "c")})
+    words = CLAIM_STATEMENTS[claim["claim"]][claim["verdict"]].format(**{name: claim[name] for name in ("a", "b", "c")})
     return words[0].upper() + words[1:]
 
 
-def measured(claim: dict[str, Any]) -> str:
+def in_numbers(claim: dict[str, Any]) -> str:
     """The quantity behind a verdict, with its interval."""
-    quantity = QUANTITIES[claim["claim"]].format(**{name: claim[name] for name in ("a", "b", "c")})
+    quantity = CLAIM_QUANTITIES[claim["claim"]].format(**{name: claim[name] for name in ("a", "b", "c")})
     interval = f" [{number(claim['ci_low'])}, {number(claim['ci_high'])}]" if np.isfinite(claim["ci_low"]) else ""
     return f"{quantity} = {number(claim['estimate'])}{interval}"
 

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from depthsig.errors import InputError
-from depthsig.metrics import Metric, all_metrics
-from depthsig.metrics.registry import read_entry
+from depthsig.metrics import Metric
+from depthsig.metrics.registry import with_own
 from depthsig.metrics.rules import SHOWN_TOKENS
 from depthsig.signature import storage
 from depthsig.signature.schema import FILES, TABLES
@@ -52,13 +52,8 @@ class Signature:
 
     @cached_property
     def entries(self) -> Mapping[str, Metric]:
-        """Every metric that its tables may hold, by id: the built-in ones, and its user's own as they were declared.
-
-        What was declared is kept with the tables, so that nothing else is needed to read them.
-        """
-        built_in = {name: one for name, one in all_metrics().items() if not one.own}
-        own = [read_entry(record) for record in self.info.get("metrics", [])]
-        return {**built_in, **{one.id: one for one in own if one.id not in built_in}}
+        """Every metric that its tables may hold, by id: the built-in ones, and its user's own as they were declared."""
+        return with_own(self.info.get("metrics", []))
 
     @property
     def plan(self) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from depthsig.errors import InputError
-from depthsig.metrics.registry import read_entry
+from depthsig.metrics.entries.record import read_entry
 from depthsig.signature import tabular
 from depthsig.signature.schema import FILES, READS, TABLES
 from depthsig.terms import described
@@ -249,15 +249,26 @@ def _wrong_info(info: dict[str, Any]) -> str:
     for name, entries, fields in lists:
         if not isinstance(entries, list) or not all(_has(entry, fields) for entry in entries):
             return f"an entry of {name!r} lacks one of {', '.join(fields)}"
-    for record in info.get("metrics", []) if isinstance(info.get("metrics", []), list) else [None]:
-        try:
-            read_entry(record)
-        except ValueError as error:
-            return str(error)
+    entries = wrong_entries(info)
+    if entries:
+        return entries
     steps = len(info["plan"])
     outside = [s for _, spans, fields in lists[1:] for s in spans if not 0 <= s["start"] < s["end"] <= steps]
     if not steps or outside:
         return f"a span lies outside its {steps} steps" if steps else "its plan has no steps"
+    return ""
+
+
+def wrong_entries(info: Mapping[str, Any]) -> str:
+    """What is wrong with the metrics that a record declares; empty if nothing."""
+    records = info.get("metrics", [])
+    if not isinstance(records, list):
+        return "'metrics' is no list"
+    for record in records:
+        try:
+            read_entry(record)
+        except ValueError as error:
+            return str(error)
     return ""
 
 

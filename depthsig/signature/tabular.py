@@ -11,7 +11,7 @@ import pandas as pd
 
 from depthsig.terms import NONE
 
-Kind = Literal["text", "name", "integer", "number"]
+ColumnKind = Literal["text", "name", "integer", "number"]
 TEXT, NAME, INTEGER, NUMBER = "text", "name", "integer", "number"
 Columns = Mapping[str, str]
 """Every column of a table, in order, with its kind: empty text is "", a name that does not apply "-", an

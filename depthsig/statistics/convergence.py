@@ -19,7 +19,7 @@ from depthsig.statistics.resampling import RESAMPLES, bootstrap_counts
 
 POINTS = 50
 """Relative depths that profiles of different length are read at: 0, 1/49, ..., 1."""
-LEVEL = 95.0
+COVERAGE = 95.0
 
 Verdict = Literal["supported", "contradicted", "undecided"]
 
@@ -172,7 +172,7 @@ def percentile_interval(rows: Float[ndarray, "row"]) -> tuple[float, float, floa
     estimate, resampled = float(rows[0]), rows[1:][~np.isnan(rows[1:])]
     if np.isnan(estimate) or not resampled.size:
         return estimate, np.nan, np.nan
-    low, high = np.percentile(resampled, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    low, high = np.percentile(resampled, [(100 - COVERAGE) / 2, (100 + COVERAGE) / 2])
     return estimate, float(low), float(high)
 
 
@@ -185,7 +185,7 @@ def percentile_intervals(
     [5.0, 2.5, 97.5]
     """
     if len(rows) > 1 and not np.isnan(rows).any():
-        low, high = np.percentile(rows[1:], [(100 - LEVEL) / 2, (100 + LEVEL) / 2], axis=0)
+        low, high = np.percentile(rows[1:], [(100 - COVERAGE) / 2, (100 + COVERAGE) / 2], axis=0)
         return rows[0], low, high
     found = np.array([percentile_interval(column) for column in rows.T]).reshape(-1, 3)
     return found[:, 0], found[:, 1], found[:, 2]

@@ -35,7 +35,7 @@ BLOCKS = range(2, 9)
 COUNTS = range(3, 9)
 SEARCH_DRAWS = 999
 MIN_FREE = 4
-LEVEL = 0.02
+EXTREME = 0.02
 """Each candidate's p̄ is put on one scale where its own null has this quantile."""
 LOCALISE_PHI = 0.3
 
@@ -115,8 +115,8 @@ class Candidate:
     def offset(self) -> float:
         """c = max(0, max over φ₀ of log₁₀(.02 / the 2 % quantile of p̄*))."""
         null = profile_null(self.n, self.block, self.first, self.last)
-        quantiles = np.quantile(null, LEVEL, axis=1)
-        return max(0.0, float(np.log10(LEVEL / quantiles).max()))
+        quantiles = np.quantile(null, EXTREME, axis=1)
+        return max(0.0, float(np.log10(EXTREME / quantiles).max()))
 
 
 @lru_cache(maxsize=128)

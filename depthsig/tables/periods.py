@@ -16,8 +16,8 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
+from depthsig.metrics.entries.runs import RUNS
 from depthsig.metrics.rules import COMBINED, FAMILY, NESTED, OF_LAYERS, P_VALUE, STRENGTH, Member
-from depthsig.metrics.runs import RUNS
 from depthsig.signature import Signature
 from depthsig.signature.schema import TABLES
 from depthsig.signature.tabular import conform

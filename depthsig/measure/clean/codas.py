@@ -15,8 +15,8 @@ from depthsig.engine.run import run_programs
 from depthsig.measure.calling import wide
 from depthsig.measure.clean.passes import executed_loops, replaced
 from depthsig.measure.comparing import Against, stacked
+from depthsig.measure.providers import CleanBatch, Cost, Work
 from depthsig.measure.token_rows import TokenRows
-from depthsig.measure.work import CleanBatch, Cost, Task
 from depthsig.metrics import Metric
 from depthsig.prompts import TokenPrompt
 from depthsig.tables.samples import Key, Samples
@@ -28,22 +28,22 @@ class Codas:
     kinds: ClassVar[tuple[str, ...]] = ("coda",)
     needs_parts = False
 
-    def __init__(self, task: Task, entries: Sequence[Metric]) -> None:
-        self.task, self.network, self.entries = task, task.network, entries
-        self.span = max(executed_loops(task.network.plan, entries), key=lambda span: span.end)
+    def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
+        self.work, self.network, self.entries = work, work.network, entries
+        self.span = max(executed_loops(work.network.plan, entries), key=lambda span: span.end)
 
     def cost(self, prompt: TokenPrompt) -> Cost:
         """The steps after the loop for every depth before its end."""
-        after = self.task.steps - self.span.end
+        after = self.work.steps - self.span.end
         return Cost(self.span.end, self.span.end * after, self.span.end + 1) if after else Cost()
 
     def observe(self, batch: CleanBatch, samples: Samples, tokens: TokenRows) -> None:
         """Measure one batch."""
-        if self.span.end == self.task.steps:
+        if self.span.end == self.work.steps:
             return
         clean, where_all = batch.clean, batch.counted
         depths = list(range(self.span.end))
-        programs = [replaced(clean, self.span.end - 1, clean.state(d), "output", self.task.steps) for d in depths]
+        programs = [replaced(clean, self.span.end - 1, clean.state(d), "output", self.work.steps) for d in depths]
         finals: dict[int, Tensor] = {}
         for numbers, states in run_programs(clean, programs):
             finals.update({n: s.clone() for n, s in zip(numbers, states, strict=True)})
@@ -58,7 +58,7 @@ class Codas:
                 end = wide(where.take(clean.run.outputs[-1]))
                 found.append(against.at_the_end(self.entries, torch.empty_like(own), h=end))
             for one in self.entries:
-                profile = np.full((len(where), self.task.steps + 1), np.nan)
+                profile = np.full((len(where), self.work.steps + 1), np.nan)
                 profile[:, : len(found)] = stacked(found, one.id).cpu().numpy()
                 samples.add(Key(one.id), profile, where.prompts)
 

@@ -19,9 +19,9 @@ from depthsig.engine.rows import Clean, Rows
 from depthsig.engine.run import run_programs
 from depthsig.errors import DepthsigWarning, InputError
 from depthsig.measure.calling import values_of, wide
+from depthsig.measure.providers import CHUNK_BYTES, CleanBatch, Cost, Pool, Work
 from depthsig.measure.token_rows import TokenRows, token_row
 from depthsig.measure.where import Where
-from depthsig.measure.work import CHUNK_BYTES, CleanBatch, Cost, Pool, Task
 from depthsig.metrics import Metric
 from depthsig.metrics.residual import CKA_TOKENS
 from depthsig.plan.plan import Plan, SpanInfo
@@ -58,14 +58,14 @@ class Passes:
     kinds: ClassVar[tuple[str, ...]] = ("loop",)
     needs_parts = False
 
-    def __init__(self, task: Task, entries: Sequence[Metric]) -> None:
-        self.task, self.network = task, task.network
-        self.spans = executed_loops(task.network.plan, entries)
+    def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
+        self.work, self.network = work, work.network
+        self.spans = executed_loops(work.network.plan, entries)
         self.stacks = [one for one in entries if one.level == "stack"]
         self.attentive = [one for one in entries if "attention" in one.asks()]
         self.outputs = [one for one in entries if one.level == "token" and one not in self.attentive]
         self.pooled = [one for one in entries if one.level == "pooled"]
-        every = [(p.index, t) for p in task.counted for t in p.positions]
+        every = [(p.index, t) for p in work.counted for t in p.positions]
         self.pool = Pool({place: number for number, place in enumerate(every[:CKA_TOKENS])} if self.pooled else {})
         self.kept: dict[str, Float[Tensor, "state token d"]] = {}
         self._unseen = False
@@ -74,7 +74,7 @@ class Passes:
         """Two passes more, the attention watched once, and two readouts a pass and phase."""
         sizes = [span.size for span in self.spans]
         read = sum(span.size * (span.count + 1) for span in self.spans) if self.outputs else 0
-        return Cost(1 + bool(self.attentive), 2 * sum(sizes) + self.task.steps * bool(self.attentive), read)
+        return Cost(1 + bool(self.attentive), 2 * sum(sizes) + self.work.steps * bool(self.attentive), read)
 
     def observe(self, batch: CleanBatch, samples: Samples, tokens: TokenRows) -> None:
         """Measure one batch."""
@@ -96,7 +96,7 @@ class Passes:
                 points = values_of(one, {"xs": states}, *states.shape[:2], COMPONENTS).double().tolist()
                 for k, line in enumerate(points):
                     for (prompt, position), point in zip(owners, line, strict=True):
-                        if prompt in self.task.first:
+                        if prompt in self.work.first:
                             key = Key(one.id, scope=scope)
                             tokens += [token_row(key, prompt, k, position, x, rank=r) for r, x in enumerate(point, 1)]
 
@@ -155,7 +155,7 @@ class Passes:
 
         with watching_attention(self.network, seen) as watch:
             self.network.clean(batch.batch.ids)
-        steps = watch.steps[-self.task.steps :]
+        steps = watch.steps[-self.work.steps :]
         if not any(steps[s] for span in self.spans for s in range(span.start, span.end)):
             self._warn_unseen()
         where = batch.counted

@@ -17,9 +17,9 @@ from depthsig.engine.memory import READOUT_ROWS
 from depthsig.errors import InputError
 from depthsig.measure.calling import wide
 from depthsig.measure.comparing import Against, stacked
+from depthsig.measure.providers import CleanBatch, Cost, Work
 from depthsig.measure.token_rows import TokenRows, rows_at
 from depthsig.measure.where import Where
-from depthsig.measure.work import CleanBatch, Cost, Task
 from depthsig.metrics import Metric
 from depthsig.metrics.distributions import TopTokens
 from depthsig.prompts import TokenPrompt
@@ -36,16 +36,16 @@ class Readouts:
     kinds: ClassVar[tuple[str, ...]] = ("readout", "tuned")
     needs_parts = False
 
-    def __init__(self, task: Task, entries: Sequence[Metric]) -> None:
-        self.task, self.network = task, task.network
-        self.translators = None if task.lens is None else task.lens.to(task.network.device)
+    def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
+        self.work, self.network = work, work.network
+        self.translators = None if work.lens is None else work.lens.to(work.network.device)
         self.by_lens = {kind: [one for one in entries if one.on == kind] for kind in self.kinds}
         self._buffers: dict[str, Tensor] = {}
 
     def cost(self, prompt: TokenPrompt) -> Cost:
         """Every depth of every lens, and the end once."""
         lenses = sum(bool(entries) for entries in self.by_lens.values())
-        return Cost(readouts=lenses * self.task.steps + 1)
+        return Cost(readouts=lenses * self.work.steps + 1)
 
     def observe(self, batch: CleanBatch, samples: Samples, tokens: TokenRows) -> None:
         """Measure one batch."""
@@ -65,7 +65,7 @@ class Readouts:
     def _pieces(self, where: Where) -> list[tuple[Where, bool]]:
         """Chunks that hold either prompts whose tokens are kept, or others."""
         any_tokens = any(one.kind == "token" for entries in self.by_lens.values() for one in entries)
-        kept = np.isin(where.prompts, list(self.task.first)) & any_tokens
+        kept = np.isin(where.prompts, list(self.work.first)) & any_tokens
         edges = [0, *(np.flatnonzero(kept[1:] != kept[:-1]) + 1), len(where)]
         pieces = [(where.part(int(a), int(b)), bool(kept[int(a)])) for a, b in itertools.pairwise(edges) if b > a]
         return [(chunk, keep) for piece, keep in pieces for chunk in piece.chunks(READOUT_ROWS)]

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from depthsig.engine.clean_run import CleanRun, update_of
 from depthsig.measure.calling import values_of, wide
+from depthsig.measure.providers import CHUNK_BYTES, CleanBatch, Cost, Pool, Work
 from depthsig.measure.token_rows import TokenRows, rows_at
 from depthsig.measure.where import Where, counted
-from depthsig.measure.work import CHUNK_BYTES, CleanBatch, Cost, Pool, Task
 from depthsig.metrics import Metric
 from depthsig.metrics.residual import CKA_TOKENS
 from depthsig.prompts import TokenPrompt
@@ -26,15 +26,15 @@ class States:
 
     kinds: ClassVar[tuple[str, ...]] = ("clean",)
 
-    def __init__(self, task: Task, entries: Sequence[Metric]) -> None:
-        self.task = task
+    def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
+        self.work = work
         self.entries = [one for one in entries if one.level != "pooled"]
         self.pooled = [one for one in entries if one.level == "pooled"]
         self.pool = Pool()
         self.kept: Float[Tensor, "depth token d"] | None = None
         if self.pooled:
-            keep_first = task.request.keep_first
-            every = [(p.index, t) for p in task.counted for t in counted(p, keep_first)]
+            keep_first = work.request.keep_first
+            every = [(p.index, t) for p in work.counted for t in counted(p, keep_first)]
             self.pool = Pool({place: number for number, place in enumerate(every[:CKA_TOKENS])})
 
     @property
@@ -49,9 +49,9 @@ class States:
 
     def observe(self, batch: CleanBatch, samples: Samples, tokens: TokenRows) -> None:
         """Measure one batch."""
-        width = batch.run.inputs[0].shape[-1] * 8 * (self.task.steps + 1)
+        width = batch.run.inputs[0].shape[-1] * 8 * (self.work.steps + 1)
         for where in batch.where.chunks(max(1, CHUNK_BYTES // width)):
-            offered = Offered(self.task, batch.run, where)
+            offered = Offered(self.work, batch.run, where)
             for one in self.entries:
                 for part in [p for p in one.parts if offered.has(p)]:
                     values = self._values(one, offered, part, len(where))
@@ -63,19 +63,19 @@ class States:
             self._pool(offered, where)
 
     def _values(self, one: Metric, offered: Offered, part: str, n: int) -> Float[Tensor, "token *cell"]:
-        depths = self.task.steps + (one.cols != "ahead")  # nothing lies ahead of the last depth
-        cells = [depths if axis == "depth" else self.task.steps for axis in one.cells]
+        depths = self.work.steps + (one.cols != "ahead")  # nothing lies ahead of the last depth
+        cells = [depths if axis == "depth" else self.work.steps for axis in one.cells]
         arguments = {name: offered(name, part, one) for name in one.asks()}
         if one.level == "stack":
             return values_of(one, arguments, *cells, n).movedim(-1, 0)
         return values_of(one, arguments, n * cells[0]).unflatten(0, (n, cells[0]))
 
     def _keep_tokens(self, key: Key, where: Where, values: Float[Tensor, "token cell"], tokens: TokenRows) -> None:
-        first = [i for i, p in enumerate(where.prompts) if int(p) in self.task.first]
+        first = [i for i, p in enumerate(where.prompts) if int(p) in self.work.first]
         if first:
             some = where.part(first[0], first[-1] + 1)
             for cell, column in enumerate(values[first[0] : first[-1] + 1].unbind(1)):
-                tokens += [row for row in rows_at(key, some, cell, column) if row["prompt"] in self.task.first]
+                tokens += [row for row in rows_at(key, some, cell, column) if row["prompt"] in self.work.first]
 
     def _pool(self, offered: Offered, where: Where) -> None:
         inside, places = self.pool.chosen(where) if self.pooled else ([], [])
@@ -90,7 +90,7 @@ class States:
         for one in self.pooled if self.kept is not None else ():
             assert self.kept is not None
             hs = self.kept.double() if one.precise else self.kept
-            size = self.task.steps + 1
+            size = self.work.steps + 1
             matrix = values_of(one, {"hs": hs}, size, size).double().cpu().numpy()
             samples.put_pooled(Key(one.id), self.pool.prompts, matrix)
 
@@ -101,14 +101,14 @@ class Offered:
     Arguments of tokens are [token · cell, d]; stacks [cell, token, d], in float32 or float64.
     """
 
-    def __init__(self, task: Task, run: CleanRun, where: Where) -> None:
-        self.task, self.run, self.where = task, run, where
+    def __init__(self, work: Work, run: CleanRun, where: Where) -> None:
+        self.work, self.run, self.where = work, run, where
         self.states = torch.stack([where.take(h) for h in run.states], dim=1)
         self._made: dict[tuple[str, str, torch.dtype], Float[Tensor, "token cell d"]] = {}
 
     def has(self, part: str) -> bool:
         """Whether a part's contributions are known."""
-        parts_known = self.task.verdict.parts and any(a is not None for a in self.run.attn)
+        parts_known = self.work.verdict.parts and any(a is not None for a in self.run.attn)
         return part in (NONE, "layer") or (part in PARTS and parts_known)
 
     def __call__(self, name: str, part: str, one: Metric) -> Float[Tensor, "..."]:
@@ -136,7 +136,7 @@ class Offered:
     def _contribution(self, part: str, dtype: torch.dtype) -> Float[Tensor, "token step d"]:
         """What a part adds; NaN at steps where it is not known."""
         if part == "layer":
-            updates = [self.where.take(update_of(self.run, s)) for s in range(self.task.steps)]
+            updates = [self.where.take(update_of(self.run, s)) for s in range(self.work.steps)]
             return torch.stack(updates, dim=1).to(dtype)
         tensors: list[Any] = self.run.attn if part == "attn" else self.run.mlp
         missing = self.states.new_full((self.states.shape[0], self.states.shape[2]), float("nan"), dtype=dtype)
@@ -147,7 +147,7 @@ class Offered:
         before = self._get("h over steps", part, dtype)
         if part != "mlp":
             return before
-        layers = self.task.network.anatomy.layers
-        parallel = [layers[step.layer].parallel for step in self.task.network.plan]
+        layers = self.work.network.anatomy.layers
+        parallel = [layers[step.layer].parallel for step in self.work.network.plan]
         mask = torch.tensor(parallel, device=before.device)[:, None]
         return torch.where(mask, before, before + self._get("u", "attn", dtype))

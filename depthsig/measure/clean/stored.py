@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from depthsig.checkpoint.anatomy.parameters import weight_groups
 from depthsig.measure.calling import values_of
+from depthsig.measure.providers import CleanBatch, Cost, Work
 from depthsig.measure.token_rows import TokenRows
-from depthsig.measure.work import CleanBatch, Cost, Task
 from depthsig.metrics import Metric
 from depthsig.model import Model
 from depthsig.prompts import TokenPrompt
@@ -25,8 +25,8 @@ class Stored:
     kinds: ClassVar[tuple[str, ...]] = ("weights",)
     needs_parts = False
 
-    def __init__(self, task: Task, entries: Sequence[Metric]) -> None:
-        self.task, self.entries = task, entries
+    def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
+        self.work, self.entries = work, entries
 
     def cost(self, prompt: TokenPrompt) -> Cost:
         """No run."""
@@ -37,7 +37,7 @@ class Stored:
 
     def finish(self, samples: Samples, tokens: TokenRows) -> None:
         """Every group that the layers have, and all of it together."""
-        network = self.task.network
+        network = self.work.network
         config = network.checkpoint.config if isinstance(network, Model) else None
         groups = [weight_groups(layer.module, config) for layer in network.anatomy.layers]
         layers = {name: [group.get(name, []) for group in groups] for name in _names(groups)}

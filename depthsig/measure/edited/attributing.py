@@ -15,8 +15,8 @@ from depthsig.errors import UnsupportedModelError
 from depthsig.measure.calling import call, wide
 from depthsig.measure.edited.edited_batch import EditedBatch
 from depthsig.measure.edited.erasing import answer_predictions
+from depthsig.measure.providers import Cost, Work
 from depthsig.measure.token_rows import TokenRows, token_row
-from depthsig.measure.work import Cost, Task
 from depthsig.metrics import Metric
 from depthsig.metrics.attribution import IG_STEPS
 from depthsig.prompts import TokenPrompt
@@ -36,26 +36,26 @@ class Attributing:
     needs_means = False
     name = "attribution"
 
-    def __init__(self, task: Task, entries: Sequence[Metric]) -> None:
-        self.task, self.entries = task, entries
+    def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
+        self.work, self.entries = work, entries
 
     def cost(self, prompt: TokenPrompt) -> Cost:
         """Every depth; a gradient costs about two forwards more."""
-        depths = self.task.steps + 1
-        return Cost(depths, 3 * IG_STEPS * depths * self.task.steps / 2, 3 * IG_STEPS * depths)
+        depths = self.work.steps + 1
+        return Cost(depths, 3 * IG_STEPS * depths * self.work.steps / 2, 3 * IG_STEPS * depths)
 
     def run(self, batch: EditedBatch, samples: Samples, tokens: TokenRows) -> None:
         """Measure one batch, prompt by prompt."""
-        if not self.task.network.is_chain:
+        if not self.work.network.is_chain:
             names = ", ".join(one.id for one in self.entries)
             raise UnsupportedModelError(
-                f"{names}: {self.task.network.anatomy.family} does something between its steps, which gradients "
+                f"{names}: {self.work.network.anatomy.family} does something between its steps, which gradients "
                 "cannot be followed through here; ask for erasure instead"
             )
         for row, prompt in enumerate(batch.here):
             targets = answer_predictions(prompt) or list(range(1, prompt.n_tokens - 1))
             found: list[dict[str, Any]] = []
-            for depth in range(self.task.steps + 1):
+            for depth in range(self.work.steps + 1):
                 if targets:
                     found.append(self._at(batch, row, prompt, depth, targets))
                 batch.tick(prompt.n_tokens)
@@ -75,13 +75,13 @@ class Attributing:
             owners = torch.full((len(points),), row, device=points.device)
             for layer_call in batch.clean.calls[depth:]:
                 hidden = layer_call(hidden, owners)
-            logs = self.task.network.readout(hidden[:, targets]).float().log_softmax(-1)
+            logs = self.work.network.readout(hidden[:, targets]).float().log_softmax(-1)
             return logs.gather(-1, wanted.expand(len(points), -1)[..., None]).sum((1, 2))
 
         offered = {"rest": log_probability, "h": states, "baseline": baseline}
         found: dict[str, Any] = {}
         results: dict[int, Any] = {}
-        with undisturbed(self.task.network.module):
+        with undisturbed(self.work.network.module):
             for one in self.entries:
                 # One function may fill several entries by the fields of its record.
                 key = id(one.function)

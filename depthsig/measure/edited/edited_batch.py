@@ -14,9 +14,9 @@ from depthsig.engine.clean_run import update_of
 from depthsig.engine.memory import Budget
 from depthsig.engine.program import Change, Program
 from depthsig.engine.rows import Clean
+from depthsig.measure.providers import Provider, Work
 from depthsig.measure.token_rows import TokenRows
 from depthsig.measure.where import Where, measured, tokens_at
-from depthsig.measure.work import Provider, Task
 from depthsig.metrics import Metric
 from depthsig.prompts import TokenPrompt
 from depthsig.tables.samples import Samples
@@ -44,7 +44,7 @@ class EditedBatch:
         tick: reports tokens that edited runs are done with.
     """
 
-    task: Task
+    work: Work
     clean: Clean
     budget: Budget
     means: Means
@@ -55,7 +55,7 @@ class EditedBatch:
     @property
     def here(self) -> list[TokenPrompt]:
         """The batch's prompts, row by row."""
-        return [self.task.counted[r] for r in self.clean.batch.rows]
+        return [self.work.counted[r] for r in self.clean.batch.rows]
 
     def counted(self) -> Bool[Tensor, "prompt token"]:
         """True at the measured positions."""
@@ -76,11 +76,11 @@ class EditedBatch:
 
     def where(self) -> Where:
         """The batch's measured tokens."""
-        return measured(self.clean.batch, self.task.counted)
+        return measured(self.clean.batch, self.work.counted)
 
     def tokens_at(self, which: Callable[[TokenPrompt], Sequence[int]]) -> Where:
         """Tokens of the batch, measured or not."""
-        return tokens_at(self.clean.batch, self.task.counted, which)
+        return tokens_at(self.clean.batch, self.work.counted, which)
 
     def update(self, step: int) -> Float[Tensor, "prompt token d"]:
         """The clean Δ of a step, in float32; the last one asked for is kept."""
@@ -90,11 +90,11 @@ class EditedBatch:
 
     def last(self) -> Float[Tensor, "prompt token d"]:
         """The clean h_S."""
-        return self.clean.state(self.task.steps)
+        return self.clean.state(self.work.steps)
 
     def changed(self, step: int, change: Change, name: str = "") -> Program:
         """The clean run with one execution changed; of the final state, with step = S."""
-        return Program.clean(self.task.steps).with_change(step, change, name)
+        return Program.clean(self.work.steps).with_change(step, change, name)
 
     def done(self, runs: float) -> None:
         """Report that many edited runs of the batch."""
@@ -107,7 +107,7 @@ class EditedProvider(Provider, Protocol):
     name: str
     """What its pieces of work are called."""
 
-    def __init__(self, task: Task, entries: Sequence[Metric]) -> None: ...
+    def __init__(self, work: Work, entries: Sequence[Metric]) -> None: ...
 
     @property
     def needs_means(self) -> bool:

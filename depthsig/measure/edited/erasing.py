@@ -11,8 +11,8 @@ from depthsig.engine.program import Change, Program
 from depthsig.engine.run import run_programs
 from depthsig.measure.edited.edited_batch import EditedBatch
 from depthsig.measure.edited.outputs import OutputComparison
+from depthsig.measure.providers import Cost, Work
 from depthsig.measure.token_rows import TokenRows, token_row
-from depthsig.measure.work import Cost, Task
 from depthsig.metrics import Metric
 from depthsig.prompts import TokenPrompt
 from depthsig.tables.samples import Key, Samples
@@ -31,22 +31,22 @@ class Erasing:
     needs_means = True
     name = "erasure"
 
-    def __init__(self, task: Task, entries: Sequence[Metric]) -> None:
-        self.task, self.entries = task, entries
+    def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
+        self.work, self.entries = work, entries
 
     def cost(self, prompt: TokenPrompt) -> Cost:
         """Every depth and position."""
-        runs = (self.task.steps + 1) * (prompt.n_tokens - 1)
+        runs = (self.work.steps + 1) * (prompt.n_tokens - 1)
         read = len(answer_predictions(prompt)) / prompt.n_tokens if prompt.answer_span else 0.5
-        return Cost(runs, runs * self.task.steps / 2, runs * read)
+        return Cost(runs, runs * self.work.steps / 2, runs * read)
 
     def run(self, batch: EditedBatch, samples: Samples, tokens: TokenRows) -> None:
         """Measure one batch."""
         length = batch.clean.batch.ids.shape[1]
-        cells = [(d, t) for d in range(self.task.steps + 1) for t in range(1, length)]
+        cells = [(d, t) for d in range(self.work.steps + 1) for t in range(1, length)]
         programs = [_erased(batch, d, t) for d, t in cells]
-        comparison = OutputComparison(self.task.network, self.entries, batch.budget.rows)
-        maps = {p.index: np.full((len(self.entries), p.n_tokens, self.task.steps + 1), np.nan) for p in batch.here}
+        comparison = OutputComparison(self.work.network, self.entries, batch.budget.rows)
+        maps = {p.index: np.full((len(self.entries), p.n_tokens, self.work.steps + 1), np.nan) for p in batch.here}
         for numbers, states in run_programs(batch.clean, programs, memory=batch.budget.states):
             for position in sorted({cells[n][1] for n in numbers}):
                 members = [i for i, n in enumerate(numbers) if cells[n][1] == position]

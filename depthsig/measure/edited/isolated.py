@@ -15,8 +15,8 @@ from depthsig.engine.kernel import RowBlock, run_step
 from depthsig.engine.rows import Rows, blocks_of
 from depthsig.measure.edited.edited_batch import EditedBatch
 from depthsig.measure.edited.skipping import Case, Cases, Effects
+from depthsig.measure.providers import Cost, Work
 from depthsig.measure.token_rows import TokenRows
-from depthsig.measure.work import Cost, Task
 from depthsig.metrics import Metric
 from depthsig.prompts import TokenPrompt
 from depthsig.tables.samples import Samples
@@ -28,9 +28,9 @@ class Isolated:
     kinds: ClassVar[tuple[str, ...]] = ("local",)
     name = "local"
 
-    def __init__(self, task: Task, entries: Sequence[Metric]) -> None:
-        self.task, self.entries = task, entries
-        self.cases = Cases(task, task.request.parts_of(entries))
+    def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
+        self.work, self.entries = work, entries
+        self.cases = Cases(work, work.request.parts_of(entries))
 
     @property
     def needs_parts(self) -> bool:
@@ -44,18 +44,18 @@ class Isolated:
 
     def cost(self, prompt: TokenPrompt) -> Cost:
         """Every part, scope and cut, of every pair of steps; nothing is read out."""
-        runs = len(self.cases.parts) * len(self.cases.shares(prompt)) * self.task.steps
-        return Cost(runs, runs * (self.task.steps - 1) / 2)
+        runs = len(self.cases.parts) * len(self.cases.shares(prompt)) * self.work.steps
+        return Cost(runs, runs * (self.work.steps - 1) / 2)
 
     def run(self, batch: EditedBatch, samples: Samples, tokens: TokenRows) -> None:
         """Measure one batch."""
-        steps, todo = self.task.steps, list(self.cases.of(batch))
+        steps, todo = self.work.steps, list(self.cases.of(batch))
         # Step by step, so that the earlier ones stand together.
         every = [(case, s) for s in range(steps) for case in todo if s in self.cases.steps_of(case)]
         if not every:
             return
         effects = Effects(batch, every, self.entries)
-        with undisturbed(self.task.network.module):
+        with undisturbed(self.work.network.module):
             for step in range(1, steps):
                 earlier = [i for i, (_, s) in enumerate(every) if s < step]
                 for some in blocks_of(batch.clean, earlier):
@@ -70,7 +70,7 @@ class Isolated:
         clean = batch.clean
         hidden = torch.cat([self._without(batch, case, s, clean.state(step)) for case, s in members])
         prompts = torch.arange(clean.shape[0], device=hidden.device).repeat(len(members))
-        layer = self.task.network.layer_at(step)
+        layer = self.work.network.layer_at(step)
         out, update = run_step(layer, clean.calls[step], RowBlock(hidden, prompts), want_update=True)
         assert update is not None
         programs = torch.tensor(list(numbers), device=hidden.device).repeat_interleave(clean.shape[0])

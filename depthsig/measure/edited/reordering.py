@@ -14,10 +14,10 @@ from depthsig.engine.edits import Drop, OrderEdit, Repeat, Reverse, Swap, compil
 from depthsig.engine.run import run_programs
 from depthsig.measure.edited.edited_batch import EditedBatch
 from depthsig.measure.edited.outputs import OutputComparison
+from depthsig.measure.providers import Cost, Work
 from depthsig.measure.token_rows import TokenRows
-from depthsig.measure.work import Cost, Task
 from depthsig.metrics import Metric
-from depthsig.metrics.runs import RUNS
+from depthsig.metrics.entries.runs import RUNS
 from depthsig.plan.plan import Plan, SpanInfo
 from depthsig.prompts import TokenPrompt
 from depthsig.tables.samples import Key, Samples
@@ -108,17 +108,17 @@ class Reordering:
     needs_means = False
     name = "order"
 
-    def __init__(self, task: Task, entries: Sequence[Metric]) -> None:
-        self.task = task
+    def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
+        self.work = work
         kinds = dict.fromkeys(one.on for one in entries)
-        made = {kind: SWEEPS[kind.rpartition(".")[2]](task.network.plan) for kind in kinds}
+        made = {kind: SWEEPS[kind.rpartition(".")[2]](work.network.plan) for kind in kinds}
         self.sweeps = {kind: sweep for kind, sweep in made.items() if sweep.cells}
         self.entries = {kind: [one for one in entries if one.on == kind] for kind in self.sweeps}
 
     def cost(self, prompt: TokenPrompt) -> Cost:
         """Every edit from its first step on; of a repeat, the first pass is the clean run's."""
         edits = [edit for sweep in self.sweeps.values() for edit in sweep.cells.values()]
-        return Cost(len(edits), sum(self.task.steps - e.span()[0] for e in edits), len(edits))
+        return Cost(len(edits), sum(self.work.steps - e.span()[0] for e in edits), len(edits))
 
     def run(self, batch: EditedBatch, samples: Samples, tokens: TokenRows) -> None:
         """Measure one batch."""
@@ -140,8 +140,8 @@ def measure_sweep(
 ) -> dict[str, Float[ndarray, "_token *cell"]]:
     """By id, every metric of every edit in its cell, NaN elsewhere."""
     where, keys = batch.where(), list(sweep.cells)
-    programs = [compile_edit(sweep.cells[k], batch.task.steps) for k in keys]
-    comparison = OutputComparison(batch.task.network, entries, batch.budget.rows)
+    programs = [compile_edit(sweep.cells[k], batch.work.steps) for k in keys]
+    comparison = OutputComparison(batch.work.network, entries, batch.budget.rows)
     found = {one.id: np.full((len(where), *sweep.shape), np.nan) for one in entries}
     for numbers, states in run_programs(batch.clean, programs, memory=batch.budget.states):
         values = comparison.compare(batch.last(), where, list(states))

@@ -18,9 +18,9 @@ from depthsig.engine.run import run_programs
 from depthsig.measure.calling import values_of
 from depthsig.measure.edited.edited_batch import EditedBatch
 from depthsig.measure.edited.outputs import OutputComparison
+from depthsig.measure.providers import Cost, Work
 from depthsig.measure.token_rows import TokenRows
 from depthsig.measure.where import Where
-from depthsig.measure.work import Cost, Task
 from depthsig.metrics import Metric
 from depthsig.metrics.interventions import future_cuts
 from depthsig.prompts import TokenPrompt
@@ -51,13 +51,13 @@ class Cases:
         parts: those to take away. means: whether a mean stands in their place.
     """
 
-    task: Task
+    work: Work
     parts: Sequence[Part]
 
     @property
     def means(self) -> bool:
         """Whether a mean contribution stands in the place of what is taken away."""
-        return self.task.request.ablation == "mean"
+        return self.work.request.ablation == "mean"
 
     @property
     def needs_parts(self) -> bool:
@@ -66,13 +66,13 @@ class Cases:
 
     def shares(self, prompt: TokenPrompt) -> list[float]:
         """For every scope and cut of a prompt, the share of it that is measured."""
-        request = self.task.request
+        request = self.work.request
         cuts = future_cuts(prompt.n_tokens, request.cuts) if "future" in request.scopes else ()
         return [1.0 - t / prompt.n_tokens for t in cuts] + [1.0] * ("current" in request.scopes)
 
     def of(self, batch: EditedBatch) -> Iterator[Case]:
         """Every case that a prompt of the batch has."""
-        request, counted = self.task.request, batch.counted()
+        request, counted = self.work.request, batch.counted()
         positions = torch.arange(counted.shape[1], device=counted.device)
         for part in self.parts:
             if part != "layer" and not batch.parts:
@@ -89,8 +89,8 @@ class Cases:
 
     def steps_of(self, case: Case) -> list[int]:
         """The steps whose part can be taken away."""
-        known = self.task.network.has_parts
-        return [s for s in range(self.task.steps) if case.part == "layer" or known[s]]
+        known = self.work.network.has_parts
+        return [s for s in range(self.work.steps) if case.part == "layer" or known[s]]
 
 
 class Skipping:
@@ -99,11 +99,11 @@ class Skipping:
     kinds: ClassVar[tuple[str, ...]] = ("skip",)
     name = "skip"
 
-    def __init__(self, task: Task, entries: Sequence[Metric]) -> None:
-        self.task = task
+    def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
+        self.work = work
         self.effects = [one for one in entries if one.kind == "matrix"]
         self.outputs = [one for one in entries if one.kind == "profile"]
-        self.cases = Cases(task, task.request.parts_of(entries))
+        self.cases = Cases(work, work.request.parts_of(entries))
 
     @property
     def needs_parts(self) -> bool:
@@ -117,7 +117,7 @@ class Skipping:
 
     def cost(self, prompt: TokenPrompt) -> Cost:
         """Every part, scope and cut, of every step; the future is read out after its cut only."""
-        steps, shares, parts = self.task.steps, self.cases.shares(prompt), len(self.cases.parts)
+        steps, shares, parts = self.work.steps, self.cases.shares(prompt), len(self.cases.parts)
         runs = parts * len(shares) * steps
         return Cost(runs, runs * (steps - 1) / 2, parts * sum(shares) * steps * bool(self.outputs))
 
@@ -148,7 +148,7 @@ def _measured_for(one: Metric, case: Case, batch: EditedBatch) -> bool:
     """Whether a metric is to be measured for a part: as asked for, or as a user's own is declared."""
     if one.own and one.always:
         return case.part in one.parts
-    return case.part in batch.task.request.parts
+    return case.part in batch.work.request.parts
 
 
 class Effects:
@@ -162,7 +162,7 @@ class Effects:
         self.case_of = torch.tensor([number[id(case)] for case, _ in every], device=device)
         self.masks = torch.stack([case.measured for case in self.cases])
         self.skipped = torch.tensor([step for _, step in every], device=device)
-        steps = batch.task.steps
+        steps = batch.work.steps
         shape = (len(entries), len(self.cases), len(batch.here), steps, steps)
         self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
         self.counts = torch.zeros(shape, dtype=torch.long, device=device)
@@ -225,12 +225,12 @@ class _Outputs:
             members = [i for i, (c, _) in enumerate(programs) if c is case]
             if id(case) not in self.found:
                 where = self.batch.where().within(case.measured)
-                empty = {one.id: np.full((len(where), self.batch.task.steps), np.nan) for one in asked}
+                empty = {one.id: np.full((len(where), self.batch.work.steps), np.nan) for one in asked}
                 self.found[id(case)] = (where, empty)
             where, columns = self.found[id(case)]
             if not len(where):
                 continue
-            comparison = OutputComparison(self.batch.task.network, asked, self.batch.budget.rows)
+            comparison = OutputComparison(self.batch.work.network, asked, self.batch.budget.rows)
             values = comparison.compare(self.batch.last(), where, [states[i] for i in members])
             for name, value in values.items():
                 columns[name][:, [programs[i][1] for i in members]] = value

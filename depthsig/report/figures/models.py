@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from scipy.cluster.hierarchy import dendrogram
 
-from depthsig.metrics import all_metrics
-from depthsig.report.figures.labels import with_unit
+from depthsig.metrics import Metric
 from depthsig.report.style import COLOURS, SEQUENTIAL
 from depthsig.statistics.convergence import average_linkage
 from depthsig.terms import described
@@ -92,7 +91,7 @@ def draw_distances(ax: Axes, distances: pd.DataFrame, roles: dict[str, str]) -> 
     return ax
 
 
-def draw_relative(ax: Axes, rows: pd.DataFrame, roles: dict[str, str], models: list[str]) -> Axes:
+def draw_relative(ax: Axes, rows: pd.DataFrame, entry: Metric, roles: dict[str, str], models: list[str]) -> Axes:
     """Draw one profile of every model on relative depth, with bands over prompts."""
     look = styles(models, roles)
     for name, curve in rows.groupby("model", sort=False):
@@ -103,17 +102,10 @@ def draw_relative(ax: Axes, rows: pd.DataFrame, roles: dict[str, str], models: l
         ax.fill_between(x, low, high, color=str(style["color"]), alpha=0.15, lw=0)
         ax.plot(x, curve["value"].to_numpy(float), label=shorten(str(name)), lw=1.0, **style)  # type: ignore[arg-type]
     first = rows.iloc[0]
-    entry = all_metrics().get(str(first["metric"]))
     about = described(first["part"], first["scope"])
-    ax.set_title(f"{first['metric']}" + (f" ({about})" if about else ""), fontsize=7)
+    ax.set_title(entry.id + (f" ({about})" if about else ""), fontsize=7)
     ax.set_xlim(0, 1)
     ax.margins(y=0.08)
-    if entry is not None and entry.centre is not None:
+    if entry.centre is not None:
         ax.axhline(entry.centre, color="0.5", lw=0.6, zorder=1)
     return ax
-
-
-def label_of(metric: str) -> str:
-    """A metric's label with its unit, or its name where it is not registered."""
-    entry = all_metrics().get(metric)
-    return metric if entry is None else with_unit(entry)

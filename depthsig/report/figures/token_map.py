@@ -12,13 +12,13 @@ from depthsig.report.figures.labels import blocks, with_unit
 from depthsig.report.figures.top_tokens import readable
 from depthsig.report.style import DIVERGING, SEQUENTIAL, UNDEFINED
 
-POSITIONS = 32
+MOST_POSITIONS = 32
 """More columns than this are not readable: the last ones are shown."""
 
 
 def draw_token_map(ax: Axes, tokens: pd.DataFrame, entry: Metric, plan: pd.DataFrame) -> Axes:
     """Draw one prompt's rows of a token metric; deepest depth on top, blocks' borders as lines."""
-    table = tokens.pivot(index="index", columns="position", values="value").iloc[:, -POSITIONS:]
+    table = tokens.pivot(index="index", columns="position", values="value").iloc[:, -MOST_POSITIONS:]
     values = table.to_numpy(dtype=float)
     ax.set_facecolor(UNDEFINED)
     image = ax.imshow(

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-POSITIONS, DEPTHS = 16, 26
+MOST_POSITIONS, DEPTHS = 16, 26
 """More than this many columns or rows are not readable: a window and a stride are taken."""
 
 
 def draw_top_tokens(ax: Axes, tokens: pd.DataFrame) -> Axes:
     """Draw rank-1 tokens of one prompt, coloured by probability; deepest depth on top."""
     top = tokens[tokens["rank"] == 1]
-    positions = np.sort(top["position"].unique())[-POSITIONS:]
+    positions = np.sort(top["position"].unique())[-MOST_POSITIONS:]
     depths = np.sort(top["index"].unique())
     stride = -(-len(depths) // DEPTHS)
     depths = np.array(sorted({*depths[::-1][::stride]}))

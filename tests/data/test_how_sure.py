@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "03_how_sure.ipynb"
 MILD = [f"AR(1) {phi:+.1f}" for phi in (-0.6, -0.3, 0.0, 0.3, 0.6)]
 

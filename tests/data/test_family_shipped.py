@@ -28,7 +28,7 @@ from data.recipe.similarity import at_lag, copies, cosines, read_rows, summary_t
 from depthsig.commands.check import check
 from depthsig.prompts import data_path, shipped_checkpoints
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 RESULTS, SIGNATURES, CHECKPOINTS = DATA / "results", DATA / "signatures", DATA / "checkpoints"
 FOLDERS = {arm: CHECKPOINTS / f"family-{arm}" for arm in ARMS}
 

@@ -26,7 +26,7 @@ from data.recipe.run import Run
 from data.recipe.train import default_folder, main, train
 from depthsig.prompts.primitives import TASKS, TRAINING_ONLY
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "data" / "recipe"
 CONFIGS = sorted(RECIPE.glob("*.toml"))
 MIDAS = RECIPE / "family-midas.toml"

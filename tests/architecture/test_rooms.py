@@ -19,7 +19,7 @@ import depthsig
 
 PACKAGE = Path(depthsig.__file__).parent
 MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py"))
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 MAY_IMPORT = {
     "errors": set(),

@@ -1,4 +1,4 @@
-"""What providers of runs work on: the task, a batch of clean runs, and what a prompt costs."""
+"""What feeds metrics: providers of runs, the work and the batches that they are given, and what a prompt costs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHUNK_BYTES = 24 << 20
 
 
 @dataclass(frozen=True)
-class Task:
+class Work:
     """A request on a model and its prompts.
 
     Attributes:
@@ -82,7 +82,7 @@ class CleanBatch:
         tick: reports tokens that are done with.
     """
 
-    task: Task
+    work: Work
     batch: Batch
     run: CleanRun
     where: Where
@@ -91,12 +91,12 @@ class CleanBatch:
     @cached_property
     def counted(self) -> Where:
         """The measured tokens, never position 0."""
-        return measured(self.batch, self.task.counted)
+        return measured(self.batch, self.work.counted)
 
     @cached_property
     def clean(self) -> Clean:
         """The batch, ready to be edited."""
-        return Clean.from_run(self.task.network, self.batch, self.run)
+        return Clean.from_run(self.work.network, self.batch, self.run)
 
 
 class Provider(Protocol):
@@ -116,7 +116,7 @@ class Provider(Protocol):
 class CleanProvider(Provider, Protocol):
     """Provides for what the clean run gives, batch by batch."""
 
-    def __init__(self, task: Task, entries: Sequence[Metric]) -> None: ...
+    def __init__(self, work: Work, entries: Sequence[Metric]) -> None: ...
 
     def observe(self, batch: CleanBatch, samples: Samples, tokens: TokenRows) -> None:
         """Measure one batch, into per-prompt samples and token-level rows."""

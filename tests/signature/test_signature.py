@@ -165,7 +165,7 @@ def test_a_profile_without_all_its_rows_is_damaged_in_old_folders_too(
     del info["rows"]
     record.write_text(json.dumps(info))
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(InputError, match=r"profiles\.csv.*rows of 4"):
+    with pytest.raises(InputError, match=r"profiles\.csv.*has \d rows of \d \(4 steps\)"):
         depthsig.Signature.load(tmp_path / "a")
 
 

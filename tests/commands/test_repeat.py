@@ -145,17 +145,17 @@ def draw(found: Study, folder: Path) -> None:
 
 def test_the_folder(model: depthsig.Model, tmp_path: Path) -> None:
     found = study(model, ["lookup"], times=(2,), damping=(1, 0.5), n=6)
-    out = write_study(found, tmp_path / "out", draw)
+    out = found.save(tmp_path / "out", draw)
     names = {p.name for p in out.iterdir()}
     assert names == {"repeat.csv", "ranking.csv", "samples.parquet", "repeat.json", "figures"}
     assert {p.name for p in (out / "figures").glob("*.png")} == {
         "map.x2.png", "map.x2.damped0.5.png", "map.lookup.x2.png", "map.lookup.x2.damped0.5.png",
     }  # fmt: skip
-    write_study(found, out, draw)
+    found.save(out, draw)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("keep")
     with pytest.raises(InputError, match="no depthsig result"):
-        write_study(found, tmp_path / "other")
+        found.save(tmp_path / "other")
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

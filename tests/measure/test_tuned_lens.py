@@ -126,7 +126,7 @@ def test_resume_needs_the_same_lens(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("depthsig.analysis.analyze.run_jobs", interrupt)
+        patched.setattr("depthsig.measure.schedule._run_edited", interrupt)
         depthsig.analyze(model, prompts, **options)
     write_lens(TunedLens(some_lens().weights, some_lens().biases), folder, {})
     with pytest.raises(InputError, match="begun with another content of --lens"):
@@ -139,7 +139,7 @@ def test_a_control_goes_without() -> None:
     options = {"grown": "0:4/2", "control": True, "lens": some_lens()}
     signature = depthsig.analyze(build("llama"), random_prompts(3), metrics=["lens.kl", "tuned.kl"], **options)
     assert set(signature.control.profiles["metric"]) == {"lens.kl"}
-    with pytest.warns(DepthsigWarning, match="no control"):
+    with pytest.warns(DepthsigWarning, match="no re-initialised control: a tuned lens is fitted to trained weights"):
         depthsig.analyze(build("llama"), random_prompts(3), metrics=["tuned.kl"], **options)
 
 

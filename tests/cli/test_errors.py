@@ -192,7 +192,7 @@ def test_the_main_job_and_the_report_again(
         "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
         f"from depthsig.cli.main import main; sys.exit(main(['report', {str(out)!r}]))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
     assert sorted(p.name for p in (out / "figures").iterdir()) == figures
     assert main(["analyze", str(checkpoint), "--prompts", str(prompts), "--out", str(out)]) == 0  # replaces ours
@@ -219,7 +219,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         "heavy = {'torch', 'transformers', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
 
 
@@ -229,7 +229,7 @@ def test_interruption_is_exit_130(
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("depthsig.analysis.analyze.run_clean", interrupted)
+    monkeypatch.setattr("depthsig.measure.schedule._run_clean", interrupted)
     out = tmp_path / "out"
     assert main(["analyze", str(checkpoint), "--prompts", str(prompts), "--out", str(out)]) == 130
     assert not out.exists()

@@ -30,7 +30,7 @@ from data.recipe.similarity import MATRICES, compare, cosines, summary, summary_
 from depthsig.metrics import weight_cosine
 from depthsig.prompts.primitives import Item
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "data" / "recipe"
 
 

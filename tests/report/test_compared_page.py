@@ -20,7 +20,7 @@ from depthsig.report import build
 from depthsig.report.compared_page import save
 from depthsig.signature import Comparison, Signature
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "data" / "signatures"
 
 
