@@ -9,6 +9,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
+from shapes import check_shapes
+
+check_shapes()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from depthsig.engine.memory import parse_memory
 from depthsig.errors import InputError
-from depthsig.metrics.entries.record import Metric
+from depthsig.metrics.entries.fields import Metric
 from depthsig.metrics.registry import needed, select
 from depthsig.metrics.rules import DEFAULT_METRICS, FAMILY, OF_LAYERS, WITH_LENS, WITH_SPAN
 from depthsig.terms import PARTS, POSITIONS, SCOPES, Part

@@ -16,7 +16,7 @@ import pkgutil
 import sys
 from typing import TYPE_CHECKING, Any
 
-from depthsig.metrics.entries.record import Metric
+from depthsig.metrics.entries.fields import Metric
 from depthsig.metrics.registry import all_metrics, declaring_built_in, entry, forget, metric, select
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ class Attribution(NamedTuple):
     source=f"{_CSORDAS}; {_SUNDARARAJAN}", unit="nats", worst=None, centre=0.0, figure="token_map",
     section="Attribution",
 )  # fmt: skip
-def attribution(
+def attribute(
     rest: Callable[[Float[Tensor, "row token d"]], Float[Tensor, "row"]], h: Float[Tensor, "token d"],
     baseline: Float[Tensor, "token d"],
 ) -> Attribution:  # fmt: skip

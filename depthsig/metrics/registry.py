@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from depthsig.errors import InputError
 from depthsig.metrics.entries.asking import parts_of, place
-from depthsig.metrics.entries.record import Kind, Limits, Metric, check_fields, read_entry
+from depthsig.metrics.entries.fields import Kind, Limits, Metric, check_fields, read_entry
 from depthsig.metrics.entries.runs import RUNS, Axis, Level
 from depthsig.terms import NONE, SCOPES
 

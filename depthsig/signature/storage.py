@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from depthsig.errors import InputError
-from depthsig.metrics.entries.record import read_entry
+from depthsig.metrics.entries.fields import read_entry
 from depthsig.signature import tabular
 from depthsig.signature.schema import FILES, READS, TABLES
 from depthsig.terms import described

@@ -1,104 +1,136 @@
-"""The boundaries of the package: imports point one way, and light parts stay light."""
+"""The rooms of the package: imports point one way, light parts stay light, rooms and files stay small."""
 
 from __future__ import annotations
 
 import ast
-import doctest
-import importlib
-import os
-import pkgutil
-import subprocess
-import sys
-import time
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from sources import MODULES, NAMES, PACKAGE, ROOT, imports, module_of, room_of
 
-import depthsig
-
-PACKAGE = Path(depthsig.__file__).parent
-MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py"))
-ROOT = Path(__file__).resolve().parents[2]
-
-MAY_IMPORT = {
+MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "terms": set(),
     "progress": set(),
     "statistics": set(),
     "prompts": set(),
     "checkpoint": {"prompts"},  # a shipped checkpoint has a name
     "plan": {"checkpoint"},
     "engine": {"plan", "checkpoint", "prompts"},
+    "model": {"engine", "plan", "checkpoint", "prompts"},
     "metrics": {"statistics"},
-    "signature": set(),
-    "analysis": {"engine", "plan", "checkpoint", "metrics", "statistics", "signature", "prompts"},
+    "signature": {"metrics"},
+    "tables": {"signature", "metrics", "statistics"},
+    "comparison": {"tables", "signature", "metrics", "statistics"},
+    "measure": {"model", "engine", "plan", "checkpoint", "prompts", "tables", "signature", "metrics"},
+    "commands": {
+        "measure", "comparison", "model", "engine", "plan", "checkpoint", "prompts", "tables", "signature", "metrics",
+        "statistics",
+    },
     "report": {"signature", "metrics", "statistics"},
-    "harness": {"engine", "checkpoint"},
-    "cli": {"analysis", "engine", "plan", "checkpoint", "metrics", "statistics", "signature", "prompts", "report"},
-}
-"""For each part, the parts it may import, besides itself, ``errors`` and ``progress``."""
-LAZY = {("signature/signature.py", "report")}
-"""``Signature.plot`` is the one convenience that reaches into report."""
-TORCH_FREE = ("statistics", "signature", "report", "errors", "metrics/registry.py")
+    "harness": {"model", "engine", "plan", "checkpoint"},
+    "cli": {
+        "commands", "measure", "comparison", "report", "model", "engine", "plan", "checkpoint", "prompts", "signature",
+        "metrics",
+    },
+}  # fmt: skip
+"""For each room, the rooms that it may import, besides itself and :data:`EVERYWHERE`."""
+EVERYWHERE = {"errors", "terms", "progress"}
+REACHES_REPORT = {Path("signature/signature.py"): "report"}
+"""``Signature.plot``, ``.save`` and ``.report`` are the one convenience that reaches against the arrows."""
+TORCH_FREE = {"errors", "terms", "progress", "statistics", "metrics", "signature", "tables", "comparison", "report"}
+HEAVY = {"torch", "transformers", "transformer_lens"}
+
+MOST_LINES = 400
+MOST_MODULES = 15
+TWICE = {"commands", "cli"}
+"""A command's two halves, what it does and how it is typed, bear one name."""
+
+PLACES = [m for m in MODULES if room_of(m) != "__init__"]
 
 
-def imports(path: Path) -> list[tuple[str, bool]]:
-    """(module, whether at the top level) of everything that a file imports, types aside."""
-    tree = ast.parse((PACKAGE.parent / path).read_text(encoding="utf-8"))
-    found = []
-    for node in ast.walk(tree):
-        for child in ast.iter_child_nodes(node):
-            child.parent = node  # type: ignore[attr-defined]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}"]
-        else:
-            continue
-        above = list(_above(node))
-        if any(isinstance(a, ast.If) and "TYPE_CHECKING" in ast.dump(a.test) for a in above):
-            continue
-        inside = any(isinstance(a, (ast.FunctionDef, ast.AsyncFunctionDef)) for a in above)
-        found += [(name, not inside) for name in names]
-    return found
-
-
-def _above(node: ast.AST):
-    while hasattr(node, "parent"):
-        node = node.parent
-        yield node
-
-
-def part_of(path: Path) -> str:
-    return path.parts[1].removesuffix(".py")
-
-
-@pytest.mark.parametrize("path", [m for m in MODULES if part_of(m) not in ("__init__", "data")], ids=str)
+@pytest.mark.parametrize("path", PLACES, ids=str)
 def test_imports_point_one_way(path: Path) -> None:
-    part, inside = part_of(path), path.relative_to("depthsig").as_posix()
-    allowed = MAY_IMPORT[part] | {part, "errors", "progress"}
-    for module, _ in imports(path):
-        if module == "depthsig" or not module.startswith("depthsig."):
-            continue
-        target = module.split(".")[1]
-        assert target in allowed or (inside, target) in LAZY, f"{inside} imports {module}"
+    allowed = MAY_IMPORT[room_of(path)] | {room_of(path)} | EVERYWHERE
+    for one in imports(path):
+        if one.module.startswith("depthsig."):
+            target = one.module.split(".")[1]
+            against = REACHES_REPORT.get(path) == target and one.inside
+            assert target in allowed or against, f"{path} imports {one.module}"
+
+
+def test_the_arrows_themselves_make_no_circle() -> None:
+    todo, found = dict(MAY_IMPORT), set(EVERYWHERE)
+    while todo:
+        free = [room for room, needs in todo.items() if needs <= found]
+        assert free, f"a circle among {sorted(todo)}"
+        found |= {room for room in free if todo.pop(room) is not None}
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """At any depth, inside functions too."""
+    graph = {module_of(path): {one.module for one in imports(path)} & NAMES for path in MODULES}
+    for path, room in REACHES_REPORT.items():
+        graph[module_of(path)] -= {name for name in NAMES if name.startswith(f"depthsig.{room}")}
+    graph["depthsig"] = set()  # public names are looked up when they are first used
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, f"a circle: {' → '.join([*above[above.index(name) :], name])}"
+        if name not in done:
+            for other in graph[name]:
+                visit(other, (*above, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)
-def test_light_parts_never_import_torch(path: Path) -> None:
-    inside = path.relative_to("depthsig").as_posix()
-    modules = {module.split(".")[0] for module, _ in imports(path)}
-    if inside.startswith(TORCH_FREE):
-        assert not modules & {"torch", "transformers", "transformer_lens"}
-    if not inside.startswith("report"):
-        assert "matplotlib" not in modules, "computing never plots"
+def test_light_rooms_need_no_torch_and_computing_never_plots(path: Path) -> None:
+    found = imports(path)
+    if room_of(path) in TORCH_FREE:
+        assert not {one.module.split(".")[0] for one in found if not _may_wait(path, one.inside)} & HEAVY
+    if room_of(path) != "report":
+        assert "matplotlib" not in {one.module.split(".")[0] for one in found}
+
+
+def _may_wait(path: Path, inside: bool) -> bool:
+    """A metric on tensors needs torch when it is called; its entry is read without."""
+    return room_of(path) == "metrics" and inside
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_imports_inside_functions_say_why(path: Path) -> None:
+    for one in imports(path):
+        if one.inside:
+            assert "start-up time" in one.line or "# lazily: " in one.line, f"{path}: {one.line.strip()}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_files_stay_small(path: Path) -> None:
-    lines = (PACKAGE.parent / path).read_text(encoding="utf-8").count("\n")
-    assert lines <= 420, f"{path} has {lines} lines; split it"
+    lines = (PACKAGE / path).read_text(encoding="utf-8").count("\n")
+    assert lines <= MOST_LINES, f"{path} has {lines} lines; split it"
+
+
+def test_rooms_stay_small() -> None:
+    rooms = Counter(path.parent for path in MODULES if path.name != "__init__.py")
+    assert {str(room): n for room, n in rooms.items() if n > MOST_MODULES} == {}
+
+
+def test_a_name_means_one_module() -> None:
+    names = Counter(path.stem for path in MODULES if path.stem != "__init__")
+    twice = {name: sorted(room_of(p) for p in MODULES if p.stem == name) for name, n in names.items() if n > 1}
+    assert {name: where for name, where in twice.items() if not set(where) <= TWICE} == {"plan": ["cli", "plan"]}
+
+
+def test_a_room_has_a_folder_of_tests() -> None:
+    rooms = {room_of(path) for path in MODULES if len(path.parts) > 1}
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert rooms - folders == set()
+    assert folders - rooms == {"architecture", "data", "notebooks"}
 
 
 def test_programs_of_the_data_are_reached_as_packages() -> None:
@@ -106,7 +138,7 @@ def test_programs_of_the_data_are_reached_as_packages() -> None:
     programs = [path for part in ("recipe", "studies") for path in (ROOT / "data" / part).glob("*.py")]
     names = {path.stem for path in programs} - {"__init__"}
     assert {"model", "evaluate", "find_blocks"} <= names
-    for path in [*programs, *(ROOT / "tests").rglob("*.py"), *(ROOT / "depthsig").rglob("*.py")]:
+    for path in [*programs, *(ROOT / "tests").rglob("*.py"), *PACKAGE.rglob("*.py")]:
         tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         found = {m.split(".")[0] for node in tree for m in _absolute(node)}
         assert not found & names, path
@@ -119,64 +151,3 @@ def _absolute(node: ast.AST) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     return [f"{node.module}"] if isinstance(node, ast.ImportFrom) and not node.level else []
-
-
-def _fresh(code: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_the_public_names_are_there() -> None:
-    for name in depthsig.__all__:
-        assert getattr(depthsig, name) is not None
-    assert set(depthsig.__all__) <= set(dir(depthsig))
-    with pytest.raises(AttributeError, match="nonsense"):
-        _ = depthsig.nonsense
-
-
-def test_metrics_import_neither_plots_nor_torch() -> None:
-    _fresh(
-        "import sys, depthsig.metrics, depthsig.metrics.registry as r\n"
-        "assert len(r.all_metrics()) > 25\n"
-        "assert not {'torch', 'matplotlib', 'transformers'} & set(sys.modules)\n"
-        "from depthsig.metrics import kl_divergence, topk_overlap, settling_depth\n"
-        "assert not {'matplotlib', 'transformers'} & set(sys.modules)"
-    )
-
-
-def test_statistics_signature_and_report_work_with_torch_blocked() -> None:
-    _fresh(
-        "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
-        "import importlib, pkgutil, depthsig.statistics, depthsig.signature, depthsig.report\n"
-        "for package in (depthsig.statistics, depthsig.signature, depthsig.report):\n"
-        "    for info in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
-        "        importlib.import_module(info.name)"
-    )
-
-
-def test_help_answers_in_under_a_third_of_a_second() -> None:
-    """The best of a few: what counts is what the command costs, not what else the machine does."""
-    code = "import sys; from depthsig.cli.main import main; sys.exit(main(['--help']))"
-    _fresh(code)
-    taken = []
-    for _ in range(5):
-        started = time.perf_counter()
-        _fresh(code)
-        taken.append(time.perf_counter() - started)
-    bare = time.perf_counter()
-    _fresh("pass")
-    bare = time.perf_counter() - bare
-    assert min(taken) < 0.3 or min(taken) - bare < 0.25, taken
-
-
-NAMES = [info.name for info in pkgutil.walk_packages(depthsig.__path__, "depthsig.") if "__main__" not in info.name]
-
-
-@pytest.mark.parametrize("name", ["depthsig", *NAMES])
-def test_examples_in_docstrings_run(name: str) -> None:
-    if name == "depthsig.harness":
-        pytest.importorskip("lm_eval", reason="extra eval")
-    failed, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert failed == 0

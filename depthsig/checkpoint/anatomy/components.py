@@ -62,20 +62,17 @@ def find_candidates(module: nn.Module, config: Any) -> Candidates:
 def _from_transformer_lens(module: nn.Module, config: Any) -> Candidates | None:
     if config is None:
         return None
-    # TransformerLens takes seconds to import, and live models of other kinds need none of it: start-up time.
-    from transformer_lens.factories.architecture_adapter_factory import (
-        SUPPORTED_ARCHITECTURES,
-        ArchitectureAdapterFactory,
-    )
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
+    # Start-up time: TransformerLens takes seconds to import, and other models need none of it.
+    from transformer_lens.factories import architecture_adapter_factory as factory  # start-up time
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf  # start-up time
 
-    architecture = _architecture(module, SUPPORTED_ARCHITECTURES)
+    architecture = _architecture(module, factory.SUPPORTED_ARCHITECTURES)
     if architecture is None:
         return None
     try:
         dtype = next(module.parameters()).dtype
         bridge_config = build_bridge_config_from_hf(config, architecture, "depthsig", dtype)
-        adapter = ArchitectureAdapterFactory.select_architecture_adapter(bridge_config)
+        adapter = factory.ArchitectureAdapterFactory.select_architecture_adapter(bridge_config)
         mapping = adapter.component_mapping or {}
     except Exception:  # an adapter that cannot be built is one that cannot be used: look by name
         return None
