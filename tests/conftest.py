@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -25,6 +26,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _own_metrics_are_forgotten() -> Iterator[None]:
+    """What a test declares is its own."""
+    from depthsig.metrics import all_metrics, forget
+
+    yield
+    for one in all_metrics().values():
+        if one.own:
+            forget(one.id)
 
 
 @pytest.fixture(autouse=True)

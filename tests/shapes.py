@@ -15,7 +15,7 @@ from typing import Any
 import beartype
 import jaxtyping
 
-SHAPED = {"Float", "Int", "Bool", "Shaped"}
+SHAPED = {"Float", "Int", "Bool", "Real", "Shaped"}
 CONFIG = beartype.BeartypeConf(is_pep484_tower=True)  # an int is a float, as the type checker has it
 
 
@@ -51,6 +51,8 @@ class _Checking(ast.NodeTransformer):
         every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
         if _shaped([a.annotation for a in every] + [node.returns]):
             node.decorator_list.append(ast.Name("_checked", ast.Load()))
+            for argument in every:  # mypy checks the others
+                argument.annotation = argument.annotation if _shaped([argument.annotation]) else None
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
@@ -58,6 +60,9 @@ class _Checking(ast.NodeTransformer):
         is_record = any("dataclass" in ast.unparse(d) for d in node.decorator_list)
         if is_record and _shaped([s.annotation for s in node.body if isinstance(s, ast.AnnAssign)]):
             node.decorator_list.insert(0, ast.Name("_checked", ast.Load()))
+            for field in (s for s in node.body if isinstance(s, ast.AnnAssign)):
+                if not _shaped([field.annotation]) and "ClassVar" not in ast.unparse(field.annotation):
+                    field.annotation = ast.Name("object", ast.Load())
         return node
 
 

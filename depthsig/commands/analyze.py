@@ -32,8 +32,8 @@ from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.progress import Progress
 from depthsig.signature import Signature
 from depthsig.signature.storage import ensure_writable
-from depthsig.tables.frames import matrices_table, profiles_table, samples_table
 from depthsig.tables.periods import beside_control, period_scores
+from depthsig.tables.samples import matrices_table, profiles_table, samples_table
 from depthsig.tables.score_rows import scores_table
 
 if TYPE_CHECKING:

@@ -33,8 +33,7 @@ from depthsig.statistics.convergence import (
     unit_mean,
     weighted_means,
 )
-from depthsig.tables.frames import ordered
-from depthsig.tables.samples import Key
+from depthsig.tables.samples import Key, ordered
 
 MEAN = Key("mean")
 """The mean over all profiles that took part, in the place of one profile."""

@@ -112,7 +112,7 @@ def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certific
     return [Certificate(n, v, relative if n == "parts" else relative * scale) for n, v in worst.items()]
 
 
-def _answered(network: Network, ids: Sequence[int]) -> Float[Tensor, "1 token d"]:
+def _answered(network: Network, ids: Sequence[int]) -> Float[Tensor, "token d"]:
     """The last state of a run without edits whose first half is answered from the clean run.
 
     It is off where more than the residual stream goes from pass to pass (keys and values, say).
@@ -134,7 +134,7 @@ def _largest(a: Tensor, b: Tensor) -> float:
     return float((a.float() - b.float()).abs().max())
 
 
-def _deviation(network: Network, hidden: Float[Tensor, "1 token d"], plain: Tensor) -> float:
+def _deviation(network: Network, hidden: Float[Tensor, "token d"], plain: Tensor) -> float:
     with undisturbed(network.module):
         return _largest(network.readout(hidden), plain)
 

@@ -33,7 +33,7 @@ class Where:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def take(self, hidden: Shaped[Tensor, "row token *d"]) -> Shaped[Tensor, "token *d"]:
+    def take(self, hidden: Shaped[Tensor, "row position *d"]) -> Shaped[Tensor, "token *d"]:
         """The states of these tokens out of a batch's."""
         return hidden[self.rows, self.positions]
 

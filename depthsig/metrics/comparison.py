@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from depthsig.metrics import distributions as exact
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float, Int, Shaped
     from torch import Tensor
 
 QUANTITIES = frozenset(
@@ -116,7 +116,7 @@ class Reference:
 
     def compare(
         self, logits: Float[Tensor, "row vocab"], leave_out: frozenset[str] = frozenset()
-    ) -> dict[str, Float[Tensor, "row ..."]]:
+    ) -> dict[str, Shaped[Tensor, "row ..."]]:
         """The wanted quantities of ``logits``, which are overwritten; those in ``leave_out`` are not."""
         import torch  # lazily: entries are read where torch is not installed
 
@@ -174,7 +174,7 @@ class Reference:
             return logits
         return torch.clamp(logits, min=FLOOR, out=self._space("product", len(logits)))
 
-    def _top_quantities(self, top: Int[Tensor, "row 5"], view: slice) -> dict[str, Tensor]:
+    def _top_quantities(self, top: Int[Tensor, "row k"], view: slice) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {"tokens": top}
         if self.top is not None:
             out["overlap5"] = exact.overlap(self.top[view], top)
@@ -274,7 +274,7 @@ def compare_logits(
     other: Float[Tensor, "row vocab"],
     targets: Int[Tensor, "row"],
     wanted: Iterable[str],
-) -> dict[str, Float[Tensor, "row ..."]]:
+) -> dict[str, Shaped[Tensor, "row ..."]]:
     """One comparison, leaving both inputs as they were.
 
     >>> import torch

@@ -1,4 +1,4 @@
-"""Labels that users and configs declare_spans, held against what the trace saw."""
+"""Labels that users and configs declare, held against what the trace saw."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Declared:
         return {key: value for key, value in entries.items() if value is not None}
 
     def options(self) -> PlanOptions:
-        """The options that declare_spans the same, wherever each of it comes from."""
+        """The options that declare the same, wherever each of it comes from."""
         return PlanOptions(self.order, self.loop, self.grown, self.iterations)
 
     def explicit_options(self) -> PlanOptions:
@@ -201,7 +201,7 @@ def _with_loop(plan: Plan, loop: Span) -> Plan:
     if first is None:
         raise InputError(
             f"--loop {loop} contradicts what runs: the trace shows {_shown(plan)}; "
-            "declare_spans the loop that the trace shows, or leave --loop out"
+            "declare the loop that the trace shows, or leave --loop out"
         )
     info = SpanInfo(first, first + size, size, "loop", executed=False, source="declared")
     plan = with_span(plan, info)

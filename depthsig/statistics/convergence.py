@@ -85,7 +85,7 @@ def l1_distance(a: Float[ndarray, "*batch point"], b: Float[ndarray, "*batch poi
     >>> float(l1_distance(np.array([1.0, 1.0]), np.array([0.0, 2.0])))
     1.0
     """
-    return np.abs(np.asarray(a, dtype=float) - b).mean(-1)
+    return np.asarray(np.abs(np.asarray(a, dtype=float) - b).mean(-1))
 
 
 def profile_distance(a: Float[ndarray, "entry"], b: Float[ndarray, "other"], axis: str) -> float:

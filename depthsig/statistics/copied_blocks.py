@@ -88,7 +88,7 @@ class CopySearch:
 
 
 def find_copied_blocks(
-    cosines: Float[ndarray, "layer layer"], parameters: int, level: float = 0.01, draws: int = DRAWS, seed: int = 0
+    cosines: Float[ndarray, "row column"], parameters: int, level: float = 0.01, draws: int = DRAWS, seed: int = 0
 ) -> CopySearch:
     """Search for blocks of layers that are copies of each other, in the cosines of layers' weights.
 

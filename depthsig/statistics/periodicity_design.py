@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from numpy import ndarray
 from scipy.special import betainc, betaln, expit
 
@@ -97,7 +97,7 @@ class Design:
 
     def strength(self, y: Float[ndarray, "*batch n"]) -> Float[ndarray, "*batch"]:
         """Adjusted R² = 1 − (1 − R²)(d₁ + d₂)/d₂."""
-        return 1 - (1 - self.r_squared(y)) * (self.d1 + self.d2) / self.d2
+        return np.asarray(1 - (1 - self.r_squared(y)) * (self.d1 + self.d2) / self.d2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +106,8 @@ class LogTable:
 
     low: float
     per_unit: int
-    values: Float[ndarray, "cell"]
-    slopes: Float[ndarray, "cell"]
+    values: Float[ndarray, "knot"]
+    slopes: Float[ndarray, "knot-1"]
 
     def __call__(self, x: Float[ndarray, "*m"]) -> Float[ndarray, "*m"]:
         place = (x - self.low) * self.per_unit
@@ -152,7 +152,7 @@ def orthonormal(columns: Float[ndarray, "n k"], against: Float[ndarray, "n j"] |
     return left[:, singular > 1e-9 * max(1.0, singular[0] if len(singular) else 1.0)]
 
 
-def legendre(x: Float[ndarray, "n"], degree: int) -> Float[ndarray, "n k"]:
+def legendre(x: Real[ndarray, "n"], degree: int) -> Float[ndarray, "n k"]:
     """Legendre polynomials 0..degree at x, which is first scaled to [−1, 1]."""
     low, high = x.min(), x.max()
     return np.polynomial.legendre.legvander(2 * (x - low) / (high - low) - 1, degree)

@@ -180,7 +180,7 @@ def matrix_strength(cells: Float[ndarray, "*batch pair"], n: int, block: int) ->
     nothing = (left <= ROUNDING * np.linalg.norm(cells, axis=-1)) | (norm < 1e-9)
     r = np.where(nothing, np.nan, (rest @ w) / np.where(nothing, 1.0, norm * left))
     free = len(w) - pairs.nuisance.shape[1]
-    return 1 - (1 - r * np.abs(r)) * free / (free - 1)
+    return np.asarray(1 - (1 - r * np.abs(r)) * free / (free - 1))
 
 
 def _test(cells: Float[ndarray, "pair"], n: int, block: int, divisor: int = 1) -> float:

@@ -25,8 +25,7 @@ from depthsig.signature.tested import TestedSpan, choose_span
 from depthsig.statistics.multiplicity import holm
 from depthsig.statistics.periodicity import PeriodTest, block_periodicity, period_strength
 from depthsig.statistics.periodicity_matrix import matrix_periodicity, matrix_strength, span_cells
-from depthsig.tables.frames import score_row
-from depthsig.tables.samples import Key
+from depthsig.tables.samples import Key, score_row
 from depthsig.tables.score_rows import interval
 
 PROFILE_NULL = "smooth trend, impulses at the model's ends, AR(1) noise; no phase effect"

@@ -12,8 +12,7 @@ from numpy import ndarray
 
 from depthsig.metrics import Metric, entry
 from depthsig.statistics.resampling import MIN_PROMPTS, RESAMPLES, bootstrap_counts
-from depthsig.tables.frames import aggs_of, ordered, score_row, summarise
-from depthsig.tables.samples import Key, Samples, aggregate
+from depthsig.tables.samples import Key, Samples, aggregate, aggs_of, ordered, score_row, summarise
 from depthsig.terms import NONE
 
 Statistic = Callable[..., Float[ndarray, "*batch"]]

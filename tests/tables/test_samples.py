@@ -14,8 +14,8 @@ KL, OVERLAP = Key("lens.kl"), Key("lens.overlap5")
 
 def test_positions_then_cuts_by_hand() -> None:
     samples = Samples(2)
-    samples.add(KL, [[1.0], [2.0], [6.0]], np.array([0, 0, 0]), cut=8)
-    samples.add(KL, [[5.0]], np.array([0]), cut=16)
+    samples.add(KL, np.array([[1.0], [2.0], [6.0]]), np.array([0, 0, 0]), cut=8)
+    samples.add(KL, np.array([[5.0]]), np.array([0]), cut=16)
     found = samples.values[KL]
     assert found["mean"][:, 0].tolist()[0] == 4.0  # (mean of 1, 2, 6 and 5) / 2, not the mean of all four
     assert found["max"][0, 0] == 6.0
@@ -24,14 +24,14 @@ def test_positions_then_cuts_by_hand() -> None:
 
 def test_the_worst_overlap_is_the_least() -> None:
     samples = Samples(1)
-    samples.add(OVERLAP, [[0.4], [1.0]], np.array([0, 0]))
+    samples.add(OVERLAP, np.array([[0.4], [1.0]]), np.array([0, 0]))
     assert samples.values[OVERLAP]["max"][0, 0] == 0.4
 
 
 def test_undefined_positions_do_not_count() -> None:
     samples = Samples(1)
-    samples.add(KL, [[np.nan, 1.0], [3.0, np.nan]], np.array([0, 0]))
-    samples.add(KL, [[5.0, np.nan]], np.array([0]))
+    samples.add(KL, np.array([[np.nan, 1.0], [3.0, np.nan]]), np.array([0, 0]))
+    samples.add(KL, np.array([[5.0, np.nan]]), np.array([0]))
     assert samples.values[KL]["mean"][0].tolist() == [4.0, 1.0]
 
 

@@ -1,14 +1,16 @@
-"""Candidate component paths: from TransformerLens' architecture adapters, else by name.
+"""Candidate component paths: from ``places.toml``, TransformerLens' architecture adapters, or by name.
 
-Only *paths* are taken from TransformerLens; no bridge is booted, since that replaces submodules
+Of TransformerLens, only *paths* are taken; no bridge is booted, since that replaces submodules
 of the caller's model. Which candidate is right is decided by measuring (:mod:`.adapter`).
 """
 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,14 +43,22 @@ class Candidates:
     known: bool = False
 
 
+PLACES: dict[str, dict[str, list[Any]]] = tomllib.loads(
+    Path(__file__).with_name("places.toml").read_text(encoding="utf-8")
+)
+"""What ``places.toml`` tells, by the name of a model's class."""
+
 _ATTN = re.compile(r"attn|attention|temporal_block", re.I)
 _MLP = re.compile(r"mlp|ffn|feed_forward|moe|block_sparse", re.I)
 _NORM = re.compile(r"norm|^ln", re.I)
 
 
 def find_candidates(module: nn.Module, config: Any) -> Candidates:
-    """Candidates for ``module``, from TransformerLens where it knows the architecture."""
+    """Candidates for ``module``: what is told of it, what TransformerLens knows, and what names suggest."""
     candidates = _from_transformer_lens(module, config) or Candidates()
+    for told in (PLACES[c.__name__] for c in type(module).__mro__ if c.__name__ in PLACES):
+        for name, values in told.items():
+            setattr(candidates, name, [*values, *getattr(candidates, name)])
     if not candidates.layer_lists:
         candidates.layer_lists = _module_lists(module)
     for path in candidates.layer_lists:

@@ -94,7 +94,7 @@ class Attributing:
         for one in self.entries:
             values = [at[one.id] for at in found]
             if not one.axis:
-                samples.put(Key(one.id), prompt.index, np.fmax.reduce([float(v) for v in values]))
+                samples.put(Key(one.id), prompt.index, np.asarray(np.fmax.reduce([float(v) for v in values])))
                 continue
             columns = np.stack([wide(v).detach().cpu().numpy()[: prompt.n_tokens] for v in values], axis=1)
             if one.kind == "profile":
