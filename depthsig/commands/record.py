@@ -90,7 +90,7 @@ def identity(model: Model, prompts: Sequence[TokenPrompt], request: Request) -> 
         "dtype": str(model.dtype), "prompts": [p.tokens_sha256 for p in prompts],
         "version": version("depthsig"), **request.record(),
         "content of --lens": None if request.lens is None else request.lens.content_hash,
-        "own metrics": {one.id: _fingerprint(one) for one in request.needed.values() if one.own},
+        "plug-in or metric of your own": {one.id: _fingerprint(one) for one in request.needed.values() if one.own},
     }  # fmt: skip
 
 

@@ -134,7 +134,7 @@ def _largest(a: Tensor, b: Tensor) -> float:
     return float((a.float() - b.float()).abs().max())
 
 
-def _deviation(network: Network, hidden: Float[Tensor, "token d"], plain: Tensor) -> float:
+def _deviation(network: Network, hidden: Float[Tensor, "*row token d"], plain: Tensor) -> float:
     with undisturbed(network.module):
         return _largest(network.readout(hidden), plain)
 

@@ -56,7 +56,8 @@ def metric(
         axis: ``depth`` (S+1 values) or ``step`` (S values), for a profile.
         rows, cols: the axes of a matrix.
         parts: the parts (``layer``, ``attn``, ``mlp``) that it is measured for, whatever ``--parts`` says.
-        label, unit, formula, source: what figures, tables and the report say of it.
+        label, unit, formula, source: what figures, tables and the report say of it. Default: the first line
+            of the function's docstring is the formula, else the label.
         groups: the values of ``--metrics`` that ask for it besides its name; default: its family.
         limits: the range of its values, where bounded.
         worst: which extreme ``--agg max`` takes; None for none.
@@ -196,7 +197,7 @@ def _entry(id: str, function: Callable[..., Any], on: str | None, level: Level |
         "row_label": given["rows"], "col_label": given["cols"], "always": bool(given["parts"]),
         "parts": of_need.parts if of_need else parts_of(function, run),
         "scopes": of_need.scopes if of_need else SCOPES if run.by_part else (NONE,),
-        "formula": (inspect.getdoc(function) or "").split("\n")[0],
+        "formula": (inspect.getdoc(function) or "").split("\n")[0] or given.get("label") or id,
         "figure": {"profile": "profile", "matrix": "heatmap"}.get(kind, ""),
     }  # fmt: skip
     values: dict[str, Any] = {**given, **{k: v for k, v in filled.items() if not given.get(k)}}

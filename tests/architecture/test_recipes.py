@@ -35,6 +35,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     skip = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PACKAGE, root / "depthsig", ignore=skip)
     shutil.copytree(ROOT / "tests", root / "tests", ignore=skip)
+    for part in ("recipe", "studies"):
+        shutil.copytree(ROOT / "data" / part, root / "data" / part, ignore=skip)
     for name in ("pyproject.toml", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, root)
     for appended, path, text in BLOCKS:
@@ -63,10 +65,10 @@ def test_the_new_metric_is_everywhere(copy: Path) -> None:
     script = "import sys; from depthsig.cli.main import main; sys.exit(main(sys.argv[1:]))"
     assert "(Σh²)²/Σh⁴" in run(copy, "-c", script, "metrics")
     assert "Rotate" in run(copy, "-c", "from depthsig.engine.edits import edit_types; print(*edit_types())")
-    report = ["analyze", str(ROOT / "data" / "checkpoints" / "family-midas"), "--prompts", "facts", "-n", "3"]
+    report = ["analyze", str(ROOT / "data" / "checkpoints" / "family-midas"), "--prompts", "copying", "-n", "3"]
     run(copy, "-c", script, *report, "--metrics", "residual.participation", "--out", "out")
     page = (copy / "out" / "report.html").read_text(encoding="utf-8")
-    assert "participation ratio" in page and "Bell &amp; Dean 1970" in page
+    assert "(Σh²)²/Σh⁴" in page and "Bell &amp; Dean 1970" in page
 
 
 def listed(metric: str) -> list[Path]:

@@ -120,6 +120,6 @@ def test_what_a_run_offers_is_given(kind: RunKind, offer: Offer, names: tuple[st
         assert all(a.dtype.itemsize >= 4 for a in tensors)
         rows = {len(a) for a in arguments.values() if isinstance(a, torch.Tensor)} if offer.level == "token" else set()
         assert len(rows) <= 1 or kind.name == "attribution"
-    tables = (found.profiles, found.matrices, found.scores.rename(columns={"score": "metric"}), found.tokens_table)
-    assert any((table["metric"] == "mine.probe").any() for table in tables)
+    named = (found.profiles["metric"], found.matrices["metric"], found.scores["score"], found.tokens_table["metric"])
+    assert any((names == "mine.probe").any() for names in named)
     depthsig.metrics.forget("mine.probe")

@@ -43,7 +43,7 @@ class Candidates:
     known: bool = False
 
 
-PLACES: dict[str, dict[str, list[Any]]] = tomllib.loads(
+TOLD: dict[str, dict[str, list[Any]]] = tomllib.loads(
     Path(__file__).with_name("places.toml").read_text(encoding="utf-8")
 )
 """What ``places.toml`` tells, by the name of a model's class."""
@@ -56,7 +56,7 @@ _NORM = re.compile(r"norm|^ln", re.I)
 def find_candidates(module: nn.Module, config: Any) -> Candidates:
     """Candidates for ``module``: what is told of it, what TransformerLens knows, and what names suggest."""
     candidates = _from_transformer_lens(module, config) or Candidates()
-    for told in (PLACES[c.__name__] for c in type(module).__mro__ if c.__name__ in PLACES):
+    for told in (TOLD[c.__name__] for c in type(module).__mro__ if c.__name__ in TOLD):
         for name, values in told.items():
             setattr(candidates, name, [*values, *getattr(candidates, name)])
     if not candidates.layer_lists:

@@ -9,8 +9,8 @@ import numpy as np
 
 from depthsig.engine.program import Change, Program
 from depthsig.engine.run import run_programs
+from depthsig.measure.comparing import OutputComparison
 from depthsig.measure.edited.edited_batch import EditedBatch
-from depthsig.measure.edited.outputs import OutputComparison
 from depthsig.measure.providers import Cost, Work
 from depthsig.measure.token_rows import TokenRows, token_row
 from depthsig.metrics import Metric

@@ -12,8 +12,8 @@ from numpy import ndarray
 
 from depthsig.engine.edits import Drop, OrderEdit, Repeat, Reverse, Swap, compile_edit
 from depthsig.engine.run import run_programs
+from depthsig.measure.comparing import OutputComparison
 from depthsig.measure.edited.edited_batch import EditedBatch
-from depthsig.measure.edited.outputs import OutputComparison
 from depthsig.measure.providers import Cost, Work
 from depthsig.measure.token_rows import TokenRows
 from depthsig.metrics import Metric

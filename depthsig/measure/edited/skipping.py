@@ -16,8 +16,8 @@ from depthsig.engine.program import Change, Program
 from depthsig.engine.rows import Rows
 from depthsig.engine.run import run_programs
 from depthsig.measure.calling import values_of
+from depthsig.measure.comparing import OutputComparison
 from depthsig.measure.edited.edited_batch import EditedBatch
-from depthsig.measure.edited.outputs import OutputComparison
 from depthsig.measure.providers import Cost, Work
 from depthsig.measure.token_rows import TokenRows
 from depthsig.measure.where import Where
