@@ -39,6 +39,15 @@ def _own_metrics_are_forgotten() -> Iterator[None]:
             forget(one.id)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_core_each() -> None:
+    """Where several processes test, threads of one would only wait for those of the others."""
+    import torch
+
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     import torch

@@ -16,7 +16,7 @@ from depthsig.metrics.vectors import EPSILON, first_from_which
 from depthsig.terms import PARTS
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Real
     from numpy import ndarray
     from torch import Tensor
 
@@ -74,7 +74,7 @@ def contribution_cosines(us: Float[Tensor, "step *batch d"]) -> Float[Tensor, "s
     source="Hu et al. 2512.14064", groups=("residual",), section="Contributions", worst=None,
     undefined="never reached",
 )  # fmt: skip
-def effective_depth_cosine(cosines: Float[ndarray, "part *batch step"]) -> Float[ndarray, "*batch"]:
+def effective_depth_cosine(cosines: Real[ndarray, "part *batch step"]) -> Float[ndarray, "*batch"]:
     """First step from which the mean of contribution.cosine over parts stays ≥ 0 to the end.
 
     NaN if it never does, or where a value is undefined (Hu et al. 2512.14064).

@@ -23,7 +23,7 @@ from depthsig.metrics.registry import metric
 from depthsig.metrics.vectors import first_from_which
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Real
     from numpy import ndarray
 
 _PLAIN = "nostalgebraist 2020; Csordás, Manning & Potts 2505.13898"
@@ -71,7 +71,7 @@ metric("lens.tokens", on="readout", source=_PLAIN, section="Logit lens", **_TOKE
     formula="per position the first depth from which JSD(q_d, p)/ln 2 stays < 0.5, then the mean",
     source="Chen et al. 2602.13517", groups=("lens",), section="Logit lens", undefined="never reached",
 )  # fmt: skip
-def settling_depth(jsd: Float[ndarray, "*batch depth"]) -> Float[ndarray, "*batch"]:
+def settling_depth(jsd: Real[ndarray, "*batch depth"]) -> Float[ndarray, "*batch"]:
     """First depth from which JSD/ln 2 stays below 0.5 (Chen et al. 2602.13517).
 
     Args:
@@ -91,7 +91,7 @@ def settling_depth(jsd: Float[ndarray, "*batch depth"]) -> Float[ndarray, "*batc
     formula="first depth from which lens.kl stays < half its maximum", source=_HU, groups=("lens",),
     section="Logit lens", worst=None, undefined="never reached",
 )  # fmt: skip
-def effective_depth_kl(profile: Float[ndarray, "*batch depth"]) -> Float[ndarray, "*batch"]:
+def effective_depth_kl(profile: Real[ndarray, "*batch depth"]) -> Float[ndarray, "*batch"]:
     """First depth from which lens.kl stays below half its maximum (Hu et al. 2512.14064).
 
     >>> effective_depth_kl(np.array([8.0, 10.0, 4.0, 6.0, 1.0, 0.0])).item()
@@ -108,7 +108,7 @@ def effective_depth_kl(profile: Float[ndarray, "*batch depth"]) -> Float[ndarray
     formula="first depth from which lens.overlap5 stays > 0.3", source=_HU, groups=("lens",), section="Logit lens",
     worst=None, undefined="never reached",
 )  # fmt: skip
-def effective_depth_overlap(profile: Float[ndarray, "*batch depth"]) -> Float[ndarray, "*batch"]:
+def effective_depth_overlap(profile: Real[ndarray, "*batch depth"]) -> Float[ndarray, "*batch"]:
     """First depth from which lens.overlap5 stays above 0.3 (Hu et al. 2512.14064).
 
     A sustained crossing: shallow layers often hit 0.3 once by accident.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from numpy import ndarray
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
@@ -43,7 +43,7 @@ def relative_depths(size: int, axis: str) -> Float[ndarray, "size"]:
 
 
 def on_relative_depth(
-    profiles: Float[ndarray, "*batch entry"], axis: str, points: int = POINTS
+    profiles: Real[ndarray, "*batch entry"], axis: str, points: int = POINTS
 ) -> Float[ndarray, "*batch point"]:
     """Profiles read at evenly spaced relative depths from 0 to 1, by linear interpolation.
 
@@ -69,7 +69,7 @@ def on_relative_depth(
     return np.where(share > 0, kept[..., before] * (1 - share) + kept[..., after] * share, kept[..., before])
 
 
-def unit_mean(profiles: Float[ndarray, "*batch point"]) -> Float[ndarray, "*batch point"]:
+def unit_mean(profiles: Real[ndarray, "*batch point"]) -> Float[ndarray, "*batch point"]:
     """Profiles scaled to a mean absolute value of 1; NaN where a profile is zero throughout.
 
     >>> unit_mean(np.array([[1.0, -3.0], [0.0, 0.0]])).tolist()
@@ -79,7 +79,7 @@ def unit_mean(profiles: Float[ndarray, "*batch point"]) -> Float[ndarray, "*batc
     return profiles / np.where(size > 0, size, np.nan)
 
 
-def l1_distance(a: Float[ndarray, "*batch point"], b: Float[ndarray, "*batch point"]) -> Float[ndarray, "*batch"]:
+def l1_distance(a: Real[ndarray, "*batch point"], b: Real[ndarray, "*batch point"]) -> Float[ndarray, "*batch"]:
     """∫|a − b| over relative depth, as the mean over the points; at most 2 for profiles of unit mean.
 
     >>> float(l1_distance(np.array([1.0, 1.0]), np.array([0.0, 2.0])))
@@ -88,7 +88,7 @@ def l1_distance(a: Float[ndarray, "*batch point"], b: Float[ndarray, "*batch poi
     return np.asarray(np.abs(np.asarray(a, dtype=float) - b).mean(-1))
 
 
-def profile_distance(a: Float[ndarray, "entry"], b: Float[ndarray, "other"], axis: str) -> float:
+def profile_distance(a: Real[ndarray, "entry"], b: Real[ndarray, "other"], axis: str) -> float:
     """How far apart two profiles are in shape, whatever their scale and however deep their models.
 
     Both are read at 50 relative depths, scaled to unit mean absolute value, and subtracted (DESIGN §8 of

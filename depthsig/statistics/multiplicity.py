@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from numpy import ndarray
 
 
-def holm(p: Float[ndarray, "test"]) -> Float[ndarray, "test"]:
+def holm(p: Real[ndarray, "test"]) -> Float[ndarray, "test"]:
     """p-values adjusted by Holm's step-down method (Holm 1979, Scand. J. Statist. 6, 65-70).
 
     Controls the family-wise error rate under any dependence. The k-th smallest of m is multiplied

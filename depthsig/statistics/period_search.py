@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from numpy import ndarray
 
 from depthsig.errors import InputError
@@ -40,7 +40,7 @@ EXTREME = 0.02
 LOCALISE_PHI = 0.3
 
 
-def find_period(profile: Float[ndarray, "step"], log: bool = False, draws: int = SEARCH_DRAWS) -> PeriodTest:
+def find_period(profile: Real[ndarray, "step"], log: bool = False, draws: int = SEARCH_DRAWS) -> PeriodTest:
     """Search a whole profile for a span that recurs with some block.
 
     Candidates are all blocks of 2..8 steps, 3..8 of them, at every start, each with the design of

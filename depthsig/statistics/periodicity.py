@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from numpy import ndarray
 
 from depthsig.errors import InputError
@@ -66,7 +66,7 @@ class PeriodTest:
 
 
 def block_periodicity(
-    profile: Float[ndarray, "step"], start: int, block: int, count: int, log: bool = False
+    profile: Real[ndarray, "step"], start: int, block: int, count: int, log: bool = False
 ) -> PeriodTest:
     """Test whether a profile over steps recurs with the block on a declared span.
 
@@ -114,7 +114,7 @@ def block_periodicity(
 
 
 def cut_span(
-    profile: Float[ndarray, "step"], start: int, block: int, count: int, log: bool
+    profile: Real[ndarray, "step"], start: int, block: int, count: int, log: bool
 ) -> tuple[Float[ndarray, "n"], dict[str, Any], str]:
     """The span's values, its description, and why it cannot be tested (empty if it can)."""
     values = np.asarray(profile, dtype=float)
@@ -173,7 +173,7 @@ def _wrong(y: Float[ndarray, "n"], design: Design, other: int) -> float:
 
 
 def period_strength(
-    profiles: Float[ndarray, "*batch step"], start: int, block: int, count: int, log: bool = False
+    profiles: Real[ndarray, "*batch step"], start: int, block: int, count: int, log: bool = False
 ) -> Float[ndarray, "*batch"]:
     """``strength`` of many profiles at once (resamples, say); NaN where not testable."""
     values = np.asarray(profiles, dtype=float)
@@ -199,7 +199,7 @@ class Detrended:
 
 
 def detrended(
-    profile: Float[ndarray, "step"], start: int, block: int, count: int, log: bool = False
+    profile: Real[ndarray, "step"], start: int, block: int, count: int, log: bool = False
 ) -> Detrended | None:
     """The span after X of :func:`block_periodicity`, for a picture; None where not testable."""
     y, _, reason = cut_span(profile, start, block, count, log)

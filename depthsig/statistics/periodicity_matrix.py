@@ -16,7 +16,7 @@ from math import factorial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from numpy import ndarray
 
 from depthsig.errors import InputError
@@ -39,7 +39,7 @@ KEPT_CELLS = 3_000_000
 """Relabelled weights are kept for the next matrix up to this size (24 MB)."""
 
 
-def matrix_periodicity(matrix: Float[ndarray, "step step"], start: int, block: int, count: int) -> PeriodTest:
+def matrix_periodicity(matrix: Real[ndarray, "row column"], start: int, block: int, count: int) -> PeriodTest:
     """Test whether steps of equal phase in different blocks are more alike, on a declared span.
 
     Pairs i < j of the span, lag d = j − i, middle s. What explains likeness without a period: one

@@ -161,7 +161,7 @@ def test_output_folders_that_cannot_be_written(
 def test_other_peoples_folders_of_our_names_are_left_alone(
     more: list[str], checkpoint: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    asked = ["analyze", str(checkpoint), "--prompts", str(prompts), "--metrics", "residual", "--out"]
+    asked = ["analyze", str(checkpoint), "--prompts", str(prompts), "--metrics", "residual.norm", "--out"]
     for name in ("a.partial", "b.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "thesis.tex").write_text("years of work")
@@ -179,7 +179,8 @@ def test_the_main_job_and_the_report_again(
     checkpoint: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "new" / "out"
-    assert main(["analyze", str(checkpoint), "--prompts", str(prompts), "--out", str(out), "--json"]) == 0
+    asked = ["analyze", str(checkpoint), "--prompts", str(prompts), "--metrics", "lens,skip", "--out", str(out)]
+    assert main([*asked, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     page = Path(printed["report"]).read_text()
     assert "one prompt here" not in page or "<script" not in page
@@ -195,7 +196,8 @@ def test_the_main_job_and_the_report_again(
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
     assert sorted(p.name for p in (out / "figures").iterdir()) == figures
-    assert main(["analyze", str(checkpoint), "--prompts", str(prompts), "--out", str(out)]) == 0  # replaces ours
+    assert main([*asked[:-4], "--metrics", "lens.kl", "--out", str(out)]) == 0  # replaces ours
+    assert {p.stem for p in (out / "figures").iterdir()} == {"plan", "lens.kl", "early_exit"}
 
 
 def test_other_commands(checkpoint: Path, capsys: pytest.CaptureFixture) -> None:

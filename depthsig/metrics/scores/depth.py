@@ -13,7 +13,7 @@ import numpy as np
 from depthsig.metrics.registry import metric
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Real
     from numpy import floating, ndarray
 
 _CSORDAS = "Csordás, Manning & Potts 2505.13898"
@@ -26,7 +26,7 @@ _SCORE: dict[str, Any] = {
     "depth_score.effect", needs=("skip.effect",), label="depth score (effects)", unit="step", source=_CSORDAS,
     formula="Σ s·e_s / Σ e_s, e_s = Σ_{l>s} skip.effect[s,l] / max(S−1−s, 1)", **_SCORE,
 )  # fmt: skip
-def effect_depth_score(matrix: Float[ndarray, "*batch step step"]) -> Float[ndarray | floating, "*batch"]:
+def effect_depth_score(matrix: Real[ndarray, "*batch step step"]) -> Float[ndarray | floating, "*batch"]:
     """Centre of mass of the steps' mean effects on later ones, in steps."""
     return depth_score(effect_profile(matrix))
 
@@ -36,7 +36,7 @@ def effect_depth_score(matrix: Float[ndarray, "*batch step step"]) -> Float[ndar
     formula="depth_score.effect / (N−1)", source=_CSORDAS, **_SCORE,
 )  # fmt: skip
 def relative_effect_depth_score(
-    matrix: Float[ndarray, "*batch step step"], n: int
+    matrix: Real[ndarray, "*batch step step"], n: int
 ) -> Float[ndarray | floating, "*batch"]:
     """The same as a share of the way to the last step that can have an effect."""
     return effect_depth_score(matrix) / max(n - 1, 1)
@@ -46,7 +46,7 @@ def relative_effect_depth_score(
     "depth_score.output", needs=("skip.output_l2",), label="depth score (output)", unit="step", source=_CSORDAS,
     formula="Σ s·e_s / Σ e_s, e_s = skip.output_l2", **_SCORE,
 )  # fmt: skip
-def depth_score(effects: Float[ndarray, "*batch step"]) -> Float[ndarray | floating, "*batch"]:
+def depth_score(effects: Real[ndarray, "*batch step"]) -> Float[ndarray | floating, "*batch"]:
     """Centre of mass of non-negative effects over steps, Σ s·e_s / Σ e_s, in steps.
 
     NaN steps take no part; NaN where all effects are zero. Source: 2505.13898.
@@ -65,7 +65,7 @@ def depth_score(effects: Float[ndarray, "*batch step"]) -> Float[ndarray | float
     "depth_score.output.relative", needs=("skip.output_l2",), label="relative depth score (output)",
     formula="depth_score.output / (N−1)", source=_CSORDAS, **_SCORE,
 )  # fmt: skip
-def relative_depth_score(effects: Float[ndarray, "*batch step"], n: int) -> Float[ndarray | floating, "*batch"]:
+def relative_depth_score(effects: Real[ndarray, "*batch step"], n: int) -> Float[ndarray | floating, "*batch"]:
     """The depth score as a share of the way to the last step that can have an effect."""
     return depth_score(effects) / max(n - 1, 1)
 
@@ -75,7 +75,7 @@ def relative_depth_score(effects: Float[ndarray, "*batch step"], n: int) -> Floa
     formula="share of Σ skip.output_l2 over the first N steps that lies in their last third",
     source="Kapl et al. 2602.16490", limits=(0, 1), **_SCORE,
 )  # fmt: skip
-def late_share(profile: Float[ndarray, "*batch step"], n: int | None = None) -> Float[ndarray | floating, "*batch"]:
+def late_share(profile: Real[ndarray, "*batch step"], n: int | None = None) -> Float[ndarray | floating, "*batch"]:
     """Share of Σ profile over the first ``n`` steps that lies in the last third of them.
 
     The step that straddles 2n/3 counts by its fraction. NaN where the sum is zero. In a model
@@ -92,7 +92,7 @@ def late_share(profile: Float[ndarray, "*batch step"], n: int | None = None) -> 
         return np.nansum(first * weights, axis=-1) / np.nansum(first, axis=-1)
 
 
-def effect_profile(matrix: Float[ndarray, "*batch step step"]) -> Float[ndarray, "*batch step"]:
+def effect_profile(matrix: Real[ndarray, "*batch step step"]) -> Float[ndarray, "*batch step"]:
     """e_s = Σ_{l>s} effect[s, l] / max(S−1−s, 1): the mean effect of step s on later ones; undefined ones are 0.
 
     >>> effect_profile(np.array([[9.0, 1.0, 3.0], [9.0, 9.0, 4.0], [9.0, 9.0, 9.0]])).tolist()
