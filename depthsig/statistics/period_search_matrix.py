@@ -21,7 +21,7 @@ WINDOW = 8
 _CHUNK = 200
 
 
-def find_matrix_period(matrix: Real[ndarray, "row column"], draws: int = SEARCH_DRAWS, seed: int = 0) -> PeriodTest:
+def find_matrix_period(matrix: Real[ndarray, "step step"], draws: int = SEARCH_DRAWS, seed: int = 0) -> PeriodTest:
     """Search a whole matrix of similarities for a span that recurs with some block.
 
     Candidates are blocks of 3..8 steps, 3..8 of them, at every start. A candidate's score is

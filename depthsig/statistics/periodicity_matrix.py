@@ -39,7 +39,7 @@ KEPT_CELLS = 3_000_000
 """Relabelled weights are kept for the next matrix up to this size (24 MB)."""
 
 
-def matrix_periodicity(matrix: Real[ndarray, "row column"], start: int, block: int, count: int) -> PeriodTest:
+def matrix_periodicity(matrix: Real[ndarray, "step step"], start: int, block: int, count: int) -> PeriodTest:
     """Test whether steps of equal phase in different blocks are more alike, on a declared span.
 
     Pairs i < j of the span, lag d = j − i, middle s. What explains likeness without a period: one
@@ -85,7 +85,7 @@ def matrix_periodicity(matrix: Real[ndarray, "row column"], start: int, block: i
 
 
 def _cut(
-    matrix: Float[ndarray, "step step"], start: int, block: int, count: int
+    matrix: Real[ndarray, "step step"], start: int, block: int, count: int
 ) -> tuple[Float[ndarray, "pair"], dict[str, Any], str]:
     values = np.asarray(matrix, dtype=float)
     if values.ndim != 2 or values.shape[0] != values.shape[1]:

@@ -21,21 +21,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from depthsig.analysis.lens import LensObserver
-from depthsig.analysis.residual import ResidualObserver
-from depthsig.analysis.tokens import Measured, measured
 
 import depthsig
 from depthsig.engine.batch import Batch, make_batch
-from depthsig.engine.clean_run import CleanRun
+from depthsig.engine.certificates import Verdict
+from depthsig.measure.clean.readouts import Readouts
+from depthsig.measure.clean.states import States
+from depthsig.measure.providers import CleanBatch
+from depthsig.measure.providers import Work as Asked
 from depthsig.measure.request import Request
+from depthsig.measure.token_rows import TokenRows
+from depthsig.measure.where import measured
+from depthsig.metrics import all_metrics
 from depthsig.model import Model
 from depthsig.prompts import TokenPrompt, tokenize
 from depthsig.tables.samples import Samples
 
 FEW = ("lens.kl", "lens.overlap5", "lens.target_nll")
-LENS = frozenset(m for m in Request(metrics="lens").wanted if m not in ("lens.tokens",))
-RESIDUAL = Request(metrics="residual").wanted
+LENS = tuple(m.id for m in all_metrics().values() if m.on == "readout" and m.kind != "token")
 PROMPTS, TOKENS = 8, 64
 MEMORY_LIMIT = 1.5 * 2**30
 
@@ -62,22 +65,32 @@ class Work:
         self.prompts: list[TokenPrompt] = tokenize(prompts_of(PROMPTS, model.readout.vocab), None)
         ids = [p.ids for p in self.prompts]
         self.batch: Batch = make_batch(ids, range(PROMPTS), model.device)
-        self.run: CleanRun = model.clean(self.batch.ids)
-        self.where: Measured = measured(self.batch, self.prompts)
+        self.where = measured(self.batch, self.prompts)
+        self.seen = self.ran(self.asked(LENS), parts=False)
         self.buffer = torch.empty(256, model.readout.vocab)
+
+    def asked(self, metrics: Sequence[str] | str) -> Asked:
+        """The work of a request."""
+        return Asked(self.model, Request(metrics=metrics), self.prompts, Verdict(True, True, ()))
+
+    def ran(self, asked: Asked, parts: bool) -> CleanBatch:
+        """The batch, run clean."""
+        with torch.no_grad():
+            return CleanBatch(asked, self.batch, self.model.clean(self.batch.ids, parts=parts), self.where)
 
     def head(self) -> None:
         """S+1 bare head matmuls, in pieces of 256 rows into a buffer that is there."""
         weight = self.model.readout.head.weight.detach().t()
-        for state in self.run.states:
+        for state in self.seen.run.states:
             for chunk in self.where.chunks(256):
                 hidden = chunk.take(state)
                 torch.mm(hidden, weight, out=self.buffer[: len(hidden)])
 
     def lens(self, wanted: Sequence[str]) -> Callable[[], None]:
         """The named lens metrics over every depth, buffers kept as a longer run keeps them."""
-        observer = LensObserver(self.model, frozenset(wanted), Samples(PROMPTS))
-        return lambda: observer.observe(self.run, self.where, lambda amount: None)
+        asked = self.asked(wanted)
+        provider = Readouts(asked, asked.request.on(*Readouts.kinds))
+        return lambda: provider.observe(self.seen, Samples(PROMPTS), TokenRows())
 
     def plain(self) -> None:
         """The model's own forward."""
@@ -85,9 +98,9 @@ class Work:
 
     def residual(self) -> None:
         """A clean run with all residual metrics."""
-        observer = ResidualObserver(self.model, RESIDUAL, Samples(PROMPTS), True)
-        with torch.no_grad():
-            observer.observe(self.model.clean(self.batch.ids, parts=True), self.where)
+        asked = self.asked("residual")
+        provider = States(asked, asked.request.on(*States.kinds))
+        provider.observe(self.ran(asked, parts=provider.needs_parts), Samples(PROMPTS), TokenRows())
 
 
 def interleaved(work: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
@@ -145,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         held.append(report("peak memory over the model, 64 prompts", many / 2**30, MEMORY_LIMIT / 2**30, " GiB"))
     work = Work(model)
     print(f"{len(work.where)} measured tokens, {len(model.plan) + 1} depths, {torch.get_num_threads()} threads")
-    pieces = {"head": work.head, "few": work.lens(FEW), "all": work.lens(sorted(LENS))}
+    pieces = {"head": work.head, "few": work.lens(FEW), "all": work.lens(LENS)}
     times = interleaved(pieces, options.rounds)
     print("seconds: " + ", ".join(f"{name} {seconds:.3f}" for name, seconds in times.items()))
     held.append(report("kl, overlap5 and target_nll / bare head matmuls", times["few"] / times["head"], 1.3))

@@ -21,21 +21,23 @@ from typing import Any
 
 import torch
 from clean_run import peak_over, report, resident, smollm2
-from depthsig.analysis.edited import Means, Work
-from depthsig.analysis.orders import RepeatJob, repeat_edits
 
 import depthsig
 from depthsig.checkpoint.hooks import StopForward, forward, hooked, undisturbed
 from depthsig.engine.batch import make_batch
-from depthsig.engine.memory import divide
-from depthsig.engine.run import CPU_BLOCK_TOKENS, Clean
+from depthsig.engine.certificates import Verdict
+from depthsig.engine.memory import CPU_BLOCK_TOKENS, divide
+from depthsig.engine.rows import Clean
+from depthsig.measure.edited.edited_batch import EditedBatch, EditedProvider, Means
+from depthsig.measure.edited.reordering import Repeating, repeat_edits
+from depthsig.measure.edited.skipping import Skipping
+from depthsig.measure.providers import Work
 from depthsig.measure.request import Request
-from depthsig.metrics import future_cuts
+from depthsig.measure.token_rows import TokenRows
+from depthsig.metrics.interventions import future_cuts
 from depthsig.model import Model
 from depthsig.prompts import TokenPrompt, tokenize
 from depthsig.tables.samples import Samples
-
-SKIP = frozenset({"skip.effect", "skip.output_l2", "skip.kl", "skip.loss", "skip.top1"})
 
 
 def best(work: Callable[[], Any], rounds: int = 2) -> float:
@@ -69,18 +71,19 @@ class Bench:
         self.batch = make_batch([p.ids for p in self.prompts], range(n), model.device)
         self.steps = len(model.plan)
 
-    def job(self, request: Request, job: Any) -> None:
-        """A job on the batch, its clean run included."""
+    def job(self, request: Request, provider: type[EditedProvider]) -> None:
+        """What a provider measures on the batch, its clean run included."""
+        work = Work(self.model, request, self.prompts, Verdict(True, True, ()))
+        job = provider(work, request.on(*provider.kinds))
         with torch.no_grad():
             clean = Clean.of(self.model, self.batch, parts=job.needs_parts)
-            budget = divide(self.model, 4 << 30)
-            work = Work(self.model, clean, self.prompts, request, budget, Means(), True, lambda tokens: None)
-            job.run(work, Samples(self.n), [])
+            batch = EditedBatch(work, clean, divide(self.model, 4 << 30), Means(), True, lambda tokens: None)
+            job.run(batch, Samples(self.n), TokenRows())
 
     def skip(self, **options: Any) -> Callable[[], None]:
         """All skip metrics."""
         request = Request(metrics="skip", **options)
-        return lambda: self.job(request, SkipJob(SKIP, request))
+        return lambda: self.job(request, Skipping)
 
     def step_seconds(self) -> float:
         """Seconds a token and step in a plain forward of as many tokens at once."""
@@ -210,8 +213,7 @@ def against_published(model: Model, n: int = 2, tokens: int = 64) -> list[bool]:
 def repeats(model: Model) -> list[bool]:
     """All repeats on 8 short prompts, over their floor and over each order from the start."""
     bench = Bench(model, 8, 16)
-    request, job = Request(metrics="repeat"), RepeatJob(model.plan, len(model.anatomy.layers))
-    seconds = best(lambda: bench.job(request, job), 1)
+    seconds = best(lambda: bench.job(Request(metrics="repeat"), Repeating), 1)
     edits = repeat_edits(model.plan)
     after = sum(bench.steps - start for start, _ in edits)
     floor = bench.floor(after, len(edits))
