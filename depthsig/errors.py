@@ -23,7 +23,7 @@ class UnsupportedModelError(InputError):
 
 
 class CertificateError(DepthsigError):
-    """A certificate (DESIGN §5) failed: the numbers could not be trusted, so none are given."""
+    """A certificate failed: the numbers could not be trusted, so none are given."""
 
     exit_code = 3
 

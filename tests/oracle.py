@@ -1,4 +1,4 @@
-"""Every metric of DESIGN §6 for one prompt, by plain hooks and plain float64 arithmetic.
+"""Every metric, for one prompt, by plain hooks and plain float64 arithmetic.
 
 Slow on purpose and written from the formulas: it shares nothing with the package, not even a way
 of doing things. One prompt at a time, unpadded, no batching, no fused sums.

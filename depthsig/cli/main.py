@@ -51,7 +51,7 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit code (DESIGN §9)."""
+    """Run the command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]

@@ -1,4 +1,4 @@
-"""Options that several commands share, under the names of DESIGN §9."""
+"""Options that several commands share, under the same names."""
 
 from __future__ import annotations
 

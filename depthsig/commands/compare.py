@@ -35,7 +35,7 @@ def compare(
     out: str | Path | None = None,
     progress: bool | Progress = False,
 ) -> Comparison:
-    """Compare signatures of models that may differ in depth (DESIGN §8).
+    """Compare signatures of models that may differ in depth.
 
     Profiles are read at 50 relative depths, scaled to unit mean absolute value and compared by L1
     distance, profile by profile (:mod:`depthsig.comparison.curves` says which take part). All
@@ -51,6 +51,7 @@ def compare(
             without leaving a choice. Claims are judged where there is a baseline.
         seed: of the bootstrap. resamples: how many.
         out: folder to save the tables in; checked before anything is computed.
+        progress: show progress on standard error.
 
     Raises:
         InputError: fewer than two signatures or one twice, signatures that were measured differently,

@@ -1,4 +1,4 @@
-"""The three claims of "From Growing to Looping", each with a verdict by fixed rules (DESIGN §8).
+"""The three claims of "From Growing to Looping", each with a verdict by fixed rules.
 
 A is ``looped`` and ``grown`` in turn, C the ``baseline``. Supported where the 95 % interval lies on the
 claimed side of 0, contradicted where it lies on the other, as surely, else undecided.

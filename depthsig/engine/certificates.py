@@ -1,4 +1,4 @@
-"""Certificates: an analysis first proves itself on the actual model and prompts (DESIGN §5)."""
+"""Certificates: an analysis first proves itself on the actual model and prompts."""
 
 from __future__ import annotations
 

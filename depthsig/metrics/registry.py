@@ -10,11 +10,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, Unpack
 
 from depthsig.errors import InputError
 from depthsig.metrics.entries.asking import parts_of, place
-from depthsig.metrics.entries.fields import Kind, Limits, Metric, check_fields, read_entry
+from depthsig.metrics.entries.fields import Kind, Limits, Metric, MoreFields, check_fields, read_entry
 from depthsig.metrics.entries.runs import RUNS, Axis, Level
 from depthsig.terms import NONE, SCOPES
 
@@ -29,7 +29,7 @@ def metric(
     id: str, *, on: str | None = None, level: Level | None = None, axis: Axis = "", rows: Axis = "", cols: Axis = "",
     parts: Sequence[str] = (), label: str = "", unit: str = "", formula: str = "", source: str = "",
     groups: Sequence[str] = (), limits: Limits = (None, None), worst: Literal["max", "min"] | None = "max",
-    **more: Any,
+    **more: Unpack[MoreFields],
 ) -> Callable[[F], F]:  # fmt: skip
     """Declare a function as a metric: the names of its parameters say what it needs.
 
@@ -61,15 +61,18 @@ def metric(
         groups: the values of ``--metrics`` that ask for it besides its name; default: its family.
         limits: the range of its values, where bounded.
         worst: which extreme ``--agg max`` takes; None for none.
-        more: further fields of :class:`Metric`.
+        more: further fields of :class:`Metric`: those of :class:`depthsig.metrics.entries.fields.MoreFields`,
+            ``needs`` (other metrics' values) and ``log`` and ``centre`` among them.
 
     Raises:
         InputError: for a name that nothing offers, an id that is built in, or a field there is not.
     """
     given: dict[str, Any] = {
-        "axis": axis, "rows": rows, "cols": cols, "parts": tuple(parts), "label": label, "unit": unit,
-        "formula": formula, "source": source, "groups": tuple(groups), "limits": tuple(limits), "worst": worst, **more,
+        "axis": axis, "rows": rows, "cols": cols, "parts": parts, "label": label, "unit": unit, "formula": formula,
+        "source": source, "groups": groups, "limits": tuple(limits), "worst": worst, **more,
     }  # fmt: skip
+    for name in {"parts", "groups", "needs", "scopes"} & given.keys():
+        given[name] = (given[name],) if isinstance(given[name], str) else tuple(given[name])
 
     def decorate(function: F) -> F:
         declare(_entry(id, function, on, level, given))
@@ -187,7 +190,7 @@ def _entry(id: str, function: Callable[..., Any], on: str | None, level: Level |
         raise InputError(f"{where}: give an axis for a profile, or rows and cols for a matrix")
     axes = (given["rows"], given["cols"]) if given["rows"] else (given["axis"],)
     cells: tuple[Axis, ...] = axes if any(axes) else ()
-    needs = tuple(given.get("needs", ()))
+    needs = given.get("needs", ())
     run, at = place(where, function, on, level, cells, needs)
     kind: Kind = given.pop("kind", None) or ("matrix" if given["rows"] else "profile" if given["axis"] else "score")
     family = id.split(".")[0]

@@ -12,7 +12,7 @@ COLUMNS = ("step", "layer", "iteration", "span", "block", "phase", "outer", "bou
 
 @dataclass(frozen=True)
 class Step:
-    """One execution of one layer (DESIGN §2); ``None`` where a label does not apply.
+    """One execution of one layer; ``None`` where a label does not apply.
 
     ``boundary``: what the model does between the previous step and this one, a norm or an injection.
     """

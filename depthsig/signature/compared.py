@@ -51,7 +51,7 @@ def _empty() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What comparing signatures found (DESIGN §8).
+    """What comparing signatures found.
 
     Attributes:
         info: what ``compare.json`` holds: inputs, roles, prompts, profiles that took part, options, versions.

@@ -1,4 +1,4 @@
-"""Tables of a results folder: names, columns and types (DESIGN §10)."""
+"""Tables of a results folder: names, columns and types."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def _empty() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Signature:
-    """What one analysis measured (DESIGN §10), saved and loaded without its model.
+    """What one analysis measured, saved and loaded without its model.
 
     Attributes:
         info: what ``signature.json`` holds: checkpoint, plan, certificates, options, versions.

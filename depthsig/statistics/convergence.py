@@ -91,8 +91,8 @@ def l1_distance(a: Real[ndarray, "*batch point"], b: Real[ndarray, "*batch point
 def profile_distance(a: Real[ndarray, "entry"], b: Real[ndarray, "other"], axis: str) -> float:
     """How far apart two profiles are in shape, whatever their scale and however deep their models.
 
-    Both are read at 50 relative depths, scaled to unit mean absolute value, and subtracted (DESIGN §8 of
-    depthsig: no published measure). 0 for profiles that differ by a positive factor, at most 2.
+    Both are read at 50 relative depths, scaled to unit mean absolute value, and subtracted (depthsig's
+    own: no published measure). 0 for profiles that differ by a positive factor, at most 2.
 
     >>> profile_distance(np.array([1.0, 2.0, 3.0]), np.array([10.0, 15.0, 20.0, 25.0, 30.0]), "depth") < 1e-12
     True

@@ -122,7 +122,7 @@ def _find_layers(module: nn.Module, candidates: Candidates) -> tuple[list[str], 
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """Relative tolerance of a certificate (DESIGN §5): 1e-4 in fp32, 3e-2 in bf16 and fp16."""
+    """Relative tolerance of a certificate: 1e-4 in fp32, 3e-2 in bf16 and fp16."""
     return 3e-2 if dtype in (torch.bfloat16, torch.float16) else 1e-4
 
 

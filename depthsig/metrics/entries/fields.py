@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from depthsig.errors import InputError
 from depthsig.metrics.entries.asking import asked
@@ -120,6 +120,30 @@ class Metric:
         """All of it but the function, as JSON keeps it."""
         found = {k: v for k, v in asdict(self).items() if k != "function"}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+
+
+class MoreFields(TypedDict, total=False):
+    """Fields that a declaration seldom names; what each means stands at :class:`Metric`."""
+
+    needs: Sequence[str]
+    stacked: bool
+    result: str
+    kind: Kind
+    default: bool
+    always: bool
+    scopes: Sequence[str]
+    fused: str
+    precise: bool
+    log: bool
+    domain: Domain
+    first_col: int
+    undefined: str
+    figure: Figure
+    norm: Literal["linear", "log"]
+    centre: float | None
+    section: str
+    row_label: str
+    col_label: str
 
 
 def read_entry(record: Any) -> Metric:
