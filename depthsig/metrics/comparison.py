@@ -149,7 +149,8 @@ class Reference:
             out["log_rank"] = out["rank"].log()
         below = _below_peak(logits, targets, peak)
         logits -= peak
-        weights = torch.exp(self._above_underflow(logits), out=self._space("weights", len(logits)))
+        above = self._above_underflow(logits)
+        weights = torch.exp(above, out=self._space("weights", len(logits)))
         total = weights.sum(-1)
         logsum = total.double().log()
         if want & {"nll", "loss"}:
@@ -158,7 +159,8 @@ class Reference:
         if "probs" in want:
             out["probs"] = (values - peak - logsum[:, None]).exp()
         if want & {"kl", "kl_reverse", "jsd", "entropy"}:
-            out |= self._divergences(logits, weights, total, logsum, view, want)
+            floor = None if above is logits else logits.new_full((len(logits),), FLOOR)
+            out |= self._divergences(logits, weights, total, logsum, floor, view, want)
         if "l2" in want:
             out["l2"] = self._l2(weights, total, view)
         return {name: value for name, value in out.items() if name in want}
@@ -187,6 +189,7 @@ class Reference:
         weights: Float[Tensor, "row vocab"],
         total: Float[Tensor, "row"],
         logsum: Float[Tensor, "row"],
+        floor: Float[Tensor, "row"] | None,
         view: slice,
         want: frozenset[str],
     ) -> dict[str, Tensor]:
@@ -197,7 +200,8 @@ class Reference:
             own = self._dot(weights, logits) / total
             kl = own - self._dot(weights, self.logits[view]) / total - gap
             if "kl" in want:
-                out["kl"] = self._refined(kl, logits, view, weights, total)
+                probs = weights if not bool((kl < NEAR).any()) else weights / total[:, None]
+                out["kl"] = self._refined(kl, self.logits[view], logits, probs, floor)
             if "entropy" in want:
                 out["entropy"] = logsum - own
             if "jsd" in want:
@@ -207,41 +211,45 @@ class Reference:
                     out["jsd"][near] = exact.js_divergence(self.logits[view][near], logits[near])
         if self.probs is not None and "kl_reverse" in want:
             reverse = gap - (self._dot(self.probs[view], logits) - self.mean[view])
-            out["kl_reverse"] = self._refined(reverse, logits, view)
+            floor = math.log(TINY) + self.logsum[view].float()
+            out["kl_reverse"] = self._refined(reverse, logits, self.logits[view], self.probs[view], floor)
         return out
 
     def _refined(
         self,
         plain: Float[Tensor, "row"],
-        logits: Float[Tensor, "row vocab"],
-        view: slice,
-        weights: Float[Tensor, "row vocab"] | None = None,
-        total: Float[Tensor, "row"] | None = None,
+        other: Float[Tensor, "row vocab"],
+        own: Float[Tensor, "row vocab"],
+        probs: Float[Tensor, "row vocab"],
+        floor: Float[Tensor, "row"] | None,
     ) -> Float[Tensor, "row"]:
-        """A KL where it is small, from centred differences of logits: KL(q‖p) with weights, else KL(p‖q).
+        """KL(own‖other) where it is small, from centred differences of logits.
 
         Their first-order terms cancel exactly, so that float32 is good to 1e-8 there; the plain
-        dot products are not. log1p(Σ p·expm1(gained − Σ p·gained)), gained = logits' − logits.
+        dot products are not. log1p(Σ p·expm1(gained − Σ p·gained)), gained = other − own.
+
+        Args:
+            probs: of ``own``. floor: the logits that their least values stand for, where they were cut off.
         """
         import torch  # lazily: entries are read where torch is not installed
 
         near = plain < NEAR
         if not bool(near.any()):
             return plain
-        whole = bool(near.all())
-        own, other = (logits, self.logits[view]) if whole else (logits[near], self.logits[view][near])
-        if weights is not None and total is not None:
-            probs = weights / total[:, None] if whole else weights[near] / total[near, None]
-            own, other = other, own
-        else:
-            assert self.probs is not None
-            probs = self.probs[view] if whole else self.probs[view][near]
-        gained = torch.sub(own, other, out=self._space("gained", len(own)))
+        if not bool(near.all()):
+            own, other, probs = own[near], other[near], probs[near]
+            floor = None if floor is None else floor[near]
+        gained = self._space("gained", len(own))
+        # As cut off as their probabilities: a word that `own` all but excludes counts with what `other` gives it.
+        base = own if floor is None else torch.maximum(own, floor[:, None], out=gained)
+        torch.sub(other, base, out=gained)
         gained.sub_(self._dot(probs, gained)[:, None]).expm1_()
         better = self._dot(probs, gained).double().log1p().clamp_min(0.0)
+        beyond = ~better.isfinite()
+        if bool(beyond.any()):  # a word that gains more than float32 can hold
+            better[beyond] = exact.kl_divergence(own[beyond], other[beyond])
         out = plain.double()
-        # A word that gains more than float32 can hold is one that p gives no mass at all.
-        out[near] = torch.where(better.isfinite(), better, out[near])
+        out[near] = better
         return out
 
     def _jsd(

@@ -45,9 +45,36 @@ def again(info: Mapping[str, Any]) -> Again:
     asked = {k: v for k, v in info["options"].items() if k not in ("order", "loop", "grown", "iterations")}
     if asked.get("n") is None:
         asked["n"] = given["prompts"]["count"]
-    options = {**given.get("plan", {}), **asked, **(given.get("loading") or {})}
-    plugins = [piece for plugin in given.get("plugins", ()) for piece in ("--plugin", str(plugin["path"]))]
+    options = {**(given["plan"] or {}), **asked, **(given["loading"] or {})}
+    plugins = [piece for plugin in given["plugins"] or () for piece in ("--plugin", str(plugin["path"]))]
     return Again(shlex.join(["depthsig", "analyze", str(given["source"]), *_options(options), *plugins]), "")
+
+
+def wrong_given(info: Mapping[str, Any]) -> str:
+    """What is wrong with the record that :func:`again` reads; empty if nothing."""
+    given, none = info.get("given"), type(None)
+    if given is None:
+        return ""
+    if not isinstance(given, Mapping):
+        return "'given' is no object"
+    expected: dict[str, tuple[type, ...]] = {
+        "source": (str, none), "prompts": (Mapping,), "plan": (Mapping, none), "loading": (Mapping, none),
+        "plugins": (list, none), "declared": (list, none),
+    }  # fmt: skip
+    wrong = [name for name, kinds in expected.items() if not isinstance(given.get(name), kinds)]
+    prompts = given.get("prompts") or {}
+    if not wrong and not (isinstance(prompts.get("objects"), bool) and isinstance(prompts.get("count"), int)):
+        wrong = ["prompts"]
+    if not wrong and not all(isinstance(p, Mapping) and isinstance(p.get("path"), str) for p in given["plugins"] or ()):
+        wrong = ["plugins"]
+    if not wrong and not all(isinstance(name, str) for name in given["declared"] or ()):
+        wrong = ["declared"]
+    if wrong:
+        return f"{wrong[0]!r} of 'given' is not as it is written"
+    for name in ("lens", "random_state"):
+        if not isinstance(info.get(name), (Mapping, none)):
+            return f"{name!r} is no object"
+    return ""
 
 
 def _why_not(info: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -61,8 +88,8 @@ def _why_not(info: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     if given.get("declared"):
         return f"{', '.join(given['declared'])} was declared in Python, not in a file for --plugin"
     noise = info.get("random_state")
-    if noise and noise["seed"] != info["seed"]:
-        return f"the seed of its random state ({noise['seed']}) is another than that of the analysis ({info['seed']})"
+    if noise and noise.get("seed") != info.get("seed"):
+        return f"its random state has another seed ({noise.get('seed')}) than the analysis ({info.get('seed')})"
     return ""
 
 

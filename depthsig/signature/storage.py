@@ -20,6 +20,7 @@ import pandas as pd
 from depthsig.errors import InputError
 from depthsig.metrics.entries.fields import read_entry
 from depthsig.signature import tabular
+from depthsig.signature.provenance import wrong_given
 from depthsig.signature.schema import FILES, READS, TABLES
 from depthsig.terms import described
 
@@ -249,9 +250,9 @@ def _wrong_info(info: dict[str, Any]) -> str:
     for name, entries, fields in lists:
         if not isinstance(entries, list) or not all(_has(entry, fields) for entry in entries):
             return f"an entry of {name!r} lacks one of {', '.join(fields)}"
-    entries = wrong_entries(info)
-    if entries:
-        return entries
+    wrong = wrong_entries(info) or wrong_given(info)
+    if wrong:
+        return wrong
     steps = len(info["plan"])
     outside = [s for _, spans, fields in lists[1:] for s in spans if not 0 <= s["start"] < s["end"] <= steps]
     if not steps or outside:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import oracle
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from depthsig.metrics import distributions
+from depthsig.measure.comparing import Against
+from depthsig.metrics import all_metrics, distributions
 from depthsig.metrics.comparison import QUANTITIES, Reference, compare_logits
 
 VOCAB, ROWS = 5000, 70
@@ -108,3 +113,48 @@ def test_the_first_of_equal_maxima(vocab: int) -> None:
     peak, ids = distributions.first_max(logits)
     assert torch.equal(peak.squeeze(-1), logits.amax(-1))
     assert ids.squeeze(-1).tolist() == [row.index(max(row)) for row in logits.tolist()]
+
+
+FUSED = [one for one in all_metrics().values() if one.fused]
+
+
+@st.composite
+def hard_rows(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits where arithmetic is hard: ties, near agreement, certainty, half precision, words all but excluded."""
+    vocab, rows = draw(st.sampled_from([5, 6, 17, 300])), draw(st.integers(1, 40))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    p = draw(st.sampled_from([0.1, 3.0, 40.0])) * torch.randn(rows, vocab, generator=generator)
+    q = p + draw(st.sampled_from([0.0, 1e-7, 1e-4, 1.0, 30.0])) * torch.randn(rows, vocab, generator=generator)
+    for kind in draw(st.lists(st.sampled_from(["ties", "excluded", "one-hot", "bf16", "far off"]), unique=True)):
+        if kind == "ties":
+            p, q = p.round(), q.round()
+        elif kind == "excluded":
+            q[:, : draw(st.integers(0, vocab - 1))] -= 1e4
+        elif kind == "one-hot":
+            q[0, vocab - 1] += 300.0
+        elif kind == "bf16":
+            p, q = p.bfloat16().float(), q.bfloat16().float()
+        else:
+            p, q = p - 200.0, q + 90.0
+    targets = torch.randint(-1, vocab, (rows,), generator=generator)
+    return p, q, targets
+
+
+@settings(max_examples=150, deadline=None)
+@given(hard_rows())
+def test_the_fused_pass_says_what_the_documented_functions_say(
+    drawn: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    p, q, targets = drawn
+    fused = Against(p.clone(), targets, FUSED).values(FUSED, q.clone())
+    plain = [replace(one, fused="") for one in FUSED]
+    wanted = Against(p.double(), targets, plain).values(plain, q.double())
+    for one in FUSED:
+        found, exact = fused[one.id], wanted[one.id]
+        if isinstance(exact, distributions.TopTokens):
+            assert torch.equal(found.token_id, exact.token_id)
+            torch.testing.assert_close(found.value.double(), exact.value.double(), rtol=1e-4, atol=1e-7)
+        else:
+            gap = (found.double() - exact.double()).abs() - 2e-5 * exact.double().abs()
+            assert torch.equal(found.isnan(), exact.isnan()), one.id
+            assert gap.nan_to_num(0.0).max() < 3e-6, one.id

@@ -30,7 +30,6 @@ class Candidates:
         transform: what the model does to the head's output, if that is known.
         scales: numbers that a sublayer's output may be multiplied by before it is added.
         known: whether TransformerLens knows the architecture.
-        parallel: whether attention and MLP read the same stream, if that is known.
     """
 
     layer_lists: list[str] = field(default_factory=list)
