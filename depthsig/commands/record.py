@@ -8,11 +8,11 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
 
+from depthsig import __version__
 from depthsig.checkpoint.anatomy.patterns import layer_patterns
 from depthsig.commands.opening import ReadyPrompts
 from depthsig.engine.certificates import Certificate
@@ -88,7 +88,7 @@ def identity(model: Model, prompts: Sequence[TokenPrompt], request: Request) -> 
         "checkpoint": model.checkpoint.content_hash or model.checkpoint.source,
         "plan": list(model.plan.layers), "declared": model.declared.record(),
         "dtype": str(model.dtype), "prompts": [p.tokens_sha256 for p in prompts],
-        "version": version("depthsig"), **request.record(),
+        "version": __version__, **request.record(),
         "content of --lens": None if request.lens is None else request.lens.content_hash,
         "plug-in or metric of your own": {one.id: _fingerprint(one) for one in request.needed.values() if one.own},
     }  # fmt: skip
