@@ -19,7 +19,7 @@ from depthsig.engine.certificates import Certificate
 from depthsig.errors import DepthsigWarning
 from depthsig.measure.request import Request
 from depthsig.metrics import Metric
-from depthsig.metrics.entries.plugins import PLUGIN
+from depthsig.metrics.entries.plugins import plugin_of
 from depthsig.model import Model
 from depthsig.prompts import TokenPrompt
 from depthsig.signature.provenance import versions
@@ -66,7 +66,7 @@ def describe(
         "certificates": [c.record() for c in certificates],
         "lens": None if request.lens is None else request.lens.about(),
         "options": {**request.record(), **model.declared.record(), "prompts": prompts.name},
-        "given": {**given, "prompts": _given_prompts(prompts), "declared": _declared(request)},
+        "given": {**given, "prompts": _given_prompts(prompts), **_own(request, given["plugins"])},
         "metrics": [one.record() for one in request.needed.values() if one.own],
         "warnings": [*messages, *plan.notes],
     }  # fmt: skip
@@ -76,10 +76,12 @@ def _given_prompts(prompts: ReadyPrompts) -> dict[str, Any]:
     return {"name": prompts.name, "objects": prompts.objects, "count": len(prompts.tokens)}
 
 
-def _declared(request: Request) -> list[str]:
-    """A user's own metrics that no file declares."""
-    own = [one for one in request.needed.values() if one.own and one.function is not None]
-    return [one.id for one in own if not str(one.function.__module__).startswith(PLUGIN)]  # type: ignore[union-attr]
+def _own(request: Request, plugins: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """The files that declare a user's own metrics, now or earlier in this session, and what no file declares."""
+    own = [one for one in request.needed.values() if one.own]
+    found = [*plugins, *(plugin for one in own if (plugin := plugin_of(one)) is not None)]
+    files = {plugin["path"]: dict(plugin) for plugin in found}
+    return {"plugins": list(files.values()), "declared": [one.id for one in own if plugin_of(one) is None]}
 
 
 def identity(model: Model, prompts: Sequence[TokenPrompt], request: Request) -> dict[str, Any]:
@@ -95,10 +97,33 @@ def identity(model: Model, prompts: Sequence[TokenPrompt], request: Request) -> 
 
 
 def _fingerprint(one: Metric) -> str:
-    """Of a user's own metric: its entry and its function's code, whatever names it holds."""
-    code = getattr(one.function, "__code__", None)
-    pieces = (one.record(), getattr(code, "co_code", b""), _constants(code), getattr(code, "co_names", ()))
+    """Of a user's own metric: its entry, its file where one declares it, and its function's code.
+
+    Of a function declared in Python, the code, defaults and numbers that it uses count, and of the functions
+    that it calls likewise, whatever objects they hold.
+    """
+    pieces = (one.record(), plugin_of(one), _code(one.function, set()))
     return hashlib.sha256(repr(pieces).encode()).hexdigest()
+
+
+def _code(function: Any, seen: set[int]) -> Any:
+    """What a function computes with, as far as it can be told; a library's functions by their names."""
+    code = getattr(function, "__code__", None)
+    if code is None or id(code) in seen:
+        return getattr(function, "__qualname__", "")
+    seen.add(id(code))
+    used = {name: function.__globals__[name] for name in sorted(code.co_names) if name in function.__globals__}
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    return (code.co_code, _constants(code), code.co_names, [_plain(v, seen) for v in function.__defaults__ or ()],
+            {name: _plain(v, seen) for name, v in used.items()}, [_plain(v, seen) for v in cells])  # fmt: skip
+
+
+def _plain(value: Any, seen: set[int]) -> Any:
+    if isinstance(value, (bool, int, float, complex, str, bytes, type(None))):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [_plain(v, seen) for v in value]
+    return _code(value, seen) if hasattr(value, "__code__") else type(value).__qualname__
 
 
 def _constants(code: Any) -> tuple[Any, ...]:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depthsig.errors import DepthsigError, InputError
+from depthsig.errors import InputError
 from depthsig.metrics import Metric
+from depthsig.metrics.entries.asking import blamed
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -28,22 +29,36 @@ def call(one: Metric, offered: Mapping[str, Any], *, whole: bool = False) -> Any
         InputError: where a user's own function fails, or changes what it was given.
     """
     assert one.function is not None, f"{one.id} was read from a file and cannot be measured"
+    apart = next((name for name in one.asks() if name not in offered), "")
+    if apart:
+        raise InputError(f"metric {one.id!r} asks for {apart!r} beside what is never offered with it; ask for one")
     arguments = {name: offered[name] for name in one.asks()}
-    before = {name: a._version for name, a in arguments.items() if isinstance(a, Tensor)}
-    try:
+    shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in arguments.items() if isinstance(v, Tensor))
+    before = _marks(arguments) if one.own else {}
+    with blamed(one.id, one.own, f" (given {shapes})"):
         found = one.function(**arguments)
-    except (DepthsigError, MemoryError):
-        raise
-    except Exception as error:
-        if not one.own or "out of memory" in str(error):
-            raise
-        said = " ".join(str(error).split())
-        shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in arguments.items() if isinstance(v, Tensor))
-        raise InputError(f"metric {one.id!r} failed: {type(error).__name__}: {said} (given {shapes})") from error
-    changed = [name for name, version in before.items() if arguments[name]._version != version]
-    if changed:
-        raise InputError(f"metric {one.id!r} changes {changed[0]!r}, which others are given too; let it make a copy")
-    return getattr(found, one.result) if one.result and not whole else found
+        found = getattr(found, one.result) if one.result and not whole else found
+    if one.own:
+        after = _marks(arguments)
+        changed = next((name for name, mark in before.items() if after[name] != mark), "")
+        if changed:
+            raise InputError(f"metric {one.id!r} changes {changed!r}, which others are given too; let it make a copy")
+    # What a function gives may be a view of a buffer that is used again.
+    return found.clone() if one.own and isinstance(found, Tensor) else found
+
+
+def _marks(arguments: Mapping[str, Any]) -> dict[str, list[tuple[int, int]]]:
+    """What tells whether tensors were changed, by whatever way."""
+    lists = {name: a if isinstance(a, (list, tuple)) else [a] for name, a in arguments.items()}
+    return {name: [mark for a in some for mark in _mark(a)] for name, some in lists.items()}
+
+
+def _mark(argument: Any) -> list[tuple[int, int]]:
+    if isinstance(argument, (list, tuple)):
+        return [mark for one in argument for mark in _mark(one)]
+    if not isinstance(argument, Tensor) or not argument.numel():
+        return []
+    return [(argument._version, int(torch.hash_tensor(argument.detach()).view(torch.int64)))]
 
 
 def values_of(one: Metric, offered: Mapping[str, Any], *shape: int) -> Tensor:
@@ -52,10 +67,18 @@ def values_of(one: Metric, offered: Mapping[str, Any], *shape: int) -> Tensor:
     Raises:
         InputError: where a user's own function fails, or gives something else.
     """
-    found = call(one, offered)
+    return held(one, call(one, offered), *shape)
+
+
+def held(one: Metric, found: Any, *shape: int) -> Tensor:
+    """What a function gave, as a tensor of this shape.
+
+    Raises:
+        InputError: where it is something else.
+    """
     if not isinstance(found, Tensor):
         try:
-            found = torch.as_tensor(np.asarray(found))
+            found = torch.as_tensor(np.array(found))
         except (TypeError, ValueError):
             found = torch.empty(0)
     if tuple(found.shape) != shape or found.is_complex():

@@ -15,7 +15,7 @@ from torch import Tensor
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.memory import READOUT_ROWS
 from depthsig.engine.network import Network
-from depthsig.measure.calling import call, values_of
+from depthsig.measure.calling import call, held
 from depthsig.measure.where import Where
 from depthsig.metrics import Metric
 from depthsig.metrics.comparison import AT_THE_END, OF_SEVERAL, Reference
@@ -87,7 +87,8 @@ class Against:
         found: dict[str, Tensor | TopTokens] = {}
         for one in entries:
             if not one.fused:
-                found[one.id] = call(one, offered) if one.kind == "token" else values_of(one, offered, rows)
+                value = call(one, offered)
+                found[one.id] = value if isinstance(value, TopTokens) else held(one, value, rows)
         return found
 
 

@@ -78,7 +78,7 @@ _order("swap_blocks", "blocks i and j exchanged", rows="block", cols="block", ro
 metric(
     "repeat.loss", on="repeat", rows="start", cols="end", col_label="end (exclusive)", label="loss change by repeating",
     unit="nats", formula="NLL' − NLL of the next token with layers start..end−1 run twice in all",
-    source="RYS; Saunshi et al. 2502.17416", fused="loss", domain="later, where run", first_col=1, centre=0.0,
+    source="RYS; Saunshi et al. 2502.17416", fused="loss", centre=0.0,
     section="Repeats",
 )(loss_increase)  # fmt: skip
 

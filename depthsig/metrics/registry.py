@@ -14,9 +14,9 @@ from typing import Any, Literal, TypeVar, Unpack
 
 from depthsig.errors import InputError
 from depthsig.metrics.entries.asking import parts_of, place
-from depthsig.metrics.entries.fields import Kind, Limits, Metric, MoreFields, check_fields, read_entry
+from depthsig.metrics.entries.fields import SUITS, Kind, Limits, Metric, MoreFields, check_fields, read_entry
 from depthsig.metrics.entries.runs import RUNS, Axis, Level
-from depthsig.terms import NONE, SCOPES
+from depthsig.terms import NONE, PARTS, SCOPES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,7 +39,8 @@ def metric(
     ...     return (h**2).sum(-1) ** 2 / (h**4).sum(-1)
 
     From then on ``metrics=["mine.participation"]`` measures it: per-prompt values, intervals, tables,
-    figures, comparisons and period tests. Arguments are tensors of at least float32, one row a token:
+    figures, comparisons and period tests. Arguments are tensors of at least float32 (of ``weights`` and
+    ``attribution``: as the model holds them), one row a token:
     ``h`` [n, d] is the state at each depth (over steps: entering each step), ``h_next`` the state that
     leaves a step, ``u`` and ``r`` a part's contribution and what it is added to, ``logits`` [n, vocab]
     a readout (of an edited run: its output), ``final`` the model's own, ``targets`` [n] the ids that
@@ -69,10 +70,11 @@ def metric(
     """
     given: dict[str, Any] = {
         "axis": axis, "rows": rows, "cols": cols, "parts": parts, "label": label, "unit": unit, "formula": formula,
-        "source": source, "groups": groups, "limits": tuple(limits), "worst": worst, **more,
+        "source": source, "groups": groups, "limits": limits, "worst": worst, **more,
     }  # fmt: skip
-    for name in {"parts", "groups", "needs", "scopes"} & given.keys():
-        given[name] = (given[name],) if isinstance(given[name], str) else tuple(given[name])
+    for name in {"parts", "groups", "needs", "limits"} & given.keys():
+        given[name] = (given[name],) if isinstance(given[name], str) else given[name]
+        given[name] = tuple(given[name]) if isinstance(given[name], list) else given[name]
 
     def decorate(function: F) -> F:
         declare(_entry(id, function, on, level, given))
@@ -191,6 +193,7 @@ def _entry(id: str, function: Callable[..., Any], on: str | None, level: Level |
     axes = (given["rows"], given["cols"]) if given["rows"] else (given["axis"],)
     cells: tuple[Axis, ...] = axes if any(axes) else ()
     needs = given.get("needs", ())
+    _check_function(where, function, needs)
     run, at = place(where, function, on, level, cells, needs)
     kind: Kind = given.pop("kind", None) or ("matrix" if given["rows"] else "profile" if given["axis"] else "score")
     family = id.split(".")[0]
@@ -201,12 +204,57 @@ def _entry(id: str, function: Callable[..., Any], on: str | None, level: Level |
         "parts": of_need.parts if of_need else parts_of(function, run),
         "scopes": of_need.scopes if of_need else SCOPES if run.by_part else (NONE,),
         "formula": (inspect.getdoc(function) or "").split("\n")[0] or given.get("label") or id,
-        "figure": {"profile": "profile", "matrix": "heatmap"}.get(kind, ""),
+        "figure": next(iter(SUITS[kind]), "") if kind in SUITS else "",
+        **_OF_COLUMNS.get(given["cols"], {}),
     }  # fmt: skip
     values: dict[str, Any] = {**given, **{k: v for k, v in filled.items() if not given.get(k)}}
     made = Metric(id=id, kind=kind, on=run.name, level=at, own=not _loading, function=function, **values)
     check_fields(made)
+    if made.own:
+        _check_measured(where, made)
     return made
+
+
+_OF_COLUMNS: Mapping[Axis, dict[str, Any]] = {
+    "ahead": {"domain": "within", "first_col": 1}, "end": {"domain": "later, where run", "first_col": 1},
+}  # fmt: skip
+"""Axes of columns that begin at 1, and the cells that there are."""
+
+
+def _check_function(where: str, function: Callable[..., Any], needs: Any) -> None:
+    """Refuse what says no names of parameters, or needs what is no list of names."""
+    try:
+        inspect.signature(function)
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: the parameters of {function!r} have no names; write a function around it") from None
+    if not isinstance(needs, tuple) or not all(isinstance(name, str) for name in needs):
+        raise InputError(f"{where}: needs is {needs!r}; it is a list of names")
+
+
+def _check_measured(where: str, made: Metric) -> None:
+    """Refuse a user's own metric that would be declared and then not be measured."""
+    if made.on == "periods":
+        raise InputError(f"{where}: periods are tested of every metric over steps by themselves; leave out on")
+    if made.on == "scores" and not made.needs:
+        raise InputError(f"{where}: a score is made of other metrics; name them in needs")
+    if made.fused:
+        raise InputError(f"{where}: fused is for built-in metrics, whose functions it must equal")
+    for one in map(entry, made.needs):
+        if one.kind not in ("profile", "matrix") or not one.measured:
+            raise InputError(f"{where}: {one.id!r} is a {one.kind} of {one.on}; needs are profiles or matrices")
+        if made.on not in ("scores", one.on):
+            raise InputError(f"{where}: {one.id!r} is measured on {one.on}, not {made.on}; leave out on")
+    if made.kind == "token" and not made.run.tokens:
+        there = ", ".join(name for name, run in RUNS.items() if run.tokens)
+        raise InputError(f"{where}: no token-level values are kept of {made.on}; they are of {there}")
+    if made.kind == "profile" and made.level == "pooled":
+        raise InputError(f"{where}: pooled states give values of every token; declare it with kind='token'")
+    unknown = [part for part in made.parts if part not in (NONE, *PARTS) and made.on != "weights"]
+    if unknown:
+        raise InputError(f"{where}: there is no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    of_parts = made.run.by_part or made.on == "weights" or {"u", "r", "us", "rs"} & set(made.asks())
+    if made.parts != (NONE,) and not (of_parts or made.needs):
+        raise InputError(f"{where}: parts are of what is taken away or added (u, r); it asks for neither")
 
 
 def _known() -> str:

@@ -93,7 +93,7 @@ def angular_distance(cosines: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"
 @metric(
     "residual.angular", rows="depth", cols="ahead", row_label="depth d", col_label="layers ahead n",
     label="angular distance", unit="half turns", formula="arccos(cos(h_d, h_{d+n}))/π", source=_GROMOV,
-    limits=(0, 1), domain="within", first_col=1, **_RESIDUAL,
+    limits=(0, 1), **_RESIDUAL,
 )  # fmt: skip
 def angular_ahead(hs: Float[Tensor, "depth *batch d"]) -> Float[Tensor, "step n *batch"]:
     """Angular distance of h_d and h_{d+n}: row d = 0..S−1, column n − 1; NaN where d + n is beyond the end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,10 +187,10 @@ def _interval(row: dict[str, Any]) -> str:
 def command(info: dict[str, Any]) -> str:
     """The command line that makes this result again; signatures that came as objects have no folder."""
     paths = {m["name"]: m["path"] or f"<{m['name']}>" for m in info["models"]}
-    pieces = ["depthsig compare", *paths.values()]
+    pieces = ["depthsig", "compare", *paths.values()]
     if info["roles"]:
         said = ",".join(f"{role}={'+'.join(paths[n] for n in names)}" for role, names in info["roles"].items())
-        pieces.append(f"--roles {said}")
+        pieces += ["--roles", said]
     if info["options"]["seed"]:
-        pieces.append(f"--seed {info['options']['seed']}")
-    return " ".join(pieces)
+        pieces += ["--seed", str(info["options"]["seed"])]
+    return shlex.join(pieces)

@@ -30,8 +30,8 @@ from depthsig.terms import NONE
 TOKEN_MAPS = 4
 """Token metrics are drawn for the first prompts; the table has all of them."""
 
-PLAN = "Plan"
-PERIODICITY = "Periodicity"
+PLAN, PERIODICITY = "(plan)", "(periods)"
+"""Groups that are no section of metrics, which may bear any name."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def plot_metric(signature: Signature, metric: str, ax: Axes | None = None, **cho
     if one is None:
         raise InputError(f"unknown metric {metric!r}; `depthsig metrics` lists them")
     if not one.figure:
-        raise InputError(f"{metric!r} is a single number; look at `signature.scores`")
+        raise InputError(f"{metric!r} has no figure; look at `signature.scores`, or `.tokens` for a metric of tokens")
     with house_style():
         ax = new_figure(*_SIZES[one.figure]).add_subplot() if ax is None else ax
         if one.figure == "profile":

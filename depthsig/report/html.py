@@ -28,7 +28,7 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
     sections: dict[str, dict[str, Any]] = {}
     for drawn, path in figures:
         if drawn.group not in (PLAN, PERIODICITY):
-            section = {"id": slug(drawn.group), "title": drawn.group, "figures": []}
+            section = {"id": f"metrics-{slug(drawn.group)}", "title": drawn.group, "figures": []}
             sections.setdefault(drawn.group, section)["figures"].append(embedded(drawn, path))
     return (
         environment()

@@ -45,8 +45,8 @@ def again(info: Mapping[str, Any]) -> Again:
     asked = {k: v for k, v in info["options"].items() if k not in ("order", "loop", "grown", "iterations")}
     if asked.get("n") is None:
         asked["n"] = given["prompts"]["count"]
-    options = {**(given["plan"] or {}), **asked, **(given["loading"] or {})}
-    plugins = [piece for plugin in given["plugins"] or () for piece in ("--plugin", str(plugin["path"]))]
+    options = {**(given.get("plan") or {}), **asked, **(given.get("loading") or {})}
+    plugins = [piece for plugin in given.get("plugins") or () for piece in ("--plugin", str(plugin["path"]))]
     return Again(shlex.join(["depthsig", "analyze", str(given["source"]), *_options(options), *plugins]), "")
 
 

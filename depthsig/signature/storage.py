@@ -51,7 +51,7 @@ def result_kind(directory: str | Path) -> str | None:
     for name, schema in RECORDS.items():
         try:
             info = json.loads((Path(directory) / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(info, dict) and str(info.get("schema", "")).startswith(schema):
             return name
@@ -219,7 +219,7 @@ def read_record(path: Path, schemas: Sequence[str]) -> dict[str, Any]:
         info = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise InputError(f"{str(path.parent)!r} holds no {path.name}; it is no depthsig result of this kind") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is damaged: {error}") from None
     found = info.get("schema") if isinstance(info, dict) else None
     if found not in schemas:

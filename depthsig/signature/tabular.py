@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from depthsig.terms import NONE
 
-ColumnKind = Literal["text", "name", "integer", "number"]
 TEXT, NAME, INTEGER, NUMBER = "text", "name", "integer", "number"
 Columns = Mapping[str, str]
 """Every column of a table, in order, with its kind: empty text is "", a name that does not apply "-", an

@@ -10,7 +10,9 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
+from depthsig.errors import InputError
 from depthsig.metrics import Metric, entry
+from depthsig.metrics.entries.asking import blamed
 from depthsig.statistics.resampling import MIN_PROMPTS, RESAMPLES, bootstrap_counts
 from depthsig.tables.samples import Key, Samples, aggregate, aggs_of, ordered, score_row, summarise
 from depthsig.terms import NONE
@@ -33,7 +35,15 @@ def statistic(score: Metric, steps: int, scope: str) -> Statistic:
         options["n"] = steps - 1 if reaches_less else steps
 
     def computed(*values: Float[ndarray, "..."]) -> Float[ndarray, "*batch"]:
-        return function(*((np.stack(values),) if score.stacked else values), **options)
+        with blamed(score.id, score.own):
+            found = np.asarray(function(*((np.stack(values),) if score.stacked else values), **options), dtype=float)
+        shape = values[0].shape[: values[0].ndim - len(entry(score.needs[0]).cells)]
+        if found.shape != shape:
+            raise InputError(
+                f"metric {score.id!r} gives the shape {list(found.shape)}; {list(shape)} was expected, a number for "
+                "every profile (or matrix) along the last axes of what it is given"
+            )
+        return found
 
     return computed
 

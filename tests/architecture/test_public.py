@@ -77,7 +77,7 @@ def test_help_lists_every_option_with_type_and_meaning(name: str) -> None:
 def test_a_metric_is_declared_with_any_of_its_fields() -> None:
     named = set(inspect.signature(depthsig.metric).parameters) - {"more"}
     assert named.isdisjoint(MoreFields.__annotations__)
-    assert named | set(MoreFields.__annotations__) == {f.name for f in fields(Metric)} - {"own", "function"}
+    assert named | set(MoreFields.__annotations__) == {f.name for f in fields(Metric)} - {"own", "function", "scopes"}
 
 
 @pytest.mark.parametrize("name", ["load", *COMMANDS])

@@ -258,7 +258,24 @@ DECLARED_BADLY: list[tuple[dict[str, Any], str, str]] = [
     ({"id": "mine.x", "axis": "depth", "on": "nowhere"}, "h", "there is no run 'nowhere'"),
     ({"id": "mine.x", "axis": "depth", "colour": "red"}, "h", "there is no field 'colour'"),
     ({"id": "mine.x", "rows": "step"}, "us", "give an axis for a profile, or rows and cols for a matrix"),
-    ({"id": "mine.x", "axis": "depth", "limits": ("a", 1)}, "h", "a limit is a number or None"),
+    ({"id": "mine.x", "axis": "depth", "limits": ("a", 1)}, "h", "None or finite numbers"),
+    ({"id": "mine.x", "axis": "depth", "limits": None}, "h", "None or finite numbers"),
+    ({"id": "mine.x", "axis": "depth", "centre": float("nan")}, "h", "None or finite numbers"),
+    ({"id": "mine.x", "axis": "depth", "kind": "score"}, "h", "a score over depth; over depth there is profile or tok"),
+    ({"id": "mine.x", "kind": "profile"}, "hs", "a profile over nothing; over nothing there is score"),
+    ({"id": "mine.x", "axis": "step", "on": "skip", "kind": "token"}, "logits", "no token-level values are kept of"),
+    ({"id": "mine.x", "axis": "step", "parts": ("attention",)}, "u", "there is no part 'attention'; there are layer"),
+    ({"id": "mine.x", "axis": "depth", "parts": ("attn",)}, "h", "parts are of what is taken away or added"),
+    ({"id": "mine.x", "axis": "depth", "fused": "kl"}, "logits", "fused is for built-in metrics"),
+    ({"id": "mine.x", "axis": "depth", "figure": "trajectories"}, "h", "figure is 'trajectories'; a profile is drawn"),
+    ({"id": "mine.x", "axis": "depth", "label": "x", "first_col": "a"}, "h", "first_col is 'a'"),
+    ({"id": "mine.x", "axis": "iteration", "on": "loop", "level": "pooled"}, "xs", "declare it with kind='token'"),
+    ({"id": "mine.x", "on": "periods"}, "profile", "periods are tested of every metric over steps by themselves"),
+    ({"id": "mine.x", "on": "scores"}, "n", "a score is made of other metrics; name them in needs"),
+    ({"id": "mine.x", "needs": ("late_share",)}, "p", "'late_share' is a score of scores; needs are profiles or"),
+    ({"id": "mine.x", "needs": ("lens.tokens",)}, "p", "'lens.tokens' is a token of readout; needs are profiles or"),
+    ({"id": "mine.x", "needs": ("residual.norm",), "on": "readout"}, "p", "measured on clean, not readout"),
+    ({"id": "mine.x", "needs": ("lens.kl",), "on": "coda"}, "p", "nothing is offered over nothing; there is, on coda"),
     ({"id": "mine.x", "axis": "depth", "worst": "mean"}, "h", "worst is 'mean'"),
     ({"id": "mine.x", "axis": "depth", "label": 3}, "h", "label is 3; it is text"),
     ({"id": "mine.x", "needs": ("no.such",)}, "profile", "unknown metric 'no.such'"),
@@ -318,3 +335,79 @@ def test_half_precision_arrives_in_float32_and_one_token_is_enough() -> None:
         found = depthsig.analyze(module, ["a", "ab"], tokenizer=byte_tokenizer(left=True), metrics=["mine.dtypes"])
     assert set(seen) == {(torch.float32,) * 4}
     assert len(found.profile("mine.dtypes")) == 4
+
+
+def test_a_view_of_what_is_given_is_its_own_value() -> None:
+    depthsig.metric("mine.view", axis="depth")(lambda logits: logits[:, 5])
+    depthsig.metric("mine.copy", axis="depth")(lambda logits: logits[:, 5].clone())
+    depthsig.metric("mine.output", on="skip", axis="step")(lambda logits: logits[:, 5])
+    depthsig.metric("mine.output_copy", on="skip", axis="step")(lambda logits: logits[:, 5].clone())
+    asked = ["mine.view", "mine.copy", "mine.output", "mine.output_copy", "lens.kl", "skip.kl"]
+    found = depthsig.analyze(build("llama"), PROMPTS, tokenizer=byte_tokenizer(), metrics=asked, scopes="current")
+    for name, copy in (("mine.view", "mine.copy"), ("mine.output", "mine.output_copy")):
+        assert found.profile(name)["value"].tolist() == found.profile(copy)["value"].tolist()
+    assert found.profile("mine.view")["value"].nunique() > 3
+
+
+def test_changes_behind_torch_are_noticed() -> None:
+    def in_numpy(h: Any) -> Any:
+        array = h.numpy()
+        np.abs(array, out=array)
+        return array.sum(-1)
+
+    depthsig.metric("mine.numpy", axis="depth")(in_numpy)
+    with pytest.raises(InputError, match="changes 'h', which others are given too"):
+        depthsig.analyze(build("llama"), PROMPTS[:1], tokenizer=byte_tokenizer(), metrics=["mine.numpy"])
+
+
+def test_columns_are_numbered_as_built_in_ones() -> None:
+    depthsig.metric("mine.repeated", on="repeat", rows="start", cols="end")(lambda logits: logits.sum(-1))
+    depthsig.metric("mine.ahead", rows="depth", cols="ahead")(
+        lambda hs: hs[1:].norm(dim=-1)[:, None].expand(-1, len(hs) - 1, -1)
+    )
+    asked = ["mine.repeated", "repeat.loss", "mine.ahead", "residual.angular"]
+    found = depthsig.analyze(build("llama"), PROMPTS[:2], tokenizer=byte_tokenizer(), metrics=asked).matrices
+    where = {name: set(zip(rows["row"], rows["col"], strict=True)) for name, rows in found.groupby("metric")}
+    assert where["mine.repeated"] == where["repeat.loss"] and where["mine.ahead"] == where["residual.angular"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "function", "said"),
+    [
+        ({"needs": ("lens.kl",)}, lambda p: p, "gives the shape"),
+        ({"needs": ("lens.kl",)}, lambda p: p.nothing, "failed: AttributeError"),
+        ({"needs": ("lens.kl",), "on": "readout"}, lambda p: p.nothing, "failed: AttributeError"),
+        ({"axis": "depth", "kind": "token"}, lambda logits: None, "gives the shape"),
+        ({"axis": "depth", "on": "attribution"}, lambda rest, h: 1.0, "gives the shape"),
+        ({"on": "attribution"}, lambda rest, h: h.sum(-1), "gives the shape"),
+        ({"axis": "depth", "result": "nothing"}, lambda h: h.sum(-1), "failed: AttributeError"),
+    ],
+)
+def test_what_a_function_of_any_run_does_wrong_is_one_line(fields: Any, function: Any, said: str) -> None:
+    depthsig.metric("mine.wrong", **fields)(function)
+    with pytest.raises(InputError, match=f"'mine.wrong' {said}"):
+        depthsig.analyze(build("llama"), PROMPTS[:2], tokenizer=byte_tokenizer(), metrics=["mine.wrong"])
+
+
+def test_names_that_a_page_or_a_formula_has_are_only_names(tmp_path: Path) -> None:
+    depthsig.metric("plan.cost", axis="depth", label="cost $x_{$ y", unit="$")(lambda h: h.sum(-1))
+    depthsig.metric("definitions.cost", rows="step", cols="step", label="a$b")(
+        lambda us: (us[:, None] * us[None]).sum(-1)
+    )
+    found = depthsig.analyze(
+        build("llama"), PROMPTS[:2], tokenizer=byte_tokenizer(), metrics=["plan.cost", "definitions.cost"]
+    )
+    found.save(tmp_path / "out")
+    assert main(["report", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("plan.cost") > 1 and page.count('id="definitions"') == 1
+
+
+def test_a_plugin_imported_before_is_still_the_one_that_declares(plugin: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("one\ntwo words")
+    options = {"tokenizer": byte_tokenizer(), "metrics": ["mine.participation"]}
+    first = depthsig.analyze(build("llama"), str(prompts), plugin=plugin, **options)
+    second = depthsig.analyze(build("llama"), str(prompts), **options)
+    assert first.info["given"]["plugins"] == second.info["given"]["plugins"] != []
+    assert second.info["given"]["declared"] == []

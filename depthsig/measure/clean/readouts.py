@@ -15,13 +15,14 @@ from depthsig.checkpoint.finite import is_finite
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.memory import READOUT_ROWS
 from depthsig.errors import InputError
-from depthsig.measure.calling import wide
+from depthsig.measure.calling import held, wide
 from depthsig.measure.comparing import Against, stacked
 from depthsig.measure.providers import CleanBatch, Cost, Work
 from depthsig.measure.token_rows import TokenRows, rows_at
 from depthsig.measure.where import Where
 from depthsig.metrics import Metric
 from depthsig.metrics.distributions import TopTokens
+from depthsig.metrics.entries.asking import blamed
 from depthsig.prompts import TokenPrompt
 from depthsig.tables.samples import Key, Samples
 
@@ -125,4 +126,7 @@ class Readouts:
         for one in self.by_lens[kind]:
             if one.level == "table":
                 assert one.function is not None
-                samples.add(Key(one.id), one.function(*(profiles[name] for name in one.needs)), where.prompts)
+                with blamed(one.id, one.own):
+                    made = one.function(*(profiles[name] for name in one.needs))
+                made = held(one, made, len(where)).double().numpy() if one.own else made
+                samples.add(Key(one.id), made, where.prompts)

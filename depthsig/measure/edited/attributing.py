@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.errors import UnsupportedModelError
-from depthsig.measure.calling import call, wide
+from depthsig.measure.calling import call, held, wide
 from depthsig.measure.edited.edited_batch import EditedBatch
 from depthsig.measure.edited.erasing import answer_predictions
 from depthsig.measure.providers import Cost, Work
@@ -21,8 +21,6 @@ from depthsig.metrics import Metric
 from depthsig.metrics.attribution import IG_STEPS
 from depthsig.prompts import TokenPrompt
 from depthsig.tables.samples import Key, Samples
-
-Rest = Callable[[Float[Tensor, "row token d"]], Float[Tensor, "row"]]
 
 
 class Attributing:
@@ -87,7 +85,8 @@ class Attributing:
                 key = id(one.function)
                 if key not in results:
                     results[key] = call(one, offered, whole=True)
-                found[one.id] = getattr(results[key], one.result) if one.result else results[key]
+                value = getattr(results[key], one.result) if one.result else results[key]
+                found[one.id] = held(one, value, *states.shape[:1] if one.axis else ())
         return found
 
     def _file(self, prompt: TokenPrompt, found: list[dict[str, Any]], samples: Samples, tokens: TokenRows) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, get_args
 
-from depthsig.errors import InputError
+from depthsig.errors import DepthsigError, InputError
 from depthsig.metrics.entries.runs import BY_DEFAULT, RUNS, Axis, Level, Offer, RunKind
 from depthsig.terms import NONE, PARTS
 
@@ -70,3 +71,21 @@ def parts_of(function: Callable[..., Any], run: RunKind) -> tuple[str, ...]:
     """The parts of a metric that does not say: those of ``--parts``, or the whole layer's contribution."""
     contributions = {"u", "r", "us", "rs"} & {p.name for p in _parameters(function)}
     return PARTS if run.by_part else ("layer",) if contributions else (NONE,)
+
+
+@contextmanager
+def blamed(id: str, own: bool, given: str = "") -> Iterator[None]:
+    """A user's own function that fails is bad input, named as such; ours is a fault of ours, and stays one.
+
+    Raises:
+        InputError: naming the metric and what its function said.
+    """
+    try:
+        yield
+    except (DepthsigError, MemoryError):
+        raise
+    except Exception as error:
+        if not own or "out of memory" in str(error):
+            raise
+        said = " ".join(str(error).split())
+        raise InputError(f"metric {id!r} failed: {type(error).__name__}: {said}{given}") from error

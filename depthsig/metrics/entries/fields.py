@@ -18,6 +18,11 @@ Domain = Literal["", "later", "later, where run", "within", "from row 1", "last 
 """Which cells a matrix has: all; columns after the row; those that row + column keeps inside; rows from 1; the last."""
 Limits = tuple[float | None, float | None]
 
+SUITS: Mapping[Kind, tuple[Figure, ...]] = {
+    "profile": ("profile",), "matrix": ("heatmap",), "score": (), "token": ("token_map",),
+}  # fmt: skip
+"""The figures, the plainest first, that draw a user's own metric."""
+
 _ID = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*")
 
 
@@ -131,7 +136,6 @@ class MoreFields(TypedDict, total=False):
     kind: Kind
     default: bool
     always: bool
-    scopes: Sequence[str]
     fused: str
     precise: bool
     log: bool
@@ -189,6 +193,17 @@ def check_fields(made: Metric) -> None:
         value = getattr(made, name)
         if not isinstance(value, tuple) or not all(isinstance(v, str) and v for v in value):
             raise InputError(f"{where}: {name} is {value!r}; it is a list of names")
+    for name in ("default", "always", "stacked", "precise", "log"):
+        if not isinstance(getattr(made, name), bool):
+            raise InputError(f"{where}: {name} is {getattr(made, name)!r}; it is True or False")
+    kinds = ("matrix",) if made.rows else ("profile", "token") if made.axis else ("score",)
+    if made.kind not in kinds:
+        over = " x ".join(made.cells) or "nothing"
+        raise InputError(f"{where}: a {made.kind} over {over}; over {over} there is {' or '.join(kinds)}")
+    if made.own and made.figure not in ("", *SUITS[made.kind]):
+        raise InputError(f"{where}: figure is {made.figure!r}; a {made.kind} is drawn as {SUITS[made.kind] or 'none'}")
+    if made.first_col not in (0, 1) or not made.label:
+        raise InputError(f"{where}: first_col is {made.first_col!r}, label {made.label!r}; it is 0 or 1, and some text")
     numbers = (*made.limits, made.centre) if isinstance(made.limits, tuple) and len(made.limits) == 2 else ("",)
-    if not all(v is None or (isinstance(v, (int, float)) and not isinstance(v, bool)) for v in numbers):
-        raise InputError(f"{where}: limits are {made.limits!r}, centre {made.centre!r}; a limit is a number or None")
+    if not all(v is None or (isinstance(v, (int, float)) and v == v and abs(v) != float("inf")) for v in numbers):
+        raise InputError(f"{where}: limits are {made.limits!r}, centre {made.centre!r}; None or finite numbers")

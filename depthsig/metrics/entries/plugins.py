@@ -9,9 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from depthsig.errors import DepthsigError, InputError
+from depthsig.metrics.entries.fields import Metric
+from depthsig.metrics.registry import all_metrics
 
-PLUGIN = "depthsig_plugin_"
-"""How the modules of users' own files are called."""
+_DECLARED: dict[str, tuple[Metric, dict[str, str]]] = {}
+"""What files declared, by id, and which file that was."""
+
+
+def plugin_of(one: Metric) -> dict[str, str] | None:
+    """The file that declares a user's own metric, path and hash; None where it was declared in Python."""
+    declared, record = _DECLARED.get(one.id, (None, None))
+    return record if declared is one else None
 
 
 def import_plugins(files: str | Path | Sequence[str | Path]) -> list[dict[str, str]]:
@@ -30,12 +38,13 @@ def _import_plugin(path: Path) -> dict[str, str]:
         raise InputError(f"--plugin {str(path)!r} cannot be read: {error.strerror}; name a Python file") from None
     digest = hashlib.sha256(content).hexdigest()
     # Not under its own name: a plug-in called statistics.py must not stand in for the library's.
-    name = f"{PLUGIN}{digest[:12]}"
+    name = f"depthsig_plugin_{digest[:12]}"
     spec = importlib.util.spec_from_loader(name, loader=None, origin=str(path))
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(path)
     sys.modules[name] = module
+    before = dict(all_metrics())
     try:
         exec(compile(content, str(path), "exec"), module.__dict__)
     except DepthsigError as error:
@@ -43,4 +52,6 @@ def _import_plugin(path: Path) -> dict[str, str]:
     except (Exception, SystemExit) as error:
         said = " ".join(str(error).split()) or "no message"
         raise InputError(f"--plugin {str(path)!r} failed: {type(error).__name__}: {said}") from error
-    return {"path": str(path), "sha256": digest}
+    record = {"path": str(path), "sha256": digest}
+    _DECLARED.update({name: (one, record) for name, one in all_metrics().items() if one is not before.get(name)})
+    return record

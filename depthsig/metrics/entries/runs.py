@@ -20,7 +20,7 @@ Level = Literal["token", "stack", "pooled", "table", "rest"]
   back has its cells first (rows, and columns of a matrix) and the tokens last.
 - ``pooled``: kept tokens of all prompts together, or the weights; a whole matrix comes back.
 - ``table``: values of other entries (``needs``), cells along the last axes, any number of rows first;
-  with a run (``on``), every token's own values before they are averaged.
+  with ``on="readout"`` or ``"tuned"``, every token's own values before they are averaged.
 - ``rest``: one prompt's states with the rest of the model as a differentiable function.
 """
 
@@ -47,6 +47,7 @@ class RunKind:
         by_part: whether it is done for each of ``--parts`` and ``--scopes``.
         loops: whether it needs a loop that runs.
         several: whether each of its edits moves several steps at once: no place of its own in depth.
+        tokens: whether token-level values of it are kept.
     """
 
     name: str
@@ -55,6 +56,7 @@ class RunKind:
     by_part: bool = False
     loops: bool = False
     several: bool = False
+    tokens: bool = False
 
     def offer(self, level: Level, cells: tuple[Axis, ...]) -> Offer | None:
         """What it offers at this level over these cells."""
@@ -80,13 +82,12 @@ _CLEAN = RunKind(
         Offer("stack", ("step", "step"), ("us", "rs")),
         Offer("pooled", ("depth", "depth"), ("hs",)),
     ),
+    tokens=True,
 )  # fmt: skip
 
 
-def _lens(name: str, says: str, *, loops: bool = False) -> RunKind:
-    return RunKind(
-        name, says, (Offer("token", _DEPTH, ("h", *OUTPUT)), Offer("table", (), ())), loops=loops
-    )  # fmt: skip
+def _lens(name: str, says: str) -> RunKind:
+    return RunKind(name, says, (Offer("token", _DEPTH, ("h", *OUTPUT)), Offer("table", (), ())), tokens=True)
 
 
 def _order(name: str, says: str, cells: tuple[Axis, ...] = _STEP) -> RunKind:
@@ -97,7 +98,10 @@ _EVERY = (
     _CLEAN,
     _lens("readout", "every state read out by the model's own norm and head"),
     _lens("tuned", "every state read out through the translators of --lens"),
-    _lens("coda", "every state before the end of a loop, run through what comes after the loop", loops=True),
+    RunKind(
+        "coda", "every state before the end of a loop, run through what comes after the loop",
+        (Offer("token", _DEPTH, ("h", *OUTPUT)),), loops=True,
+    ),
     RunKind(
         "loop", "the states of successive passes of a loop, and of one more",
         (
@@ -105,7 +109,7 @@ _EVERY = (
             Offer("token", ("iteration", "phase"), ("logits", "logits_next", "attention")),
             Offer("pooled", ("iteration",), ("xs",)),
         ),
-        loops=True,
+        loops=True, tokens=True,
     ),
     RunKind("weights", "the weights as they are stored", (Offer("pooled", ("layer", "layer"), ("layers",)),)),
     RunKind(
@@ -126,11 +130,12 @@ _EVERY = (
     ),
     RunKind(
         "erasure", "one state replaced by the mean state of its depth; the largest over what follows counts",
-        (Offer("token", _DEPTH, OUTPUT),),
+        (Offer("token", _DEPTH, OUTPUT),), tokens=True,
     ),
     RunKind(
         "attribution", "gradients of the answer's log-probability to one prompt's states",
         (Offer("rest", _DEPTH, ("rest", "h", "baseline")), Offer("rest", (), ("rest", "h", "baseline"))),
+        tokens=True,
     ),
     RunKind("scores", "nothing: numbers made of other entries' values", (Offer("table", (), ("n",)),)),
     RunKind(

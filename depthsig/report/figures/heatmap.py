@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, TwoSlopeNorm
 
 from depthsig.metrics import Metric
-from depthsig.report.figures.labels import draw_borders, draw_layer_borders, whole_numbers, with_unit
+from depthsig.report.figures.labels import draw_borders, draw_layer_borders, plain, whole_numbers, with_unit
 from depthsig.report.style import DIVERGING, SEQUENTIAL, UNDEFINED
 
 
@@ -34,12 +34,12 @@ def draw_heatmap(ax: Axes, matrix: pd.DataFrame, entry: Metric, plan: pd.DataFra
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.02)
     if entry.rows == "start":
         bar.ax.axhline(0.0, color="black", lw=1.2)  # the baseline: nothing repeated
-    bar.set_label(with_unit(entry))
+    bar.set_label(plain(with_unit(entry)))
     bar.outline.set_linewidth(0.4)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    ax.set_xlabel(entry.col_label)
-    ax.set_ylabel(entry.row_label)
+    ax.set_xlabel(plain(entry.col_label))
+    ax.set_ylabel(plain(entry.row_label))
     whole_numbers(ax, y=True)
     return ax
 

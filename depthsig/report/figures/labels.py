@@ -17,6 +17,11 @@ def with_unit(entry: Metric) -> str:
     return f"{entry.label} [{entry.unit}]" if entry.unit else entry.label
 
 
+def plain(text: str) -> str:
+    """Text that matplotlib shows as it is: a dollar sign begins no formula."""
+    return text.replace("$", r"\$")
+
+
 def blocks(plan: pd.DataFrame) -> list[tuple[int, int, int, str]]:
     """(first step, end, block, span) of every block in the plan."""
     if plan.empty or "block" not in plan or plan["block"].isna().all():

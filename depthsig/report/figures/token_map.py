@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from depthsig.metrics import Metric
 from depthsig.report.figures.heatmap import norm_of
-from depthsig.report.figures.labels import blocks, with_unit
+from depthsig.report.figures.labels import blocks, plain, with_unit
 from depthsig.report.figures.top_tokens import readable
 from depthsig.report.style import DIVERGING, SEQUENTIAL, UNDEFINED
 
@@ -33,5 +33,5 @@ def draw_token_map(ax: Axes, tokens: pd.DataFrame, entry: Metric, plan: pd.DataF
     ax.set_xlabel("input token")
     ax.set_ylabel("depth d")
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.03, pad=0.01)
-    bar.set_label(with_unit(entry))
+    bar.set_label(plain(with_unit(entry)))
     return ax
