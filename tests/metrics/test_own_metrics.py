@@ -13,8 +13,11 @@ from families import PROMPTS, build, byte_tokenizer
 
 import depthsig
 from depthsig.cli.main import main
+from depthsig.commands.record import identity
 from depthsig.errors import DepthsigWarning, InputError
+from depthsig.measure.request import Request
 from depthsig.metrics import all_metrics, entry, forget
+from depthsig.metrics.entries.plugins import import_plugins
 from depthsig.report import build as build_page
 
 TOKENIZER = byte_tokenizer()
@@ -411,3 +414,36 @@ def test_a_plugin_imported_before_is_still_the_one_that_declares(plugin: Path, t
     second = depthsig.analyze(build("llama"), str(prompts), **options)
     assert first.info["given"]["plugins"] == second.info["given"]["plugins"] != []
     assert second.info["given"]["declared"] == []
+
+
+HELPED = """
+import depthsig
+
+SCALE = {scale}
+
+def helper(x):
+    return x.norm(dim=-1) * {factor}
+
+def size(h):
+    return helper(h) * SCALE
+"""
+
+
+def test_unfinished_work_is_of_the_helpers_and_numbers_that_a_function_uses(tmp_path: Path) -> None:
+    def asked_with(scale: int, factor: int, file: bool) -> str:
+        text = HELPED.format(scale=scale, factor=factor)
+        if file:
+            path = tmp_path / "own.py"
+            path.write_text(text + '\ndepthsig.metric("mine.size", axis="depth")(size)\n')
+            import_plugins(path)
+        else:
+            names: dict[str, Any] = {}
+            exec(text, names)
+            depthsig.metric("mine.size", axis="depth")(names["size"])
+        model = depthsig.load(build("llama"), TOKENIZER)
+        return json.dumps(identity(model, [], Request(metrics="mine.size")), sort_keys=True)
+
+    for file in (False, True):
+        first = asked_with(1, 1, file)
+        assert asked_with(1, 1, file) == first
+        assert asked_with(2, 1, file) != first and asked_with(1, 2, file) != first
