@@ -13,6 +13,9 @@ from depthsig.errors import InputError
 from depthsig.metrics import Metric
 from depthsig.metrics.entries.asking import blamed
 
+KEPT_VALUES = 1 << 20
+"""So many values of what a user's own function is given are held against what it leaves."""
+
 
 def wide(tensor: Tensor) -> Tensor:
     """The tensor in at least float32."""
@@ -33,32 +36,32 @@ def call(one: Metric, offered: Mapping[str, Any], *, whole: bool = False) -> Any
     if apart:
         raise InputError(f"metric {one.id!r} asks for {apart!r} beside what is never offered with it; ask for one")
     arguments = {name: offered[name] for name in one.asks()}
-    shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in arguments.items() if isinstance(v, Tensor))
-    before = _marks(arguments) if one.own else {}
-    with blamed(one.id, one.own, f" (given {shapes})"):
+    before = {name: _seen(a) for name, a in arguments.items()} if one.own else {}
+    with blamed(one.id, one.own, arguments):
         found = one.function(**arguments)
         found = getattr(found, one.result) if one.result and not whole else found
     if one.own:
-        after = _marks(arguments)
-        changed = next((name for name, mark in before.items() if after[name] != mark), "")
+        changed = next((name for name, a in arguments.items() if not _same(before[name], _seen(a))), "")
         if changed:
             raise InputError(f"metric {one.id!r} changes {changed!r}, which others are given too; let it make a copy")
     # What a function gives may be a view of a buffer that is used again.
     return found.clone() if one.own and isinstance(found, Tensor) else found
 
 
-def _marks(arguments: Mapping[str, Any]) -> dict[str, list[tuple[int, int]]]:
-    """What tells whether tensors were changed, by whatever way."""
-    lists = {name: a if isinstance(a, (list, tuple)) else [a] for name, a in arguments.items()}
-    return {name: [mark for a in some for mark in _mark(a)] for name, some in lists.items()}
-
-
-def _mark(argument: Any) -> list[tuple[int, int]]:
+def _seen(argument: Any) -> list[tuple[int, Tensor]]:
+    """What tells whether tensors are changed by torch (their versions) or behind it: a copy, thinned if it is large."""
     if isinstance(argument, (list, tuple)):
-        return [mark for one in argument for mark in _mark(one)]
-    if not isinstance(argument, Tensor) or not argument.numel():
+        return [seen for one in argument for seen in _seen(one)]
+    if not isinstance(argument, Tensor):
         return []
-    return [(argument._version, int(torch.hash_tensor(argument.detach()).view(torch.int64)))]
+    values = argument.detach()
+    thinned = values[..., :: 1 + values.numel() // KEPT_VALUES] if values.ndim else values
+    return [(argument._version, thinned.clone())]
+
+
+def _same(before: list[tuple[int, Tensor]], after: list[tuple[int, Tensor]]) -> bool:
+    pairs = zip(before, after, strict=True)
+    return all(v == w and bool(((a == b) | (a.isnan() & b.isnan())).all()) for (v, a), (w, b) in pairs)
 
 
 def values_of(one: Metric, offered: Mapping[str, Any], *shape: int) -> Tensor:

@@ -200,8 +200,7 @@ class Reference:
             own = self._dot(weights, logits) / total
             kl = own - self._dot(weights, self.logits[view]) / total - gap
             if "kl" in want:
-                probs = weights if not bool((kl < NEAR).any()) else weights / total[:, None]
-                out["kl"] = self._refined(kl, self.logits[view], logits, probs, floor)
+                out["kl"] = self._refined(kl, self.logits[view], logits, weights, floor, total)
             if "entropy" in want:
                 out["entropy"] = logsum - own
             if "jsd" in want:
@@ -222,6 +221,7 @@ class Reference:
         own: Float[Tensor, "row vocab"],
         probs: Float[Tensor, "row vocab"],
         floor: Float[Tensor, "row"] | None,
+        total: Float[Tensor, "row"] | None = None,
     ) -> Float[Tensor, "row"]:
         """KL(own‖other) where it is small, from centred differences of logits.
 
@@ -229,7 +229,8 @@ class Reference:
         dot products are not. log1p(Σ p·expm1(gained − Σ p·gained)), gained = other − own.
 
         Args:
-            probs: of ``own``. floor: the logits that their least values stand for, where they were cut off.
+            probs: of ``own``, times ``total`` where that is given.
+            floor: the logits that their least values stand for, where they were cut off.
         """
         import torch  # lazily: entries are read where torch is not installed
 
@@ -238,7 +239,8 @@ class Reference:
             return plain
         if not bool(near.all()):
             own, other, probs = own[near], other[near], probs[near]
-            floor = None if floor is None else floor[near]
+            floor, total = (None if one is None else one[near] for one in (floor, total))
+        probs = probs if total is None else probs / total[:, None]
         gained = self._space("gained", len(own))
         # As cut off as their probabilities: a word that `own` all but excludes counts with what `other` gives it.
         base = own if floor is None else torch.maximum(own, floor[:, None], out=gained)

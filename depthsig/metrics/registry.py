@@ -180,7 +180,7 @@ def with_own(records: Iterable[Any]) -> dict[str, Metric]:
 
 def _entry(id: str, function: Callable[..., Any], on: str | None, level: Level | None, given: dict[str, Any]) -> Metric:
     """A checked entry, with what was left open filled in."""
-    where = f"metric {id!r}"
+    where, given = f"metric {id!r}", dict(given)
     unknown = sorted(set(given) - {f.name for f in fields(Metric)})
     if unknown:
         raise InputError(f"{where}: there is no field {unknown[0]!r}; see depthsig.metrics.Metric")

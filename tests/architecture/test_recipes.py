@@ -62,18 +62,8 @@ def test_the_recipes_work_as_written(copy: Path) -> None:
 
 def test_the_new_metric_is_everywhere(copy: Path) -> None:
     checkpoint = str(ROOT / "data" / "checkpoints" / "family-midas")
-    asked = [
-        "analyze",
-        checkpoint,
-        "--prompts",
-        "copying",
-        "-n",
-        "3",
-        "--metrics",
-        "residual.participation",
-        "--out",
-        "out",
-    ]
+    options = "--prompts copying -n 3 --metrics residual.participation --out out"
+    asked = ["analyze", checkpoint, *options.split()]
     told = run(
         copy, "-c",
         "import depthsig; from depthsig.cli.main import main\n"

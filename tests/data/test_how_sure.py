@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOK = ROOT / "notebooks" / "03_how_sure.ipynb"
 MILD = [f"AR(1) {phi:+.1f}" for phi in (-0.6, -0.3, 0.0, 0.3, 0.6)]
 
 

@@ -270,7 +270,7 @@ DECLARED_BADLY: list[tuple[dict[str, Any], str, str]] = [
     ({"id": "mine.x", "axis": "step", "parts": ("attention",)}, "u", "there is no part 'attention'; there are layer"),
     ({"id": "mine.x", "axis": "depth", "parts": ("attn",)}, "h", "parts are of what is taken away or added"),
     ({"id": "mine.x", "axis": "depth", "fused": "kl"}, "logits", "fused is for built-in metrics"),
-    ({"id": "mine.x", "axis": "depth", "figure": "trajectories"}, "h", "figure is 'trajectories'; a profile is drawn"),
+    ({"id": "mine.x", "axis": "depth", "figure": "trajectories"}, "h", "figure is 'trajectories'; of a profile: profile"),
     ({"id": "mine.x", "axis": "depth", "label": "x", "first_col": "a"}, "h", "first_col is 'a'"),
     ({"id": "mine.x", "axis": "iteration", "on": "loop", "level": "pooled"}, "xs", "declare it with kind='token'"),
     ({"id": "mine.x", "on": "periods"}, "profile", "periods are tested of every metric over steps by themselves"),
@@ -352,10 +352,11 @@ def test_a_view_of_what_is_given_is_its_own_value() -> None:
     assert found.profile("mine.view")["value"].nunique() > 3
 
 
-def test_changes_behind_torch_are_noticed() -> None:
+@pytest.mark.parametrize("change", [lambda a: np.abs(a, out=a), lambda a: a.sort(axis=-1)], ids=["abs", "sort"])
+def test_changes_behind_torch_are_noticed(change: Any) -> None:
     def in_numpy(h: Any) -> Any:
         array = h.numpy()
-        np.abs(array, out=array)
+        change(array)
         return array.sum(-1)
 
     depthsig.metric("mine.numpy", axis="depth")(in_numpy)

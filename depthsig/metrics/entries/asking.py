@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, get_args
 
 from depthsig.errors import DepthsigError, InputError
@@ -74,7 +75,7 @@ def parts_of(function: Callable[..., Any], run: RunKind) -> tuple[str, ...]:
 
 
 @contextmanager
-def blamed(id: str, own: bool, given: str = "") -> Iterator[None]:
+def blamed(id: str, own: bool, given: Mapping[str, Any] = MappingProxyType({})) -> Iterator[None]:
     """A user's own function that fails is bad input, named as such; ours is a fault of ours, and stays one.
 
     Raises:
@@ -88,4 +89,6 @@ def blamed(id: str, own: bool, given: str = "") -> Iterator[None]:
         if not own or "out of memory" in str(error):
             raise
         said = " ".join(str(error).split())
-        raise InputError(f"metric {id!r} failed: {type(error).__name__}: {said}{given}") from error
+        shapes = ", ".join(f"{name} {list(a.shape)}" for name, a in given.items() if hasattr(a, "shape"))
+        told = f" (given {shapes})" if shapes else ""
+        raise InputError(f"metric {id!r} failed: {type(error).__name__}: {said}{told}") from error

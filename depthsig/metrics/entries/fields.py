@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -201,9 +202,12 @@ def check_fields(made: Metric) -> None:
         over = " x ".join(made.cells) or "nothing"
         raise InputError(f"{where}: a {made.kind} over {over}; over {over} there is {' or '.join(kinds)}")
     if made.own and made.figure not in ("", *SUITS[made.kind]):
-        raise InputError(f"{where}: figure is {made.figure!r}; a {made.kind} is drawn as {SUITS[made.kind] or 'none'}")
+        raise InputError(
+            f"{where}: figure is {made.figure!r}; of a {made.kind}: {' or '.join(SUITS[made.kind]) or 'none'}"
+        )
     if made.first_col not in (0, 1) or not made.label:
         raise InputError(f"{where}: first_col is {made.first_col!r}, label {made.label!r}; it is 0 or 1, and some text")
     numbers = (*made.limits, made.centre) if isinstance(made.limits, tuple) and len(made.limits) == 2 else ("",)
-    if not all(v is None or (isinstance(v, (int, float)) and v == v and abs(v) != float("inf")) for v in numbers):
+    real = [v for v in numbers if v is not None]
+    if any(isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v) for v in real):
         raise InputError(f"{where}: limits are {made.limits!r}, centre {made.centre!r}; None or finite numbers")
