@@ -270,7 +270,7 @@ DECLARED_BADLY: list[tuple[dict[str, Any], str, str]] = [
     ({"id": "mine.x", "axis": "step", "parts": ("attention",)}, "u", "there is no part 'attention'; there are layer"),
     ({"id": "mine.x", "axis": "depth", "parts": ("attn",)}, "h", "parts are of what is taken away or added"),
     ({"id": "mine.x", "axis": "depth", "fused": "kl"}, "logits", "fused is for built-in metrics"),
-    ({"id": "mine.x", "axis": "depth", "figure": "trajectories"}, "h", "figure is 'trajectories'; of a profile: profile"),
+    ({"id": "mine.x", "axis": "depth", "figure": "trajectories"}, "h", "'trajectories'; of a profile it is profile"),
     ({"id": "mine.x", "axis": "depth", "label": "x", "first_col": "a"}, "h", "first_col is 'a'"),
     ({"id": "mine.x", "axis": "iteration", "on": "loop", "level": "pooled"}, "xs", "declare it with kind='token'"),
     ({"id": "mine.x", "on": "periods"}, "profile", "periods are tested of every metric over steps by themselves"),

@@ -202,9 +202,8 @@ def check_fields(made: Metric) -> None:
         over = " x ".join(made.cells) or "nothing"
         raise InputError(f"{where}: a {made.kind} over {over}; over {over} there is {' or '.join(kinds)}")
     if made.own and made.figure not in ("", *SUITS[made.kind]):
-        raise InputError(
-            f"{where}: figure is {made.figure!r}; of a {made.kind}: {' or '.join(SUITS[made.kind]) or 'none'}"
-        )
+        drawn = " or ".join(SUITS[made.kind]) or "none"
+        raise InputError(f"{where}: figure is {made.figure!r}; of a {made.kind} it is {drawn}")
     if made.first_col not in (0, 1) or not made.label:
         raise InputError(f"{where}: first_col is {made.first_col!r}, label {made.label!r}; it is 0 or 1, and some text")
     numbers = (*made.limits, made.centre) if isinstance(made.limits, tuple) and len(made.limits) == 2 else ("",)
