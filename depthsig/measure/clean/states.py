@@ -105,6 +105,7 @@ class Offered:
         self.work, self.run, self.where = work, run, where
         self.states = torch.stack([where.take(h) for h in run.states], dim=1)
         self._made: dict[tuple[str, str, torch.dtype], Float[Tensor, "token cell d"]] = {}
+        self._rows: dict[tuple[str, str, torch.dtype], Float[Tensor, "row d"]] = {}
 
     def has(self, part: str) -> bool:
         """Whether a part's contributions are known."""
@@ -115,20 +116,26 @@ class Offered:
         """An argument of ``one``."""
         stack, dtype = one.level == "stack", torch.float64 if one.precise else wide(self.states).dtype
         source = name.removesuffix("s") if stack else name
+        if source == "r" and part != "mlp":
+            source = "h"  # what attention, or a whole layer, is added to
         if source == "h":
             source = "h over depth" if one.cells[:1] != ("step",) else "h over steps"
-        found = self._get(source, "layer" if part == NONE else part, dtype)
-        return found.movedim(1, 0) if stack else found.flatten(0, 1)
+        key = (source, "layer" if part == NONE or source not in ("u", "r") else part, dtype)
+        if stack:
+            return self._get(*key).movedim(1, 0)
+        if key not in self._rows:  # of a slice, a copy: one for all metrics that ask
+            self._rows[key] = self._get(*key).flatten(0, 1)
+        return self._rows[key]
 
     def _get(self, source: str, part: str, dtype: torch.dtype) -> Float[Tensor, "token cell d"]:
         key = (source, part, dtype)
         if key not in self._made:
             make: dict[str, Callable[[], Tensor]] = {
                 "h over depth": lambda: self.states.to(dtype),
-                "h over steps": lambda: self._get("h over depth", part, dtype)[:, :-1],
+                "h over steps": lambda: self._get("h over depth", "layer", dtype)[:, :-1],
                 "h_next": lambda: torch.stack([self.where.take(h) for h in self.run.outputs], dim=1).to(dtype),
                 "u": lambda: self._contribution(part, dtype),
-                "r": lambda: self._added_to(part, dtype),
+                "r": lambda: self._added_to_by_mlp(dtype),
             }
             self._made[key] = make[source]()
         return self._made[key]
@@ -142,11 +149,9 @@ class Offered:
         missing = self.states.new_full((self.states.shape[0], self.states.shape[2]), float("nan"), dtype=dtype)
         return torch.stack([missing if t is None else self.where.take(t).to(dtype) for t in tensors], dim=1)
 
-    def _added_to(self, part: str, dtype: torch.dtype) -> Float[Tensor, "token step d"]:
-        """The step's input; for the MLP of a sequential block, with the attention's contribution."""
-        before = self._get("h over steps", part, dtype)
-        if part != "mlp":
-            return before
+    def _added_to_by_mlp(self, dtype: torch.dtype) -> Float[Tensor, "token step d"]:
+        """The step's input, in a sequential block with the attention's contribution."""
+        before = self._get("h over steps", "layer", dtype)
         layers = self.work.network.anatomy.layers
         parallel = [layers[step.layer].parallel for step in self.work.network.plan]
         mask = torch.tensor(parallel, device=before.device)[:, None]
