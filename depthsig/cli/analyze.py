@@ -55,7 +55,7 @@ def analyze(
         bool, typer.Option("--dry-run", help="Tell plan, runs, time and memory; compute nothing.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from interrupted work of the same options.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Results folder [default: depthsig-results/NAME].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Results folder.", show_default=opt.FREE.format("NAME"))] = None,
     control: Annotated[
         bool | None,
         typer.Option(
@@ -71,16 +71,16 @@ def analyze(
     # The request is checked before torch is imported and a model loaded (start-up time).
     from depthsig.measure.request import Request  # start-up time
     from depthsig.metrics.entries.plugins import import_plugins  # start-up time
-    from depthsig.signature.storage import ensure_writable  # start-up time
+    from depthsig.signature.folders import ensure_writable  # start-up time
+    from depthsig.signature.naming import ensure_results  # start-up time
 
     plugins = import_plugins(plugin or ())
     request = Request(
         metrics, parts, scopes, cuts, agg, n, max_tokens, chat_template, positions, keep_first, ablation, memory,
         batch_size, seed, control, lens,
     )  # fmt: skip
-    target = out if out is not None else opt.default_out(checkpoint)
     if not dry_run:
-        ensure_writable(target)
+        ensure_results() if out is None else ensure_writable(out)
     from depthsig.commands.analyze import Job  # start-up time
     from depthsig.commands.forecast import forecast  # start-up time
     from depthsig.commands.opening import Given  # start-up time
@@ -96,17 +96,18 @@ def analyze(
         return
     from depthsig.report import save  # start-up time
 
+    places = opt.Places(out)
     with opt.plain_warnings():
-        signature = job.run(target, resume=resume, show=opt.progress(no_progress))
-        save(signature, target)  # with the report in it, so that a folder is the old result or the new one
-    _say_where(signature, target, json)
+        signature = job.run(places, resume=resume, show=opt.progress(no_progress))
+        save(signature, places.target)  # with the report in it, so that a folder is the old result or the new one
+    _say_where(signature, places, json)
 
 
-def _say_where(signature: Signature, target: Path, as_json: bool) -> None:
-    report = target / "report.html"
+def _say_where(signature: Signature, places: opt.Places, as_json: bool) -> None:
+    target, report = places.target, places.target / "report.html"
     if as_json:
         told = {"out": str(target), "report": str(report), "signature": signature.info}
         typer.echo(codec.dumps(told, default=str))
         return
     typer.echo(f"{signature}")
-    typer.echo(f"report: {report}")
+    typer.echo(f"report: {report}{places.replaced}")

@@ -28,9 +28,10 @@ def compare(
             show_default="as far as the signatures declare it",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for tables, figures and the report.")] = Path(
-        "depthsig-results/comparison"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for tables, figures and the report.", show_default=opt.FREE.format("comparison")),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     no_progress: opt.NoProgress = False,
     json: opt.Json = False,
@@ -39,27 +40,39 @@ def compare(
     from depthsig.commands.compare import compare as run  # start-up time
     from depthsig.comparison.roles import folders, split_roles  # start-up time
     from depthsig.report.compared_page import save  # start-up time
-    from depthsig.signature.compared import ensure_comparison  # start-up time
+    from depthsig.signature.compared import RECORD, ensure_comparison  # start-up time
+    from depthsig.signature.naming import IDENTITY, ensure_results  # start-up time
 
     given = list(directories or [])
     for value in (split_roles(roles) if roles is not None else {}).values():
         known = {path.resolve() for path in given}
         named = [Path(name) for name in folders(value) if not _named(name, given)]
         given += [path for path in named if path.resolve() not in known]
+    if out is None:
+        ensure_results()
+    else:
+        _refuse_overlap(out, given)
+        ensure_comparison(out)
+    places = opt.Places(out, RECORD)
+    with opt.plain_warnings():
+        found = run(given, roles=roles, seed=seed, progress=opt.progress(no_progress))
+        places("comparison", found.info[IDENTITY])
+        _refuse_overlap(places.target, given)
+        report = save(found, places.target)
+    if json:
+        tables = {n: codec.loads(getattr(found, n).to_json(orient="records")) for n in ("claims", "distances", "late")}
+        told = {"out": str(places.target), "report": str(report), **found.info, **tables}
+        typer.echo(codec.dumps(told, ensure_ascii=False))
+        return
+    _show(found)
+    typer.echo(f"report: {report}{places.replaced}")
+
+
+def _refuse_overlap(out: Path, given: list[Path]) -> None:
     target = out.resolve()
     for path in (p.resolve() for p in given):
         if target == path or target in path.parents or path in target.parents:
             raise InputError(f"--out {str(out)!r} and {str(path)!r}, an input, overlap; name another folder")
-    ensure_comparison(out)
-    with opt.plain_warnings():
-        found = run(given, roles=roles, seed=seed, progress=opt.progress(no_progress))
-        report = save(found, out)
-    if json:
-        tables = {n: codec.loads(getattr(found, n).to_json(orient="records")) for n in ("claims", "distances", "late")}
-        typer.echo(codec.dumps({"out": str(out), "report": str(report), **found.info, **tables}, ensure_ascii=False))
-        return
-    _show(found)
-    typer.echo(f"report: {report}")
 
 
 def _named(name: str, given: list[Path]) -> bool:

@@ -35,31 +35,36 @@ def fit_lens(
     revision: opt.Revision = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the lens [default: depthsig-results/NAME-lens].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the lens.", show_default=opt.FREE.format("NAME-lens"))
+    ] = None,
     no_progress: opt.NoProgress = False,
     json: opt.Json = False,
 ) -> None:
     """Fit a tuned lens: one affine map a depth, for `depthsig analyze --lens`."""
     from depthsig.engine.memory import parse_memory  # start-up time
-    from depthsig.signature.storage import LENS, ensure_writable  # start-up time
+    from depthsig.signature.folders import ensure_writable  # start-up time
+    from depthsig.signature.naming import IDENTITY, ensure_results  # start-up time
+    from depthsig.signature.records import LENS  # start-up time
 
-    plain = opt.default_out(checkpoint)
-    target = out if out is not None else plain.with_name(plain.name + "-lens")
-    ensure_writable(target, LENS)
+    ensure_results() if out is None else ensure_writable(out, LENS)
     parse_memory(memory)
     from depthsig.commands.fit_lens import fit_lens as fit  # start-up time
 
     with opt.plain_warnings():
         fitted = fit(
             checkpoint, prompts, n=n, max_tokens=max_tokens, chat_template=chat_template, steps=steps, lr=lr,
-            weight_decay=weight_decay, seed=seed, memory=memory, batch_size=batch_size, out=target,
+            weight_decay=weight_decay, seed=seed, memory=memory, batch_size=batch_size,
             progress=opt.progress(no_progress), order=order, iterations=iterations, dtype=dtype, device=device,
             revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
         )  # fmt: skip
+        places = opt.Places(out, LENS)
+        target = places(f"{fitted.name}-lens", fitted.record[IDENTITY])
+        fitted.save(target)
     if json:
         typer.echo(codec.dumps({"out": str(target), "lens": fitted.record}))
         return
     tokens = fitted.record["tokens"]
     typer.echo(f"held-out KL(final ‖ lens) in nats, on {tokens['judged']} tokens; fitted to {tokens['train']}")
     typer.echo(fitted.depths.to_string(index=False, float_format=lambda v: f"{v:.4g}"))
-    typer.echo(f"lens: {target}")
+    typer.echo(f"lens: {target}{places.replaced}")

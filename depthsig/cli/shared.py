@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +51,9 @@ Revision = Annotated[str | None, typer.Option(help="Revision of a hub id.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled weights.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress.")]
+FREE = "depthsig-results/{}, with a number where that is taken"
+"""Where results go that nobody named a folder for."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
@@ -83,8 +87,31 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
-def default_out(checkpoint: str) -> Path:
-    """``depthsig-results/NAME``, NAME being the last piece of what was given."""
-    path = Path(checkpoint).expanduser()
-    path = path.resolve() if path.exists() else path  # "." has a name, too
-    return Path("depthsig-results") / (path.stem if path.suffix == ".gguf" else path.name or "model")
+@dataclass
+class Places:
+    """The folder that a command writes to: the one that was named, or one of its own.
+
+    Attributes:
+        named: as it was given. target: the folder, once it is known.
+        replaced: what is lost of another analysis, in words; empty if nothing.
+    """
+
+    named: Path | None
+    record: str = "signature.json"
+    target: Path = Path()
+    replaced: str = ""
+
+    def __call__(self, name: str, identity: str) -> Path:
+        """Choose the folder for a result of this name and identity.
+
+        Raises:
+            InputError: if it cannot be written.
+        """
+        from depthsig.signature.naming import IDENTITY, settle  # start-up time
+        from depthsig.signature.records import read_json  # start-up time
+
+        self.target = settle(name, identity, self.record) if self.named is None else self.named
+        before = read_json(self.target / self.record)
+        if before and before.get(IDENTITY) != identity:
+            self.replaced = f" (in the place of another result, of {before.get('created', 'unknown date')})"
+        return self.target

@@ -17,7 +17,7 @@ from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.control import reinitialised
 from depthsig.commands.lenses.checked import check_lens, open_lens
 from depthsig.commands.opening import Given, ReadyPrompts, ready_prompts
-from depthsig.commands.record import describe, identity, prompts_table, recorded_warnings
+from depthsig.commands.record import continuing, describe, identity, prompts_table, recorded_warnings
 from depthsig.engine.certificates import certify, judge
 from depthsig.errors import DepthsigError, DepthsigWarning, InputError
 from depthsig.measure.providers import Work
@@ -31,7 +31,8 @@ from depthsig.model import Model
 from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.progress import Progress
 from depthsig.signature import Signature
-from depthsig.signature.storage import ensure_writable
+from depthsig.signature.folders import ensure_writable
+from depthsig.signature.naming import identity_of
 from depthsig.tables.periods import beside_control, period_scores
 from depthsig.tables.samples import matrices_table, profiles_table, samples_table
 from depthsig.tables.score_rows import scores_table
@@ -114,10 +115,14 @@ def analyze(
     given = Given(model, tokenizer, loading, PlanOptions(order, loop, grown, iterations), forward)
     n_listed = None if isinstance(n, EllipsisType) else n
     job = Job(given, prompts, request, n_listed, tuple(plugins))
-    signature = job.run(out, resume=resume, show=Progress.of(progress))
+    signature = job.run(lambda *_: out, resume=resume, show=Progress.of(progress))
     if out is not None:
         signature.save(out)
     return signature
+
+
+Place = Callable[[str, str], "str | Path | None"]
+"""From a checkpoint's name and the identity of an analysis to the results folder that will be written."""
 
 
 @dataclass(frozen=True)
@@ -154,18 +159,20 @@ class Job:
             request = replace(request, lens=lens)
         return Prepared(self, model, request, ready)
 
-    def run(self, out: str | Path | None, *, resume: bool, show: Progress) -> Signature:
+    def run(self, place: Place, *, resume: bool, show: Progress) -> Signature:
         """Measure, with the control where one is due.
 
         Args:
-            out: the results folder that will be written, beside which unfinished work is kept.
+            place: where results go, beside which unfinished work is kept; asked before the measurement.
         """
         started = time.perf_counter()
         with recorded_warnings() as messages:
             ready = self.prepare(show)
+            found = identity(ready.model, ready.prompts.tokens, ready.request)
+            out = place(ready.model.checkpoint.name, identity_of(found))
 
             def units() -> Units:
-                return Units.open(out, identity(ready.model, ready.prompts.tokens, ready.request), resume)
+                return Units.open(out, continuing(found), identity_of(found), resume)
 
             signature = ready.measure(units, show, messages, started)
             claims = bool(ready.model.plan.spans) and ready.request.tests_periods

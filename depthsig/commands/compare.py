@@ -21,6 +21,7 @@ from depthsig.comparison.roles import Roles, guess_roles, read_roles
 from depthsig.progress import Progress
 from depthsig.signature import Comparison, Signature
 from depthsig.signature.compared import SCHEMA, ensure_comparison
+from depthsig.signature.naming import IDENTITY, identity_of
 from depthsig.signature.provenance import TABLES_ONLY, versions
 from depthsig.statistics.convergence import POINTS, prompt_weights, seed_weights
 from depthsig.statistics.resampling import MIN_PROMPTS, RESAMPLES
@@ -72,8 +73,11 @@ def compare(
     with show.stage("scores and claims", 2 * len(arms)) as tick:
         scores = resampled_scores(inputs, pairing, weights)
         claims, recurrence = judge_claims(arms, measured, scores, Periods(inputs, pairing, weights), tick)
+    made_of = {
+        "inputs": [i.content for i in inputs], "roles": who.members, "seed": seed, "resamples": resamples,
+    }  # fmt: skip
     info = {
-        "schema": SCHEMA, "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "schema": SCHEMA, IDENTITY: identity_of(made_of), "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(TABLES_ONLY), "models": [i.record(who.of(p)) for p, i in enumerate(inputs)],
         "roles": {role: [inputs[p].name for p in places] for role, places in who.members.items()},
         "roles_from": who.said,

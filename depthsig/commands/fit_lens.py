@@ -30,8 +30,10 @@ from depthsig.progress import Progress
 from depthsig.prompts import BUILTIN, Prompt, TokenPrompt, load_prompts
 from depthsig.prompts.builtin import DEFAULT_N
 from depthsig.prompts.primitives import TASKS
+from depthsig.signature.folders import ensure_writable, writing
+from depthsig.signature.naming import IDENTITY, identity_of
 from depthsig.signature.provenance import versions
-from depthsig.signature.storage import LENS, ensure_writable, writing
+from depthsig.signature.records import LENS
 
 STEPS, RATE, DECAY = 100, 0.3, 1e-3
 GENERATED = 1000
@@ -50,12 +52,13 @@ class FittedLens:
         lens: to give to :func:`depthsig.analyze` as ``lens=``.
         depths: one row a depth 0..S−1: ``layer``, held-out KL(p‖q_d) in nats with the ``plain``
             and the ``tuned`` lens, and ``kept``, where the map comes from.
-        record: what ``lens.json`` says.
+        record: what ``lens.json`` says. name: of the checkpoint.
     """
 
     lens: TunedLens
     depths: pd.DataFrame
     record: dict[str, Any]
+    name: str = "model"
 
     def save(self, out: str | Path) -> Path:
         """Write the lens in tuned-lens' own format (``config.json``, ``params.pt``) with ``lens.json``.
@@ -132,8 +135,13 @@ def fit_lens(
     _warn(depths, tokens["train"], opened.trace.width)
     asked = {"n": n, "max_tokens": max_tokens, "chat_template": chat_template, "steps": steps, "lr": lr,
              "weight_decay": weight_decay, "seed": seed, "prompts": name, **opened.declared.record()}  # fmt: skip
+    made_of = {
+        "checkpoint": opened.checkpoint.content_hash or opened.checkpoint.source, "dtype": str(opened.dtype),
+        "layers": list(opened.plan.layers), "prompts": [p.tokens_sha256 for p in ready], **asked,
+    }  # fmt: skip
     record = {
         "schema": SCHEMA,
+        IDENTITY: identity_of(made_of),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "checkpoint": {"id": opened.checkpoint.source, "content_hash": opened.checkpoint.content_hash},
@@ -149,7 +157,7 @@ def fit_lens(
     }
     weights, biases = zip(*(fits[d].map for d in sorted(fits)), strict=True)
     lens = TunedLens(weights, biases, config=_config(opened), record=record)
-    fitted = FittedLens(lens, depths, record)
+    fitted = FittedLens(lens, depths, record, opened.checkpoint.name)
     if out is not None:
         fitted.save(out)
         fitted = replace(fitted, lens=replace(lens, source=str(out)))

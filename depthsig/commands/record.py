@@ -22,6 +22,7 @@ from depthsig.metrics import Metric
 from depthsig.metrics.entries.plugins import plugin_of
 from depthsig.model import Model
 from depthsig.prompts import TokenPrompt
+from depthsig.signature.naming import IDENTITY, identity_of
 from depthsig.signature.provenance import versions
 from depthsig.signature.schema import SCHEMA
 
@@ -44,6 +45,7 @@ def describe(
     ]  # fmt: skip
     return {
         "schema": SCHEMA,
+        IDENTITY: identity_of(identity(model, prompts.tokens, request)),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {**versions(), "python": platform.python_version()},
         "checkpoint": {
@@ -85,15 +87,19 @@ def _own(request: Request, plugins: Sequence[Mapping[str, str]]) -> dict[str, An
 
 
 def identity(model: Model, prompts: Sequence[TokenPrompt], request: Request) -> dict[str, Any]:
-    """What must be the same for unfinished work to be gone on with."""
+    """What makes an analysis what it is; a result of another identity is another result."""
     return {
         "checkpoint": model.checkpoint.content_hash or model.checkpoint.source,
         "plan": list(model.plan.layers), "declared": model.declared.record(),
-        "dtype": str(model.dtype), "prompts": [p.tokens_sha256 for p in prompts],
-        "version": __version__, **request.record(),
+        "dtype": str(model.dtype), "prompts": [p.tokens_sha256 for p in prompts], **request.record(),
         "content of --lens": None if request.lens is None else request.lens.content_hash,
         "plug-in or metric of your own": {one.id: _fingerprint(one) for one in request.needed.values() if one.own},
     }  # fmt: skip
+
+
+def continuing(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same for unfinished work to be gone on with: an analysis by this very version."""
+    return {**identity, "version": __version__}
 
 
 def _fingerprint(one: Metric) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ import numpy as np
 
 from depthsig.errors import DepthsigError, InputError
 from depthsig.measure.token_rows import TokenRows
-from depthsig.signature.storage import begin, partial_path
+from depthsig.signature.folders import UNITS, begin, end, partial_path, storing
+from depthsig.signature.naming import IDENTITY, REQUEST
 from depthsig.tables.samples import Samples
 
 
@@ -26,13 +26,22 @@ class Units:
 
     A piece is a job's result on one batch: per-prompt sums and token-level rows. It is written
     whole or not at all, and adding it again gives the numbers that an uninterrupted run has.
+
+    Attributes:
+        stamp: of the request that the pieces belong to; every piece carries it.
+        out: the results folder, as it was given.
     """
 
     folder: Path | None = None
+    stamp: str = ""
+    out: str = ""
 
     @classmethod
-    def open(cls, out: str | Path | None, request: dict[str, Any], resume: bool) -> Units:
+    def open(cls, out: str | Path | None, request: dict[str, Any], identity: str, resume: bool) -> Units:
         """The pieces of this very request; those of another, or without ``resume``, are cleared.
+
+        Args:
+            request: what must be the same for work to be gone on with. identity: of the result.
 
         Raises:
             InputError: with ``resume``, if what lies there was made by another request.
@@ -41,11 +50,11 @@ class Units:
             if resume:
                 raise InputError("--resume needs the --out folder that the interrupted analysis had")
             return cls()
-        folder = partial_path(out) / "units"
+        folder = partial_path(out) / UNITS
         text = json.dumps(request, sort_keys=True, default=str)
         stamp = hashlib.sha256(text.encode()).hexdigest()
-        found = folder / "request.json"
-        if folder.exists() and resume:
+        found = folder / REQUEST
+        if resume and found.exists():
             before = _read(found)
             if before.get("stamp") != stamp:
                 different = [k for k in request if before.get("request", {}).get(k) != json.loads(text).get(k)]
@@ -53,13 +62,18 @@ class Units:
                     f"--resume: {str(partial_path(out))!r} was begun with another {', '.join(different) or 'request'}; "
                     "give the same options, or leave --resume out to start anew"
                 )
-            return cls(folder)
+            begin(out)
+            return cls(folder, stamp, str(out))
         begin(out, anew=True)
-        folder.mkdir()
-        scratch = found.with_suffix(".tmp")
-        scratch.write_text(json.dumps({"stamp": stamp, "request": json.loads(text)}), encoding="utf-8")
-        scratch.replace(found)
-        return cls(folder)
+        opened = cls(folder, stamp, str(out))
+        with opened.cleared_on_errors(), storing(out):
+            # Known by its request from the first moment that it is there.
+            scratch = folder.with_name(f"{UNITS}.tmp")
+            scratch.mkdir()
+            told = json.dumps({"stamp": stamp, IDENTITY: identity, "request": json.loads(text)})
+            (scratch / REQUEST).write_text(told, encoding="utf-8")
+            scratch.rename(folder)
+        return opened
 
     def load(self, name: str, samples: Samples) -> TokenRows | None:
         """Add a finished piece to ``samples`` and return its token rows; None where there is none.
@@ -72,22 +86,31 @@ class Units:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 state = {k: arrays[k] for k in arrays.files}
+            ours = str(state.pop("stamp")) == self.stamp
             rows = json.loads(str(state.pop("tokens")))
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-            path.unlink(missing_ok=True)
+            ours = False
+        if not ours:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             return None
         samples.absorb(state)
         return rows
 
     def save(self, name: str, samples: Samples, rows: TokenRows) -> None:
-        """Keep a finished piece."""
+        """Keep a finished piece.
+
+        Raises:
+            DepthsigError: if the disk is full, or the folder was taken away.
+        """
         path = self._path(name)
         if path is None:
             return
-        scratch = path.with_suffix(".tmp")
-        with scratch.open("wb") as file:
-            np.savez(file, tokens=np.array(json.dumps(rows)), **samples.state())  # type: ignore[arg-type]
-        scratch.replace(path)
+        scratch, told = path.with_suffix(".tmp"), {"stamp": np.array(self.stamp), "tokens": np.array(json.dumps(rows))}
+        with storing(self.out):
+            with scratch.open("wb") as file:
+                np.savez(file, **told, **samples.state())  # type: ignore[arg-type]
+            scratch.replace(path)
 
     def _path(self, name: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{name}.npz"
@@ -99,7 +122,7 @@ class Units:
             yield
         except DepthsigError:
             if self.folder is not None:
-                shutil.rmtree(self.folder.parent, ignore_errors=True)
+                end(self.out)
             raise
 
 

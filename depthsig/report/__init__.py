@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from depthsig.errors import InputError
 from depthsig.report import compared_page
 from depthsig.report.gallery import figures_for
 from depthsig.report.html import render
-from depthsig.report.page import replace_page
-from depthsig.signature import Signature, storage
+from depthsig.report.page import MADE, write_page
+from depthsig.signature import Signature, folders
 from depthsig.signature.compared import RECORD
+from depthsig.signature.records import PAGE
 
 
 def save(signature: Signature, directory: str | Path) -> Path:
@@ -22,16 +22,16 @@ def save(signature: Signature, directory: str | Path) -> Path:
     Returns:
         The path of the page.
     """
-    with storage.writing(directory) as partial:
+    with folders.writing(directory) as partial:
         signature.write(partial)
         _draw(signature, partial)
-    return Path(directory) / "report.html"
+    return Path(directory) / PAGE
 
 
 def build(directory: str | Path) -> Path:
     """Draw every figure of a saved signature (or comparison) and write ``report.html`` beside it.
 
-    Old figures are replaced when all new ones are there.
+    The folder changes places with one that has them all, so that it is the old one or the new one.
 
     Raises:
         InputError: if the folder is no result, or cannot be written.
@@ -42,12 +42,11 @@ def build(directory: str | Path) -> Path:
     folder = Path(directory)
     if (folder / RECORD).exists():
         return compared_page.build(folder)
-    try:
-        _draw(Signature.load(folder), folder)
-    except OSError as error:
-        raise InputError(f"{str(folder)!r} cannot be written: {error.strerror}") from None
-    return folder / "report.html"
+    signature = Signature.load(folder)
+    with folders.redrawing(folder, leave=MADE) as partial:
+        _draw(signature, partial)
+    return folder / PAGE
 
 
 def _draw(signature: Signature, folder: Path) -> None:
-    replace_page(folder, figures_for(signature), lambda saved: render(signature, saved))
+    write_page(folder, figures_for(signature), lambda saved: render(signature, saved))

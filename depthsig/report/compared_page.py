@@ -10,16 +10,17 @@ from typing import Any
 
 import pandas as pd
 
-from depthsig.errors import InputError
 from depthsig.metrics.rules import LATE
 from depthsig.report.figures.forest import draw_by_profile, draw_claims, draw_late, draw_reliance
 from depthsig.report.figures.labels import with_unit
 from depthsig.report.figures.models import draw_distances, draw_relative, draw_tree
 from depthsig.report.gallery import Drawn
 from depthsig.report.html import embedded, environment
-from depthsig.report.page import replace_page
+from depthsig.report.page import MADE, write_page
 from depthsig.report.style import FULL, house_style, new_figure
 from depthsig.signature.compared import Comparison, in_numbers, stated, writing
+from depthsig.signature.folders import redrawing
+from depthsig.signature.records import PAGE
 from depthsig.terms import described
 
 PANELS = 3
@@ -37,22 +38,21 @@ def save(comparison: Comparison, directory: str | Path) -> Path:
     with writing(directory) as partial:
         comparison.write(partial)
         draw(comparison, partial)
-    return Path(directory) / "report.html"
+    return Path(directory) / PAGE
 
 
 def build(directory: str | Path) -> Path:
     """Figures and page of a saved comparison again; returns the page's path."""
     folder = Path(directory)
-    try:
-        draw(Comparison.load(folder), folder)
-    except OSError as error:
-        raise InputError(f"{str(folder)!r} cannot be written: {error.strerror}") from None
-    return folder / "report.html"
+    comparison = Comparison.load(folder)
+    with redrawing(folder, leave=MADE) as partial:
+        draw(comparison, partial)
+    return folder / PAGE
 
 
 def draw(comparison: Comparison, folder: Path) -> None:
-    """Figures and page into a folder that exists; what was there is replaced at the end."""
-    replace_page(folder, figures_for(comparison), lambda saved: render(comparison, saved))
+    """Figures and page into a folder that exists and has none."""
+    write_page(folder, figures_for(comparison), lambda saved: render(comparison, saved))
 
 
 def figures_for(comparison: Comparison) -> Iterator[Drawn]:

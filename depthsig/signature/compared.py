@@ -15,13 +15,14 @@ from depthsig.errors import InputError
 from depthsig.metrics import Metric
 from depthsig.metrics.registry import with_own
 from depthsig.metrics.rules import CLAIM_QUANTITIES, CLAIM_STATEMENTS
-from depthsig.signature import storage, tabular
+from depthsig.signature import folders, storage, tabular
+from depthsig.signature.records import COMPARE
 from depthsig.signature.tabular import NAME, NUMBER, TEXT, Columns
 from depthsig.terms import NONE
 
 SCHEMA = "depthsig-compare/2"
 READS = ("depthsig-compare/1", SCHEMA)
-RECORD = storage.COMPARE
+RECORD = COMPARE
 
 _INTERVAL = {"ci_low": NUMBER, "ci_high": NUMBER}
 _PROFILE = {"metric": TEXT, "part": NAME, "scope": NAME}
@@ -177,9 +178,9 @@ def ensure_comparison(directory: str | Path) -> None:
     Raises:
         InputError: if it cannot, or holds anything but an older comparison (a signature above all).
     """
-    storage.ensure_writable(directory, RECORD)
+    folders.ensure_writable(directory, RECORD)
 
 
 def writing(directory: str | Path) -> Any:
     """A folder to write a comparison into, which becomes ``directory`` when all went well."""
-    return storage.writing(directory, RECORD)
+    return folders.writing(directory, RECORD)

@@ -15,7 +15,8 @@ from depthsig.errors import InputError
 from depthsig.metrics import Metric
 from depthsig.metrics.registry import with_own
 from depthsig.metrics.rules import SHOWN_TOKENS
-from depthsig.signature import storage
+from depthsig.signature import folders, storage
+from depthsig.signature.records import is_result
 from depthsig.signature.schema import FILES, TABLES
 from depthsig.signature.tabular import conform
 from depthsig.terms import NONE
@@ -114,7 +115,7 @@ class Signature:
 
     def save(self, directory: str | Path) -> Path:
         """Write the results folder, whole or not at all; an older result is replaced."""
-        with storage.writing(directory) as partial:
+        with folders.writing(directory) as partial:
             self.write(partial)
         return Path(directory)
 
@@ -135,7 +136,7 @@ class Signature:
         """
         info, tables = storage.read_tables(directory)
         inside = Path(directory) / "control"
-        control = cls.load(inside) if storage.is_result(inside) else None
+        control = cls.load(inside) if is_result(inside) else None
         return cls(info, **{_ATTRIBUTES[name]: frame for name, frame in tables.items()}, control=control)
 
     def __repr__(self) -> str:
