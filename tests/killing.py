@@ -14,16 +14,17 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _OTHERS = ("os.mkdir", "os.remove", "os.rmdir", "os.rename", "os.link", "shutil.rmtree", "shutil.copytree")
 
 
-def kills(folder: Path, prepare: Callable[[], Any], act: Callable[[], Any]) -> Iterator[str]:
+def kills(folder: Path, prepare: Callable[[], Any], act: Callable[[], Any], stride: int = 1) -> Iterator[str]:
     """Run ``act`` again and again, killed before its first, second, ... change below ``folder``; until it ends unhurt.
 
     Args:
         prepare: brings the folder back to where ``act`` begins.
+        stride: kill only before every so many changes.
 
     Yields:
         What was about to happen, each time that a process was killed.
     """
-    for point in range(1, 10_000):
+    for point in range(1, 10_000, stride):
         prepare()
         killed, said = _run(folder, act, point)
         if not killed:
@@ -66,7 +67,7 @@ def _watch(folder: str, point: int, into: int) -> Callable[[str, tuple[Any, ...]
             path = arguments[0]
         else:
             return
-        text = os.path.abspath(os.fsdecode(path)) if isinstance(path, (str, bytes, os.PathLike)) else folder
+        text = str(Path.cwd() / os.fsdecode(path)) if isinstance(path, (str, bytes, os.PathLike)) else folder
         # What removes a tree names its entries without their folders.
         if not text.startswith(folder) and event not in ("os.remove", "os.rmdir"):
             return
