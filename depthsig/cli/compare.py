@@ -40,8 +40,9 @@ def compare(
     from depthsig.commands.compare import compare as run  # start-up time
     from depthsig.comparison.roles import folders, split_roles  # start-up time
     from depthsig.report.compared_page import save  # start-up time
-    from depthsig.signature.compared import RECORD, ensure_comparison  # start-up time
-    from depthsig.signature.naming import IDENTITY, ensure_results  # start-up time
+    from depthsig.signature.compared import RECORD  # start-up time
+    from depthsig.signature.folders.naming import IDENTITY, ensure_results  # start-up time
+    from depthsig.signature.folders.writing import ensure_writable  # start-up time
 
     given = list(directories or [])
     for value in (split_roles(roles) if roles is not None else {}).values():
@@ -52,7 +53,7 @@ def compare(
         ensure_results()
     else:
         _refuse_overlap(out, given)
-        ensure_comparison(out)
+        ensure_writable(out, RECORD)
     places = opt.Places(out, RECORD)
     with opt.plain_warnings():
         found = run(given, roles=roles, seed=seed, progress=opt.progress(no_progress))

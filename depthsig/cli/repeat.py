@@ -39,8 +39,8 @@ def repeat(
     json: opt.Json = False,
 ) -> None:
     """Run a span of layers several times, and see what that does to loss and accuracy."""
-    from depthsig.signature.folders import ensure_writable  # start-up time
-    from depthsig.signature.records import REPEAT  # start-up time
+    from depthsig.signature.folders.kinds import REPEAT  # start-up time
+    from depthsig.signature.folders.writing import ensure_writable  # start-up time
 
     if out is not None:
         ensure_writable(out, REPEAT)

@@ -31,8 +31,8 @@ from depthsig.model import Model
 from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.progress import Progress
 from depthsig.signature import Signature
-from depthsig.signature.folders import ensure_writable
-from depthsig.signature.naming import identity_of
+from depthsig.signature.folders.naming import identity_of
+from depthsig.signature.folders.writing import ensure_writable
 from depthsig.tables.periods import beside_control, period_scores
 from depthsig.tables.samples import matrices_table, profiles_table, samples_table
 from depthsig.tables.score_rows import scores_table

@@ -20,8 +20,9 @@ from depthsig.comparison.reliance import late_table, model_scores, resampled_sco
 from depthsig.comparison.roles import Roles, guess_roles, read_roles
 from depthsig.progress import Progress
 from depthsig.signature import Comparison, Signature
-from depthsig.signature.compared import SCHEMA, ensure_comparison
-from depthsig.signature.naming import IDENTITY, identity_of
+from depthsig.signature.compared import RECORD, SCHEMA
+from depthsig.signature.folders.naming import IDENTITY, identity_of
+from depthsig.signature.folders.writing import ensure_writable
 from depthsig.signature.provenance import TABLES_ONLY, versions
 from depthsig.statistics.convergence import POINTS, prompt_weights, seed_weights
 from depthsig.statistics.resampling import MIN_PROMPTS, RESAMPLES
@@ -59,7 +60,7 @@ def compare(
             no common prompt or profile, roles that cannot be read.
     """
     if out is not None:
-        ensure_comparison(out)
+        ensure_writable(out, RECORD)
     show = Progress.of(progress)
     inputs = open_inputs(signatures)
     who = guess_roles(inputs) if roles is None else read_roles(roles, inputs)

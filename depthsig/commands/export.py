@@ -22,7 +22,7 @@ from depthsig.errors import CertificateError, InputError, UnsupportedModelError
 from depthsig.model import Model
 from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.progress import Progress
-from depthsig.signature.folders import partial_path
+from depthsig.signature.folders.writing import partial_path
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 

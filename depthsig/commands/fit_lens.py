@@ -30,10 +30,10 @@ from depthsig.progress import Progress
 from depthsig.prompts import BUILTIN, Prompt, TokenPrompt, load_prompts
 from depthsig.prompts.builtin import DEFAULT_N
 from depthsig.prompts.primitives import TASKS
-from depthsig.signature.folders import ensure_writable, writing
-from depthsig.signature.naming import IDENTITY, identity_of
+from depthsig.signature.folders.kinds import LENS
+from depthsig.signature.folders.naming import IDENTITY, identity_of
+from depthsig.signature.folders.writing import ensure_writable, writing
 from depthsig.signature.provenance import versions
-from depthsig.signature.records import LENS
 
 STEPS, RATE, DECAY = 100, 0.3, 1e-3
 GENERATED = 1000

@@ -22,7 +22,7 @@ from depthsig.metrics import Metric
 from depthsig.metrics.entries.plugins import plugin_of
 from depthsig.model import Model
 from depthsig.prompts import TokenPrompt
-from depthsig.signature.naming import IDENTITY, identity_of
+from depthsig.signature.folders.naming import IDENTITY, identity_of
 from depthsig.signature.provenance import versions
 from depthsig.signature.schema import SCHEMA
 

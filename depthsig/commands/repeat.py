@@ -23,9 +23,9 @@ from depthsig.progress import Progress
 from depthsig.prompts import Prompt
 from depthsig.prompts.primitives import TASKS
 from depthsig.signature import Signature, tabular
-from depthsig.signature.folders import ensure_writable, writing
+from depthsig.signature.folders.kinds import REPEAT
+from depthsig.signature.folders.writing import ensure_writable, writing
 from depthsig.signature.provenance import versions
-from depthsig.signature.records import REPEAT
 from depthsig.signature.storage import write_record
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import numpy as np
 
 from depthsig.errors import DepthsigError, InputError
 from depthsig.measure.token_rows import TokenRows
-from depthsig.signature.folders import UNITS, begin, end, partial_path, storing
-from depthsig.signature.naming import IDENTITY, REQUEST
+from depthsig.signature.folders.naming import IDENTITY, REQUEST
+from depthsig.signature.folders.writing import UNITS, begin, end, partial_path, storing
 from depthsig.tables.samples import Samples
 
 

@@ -8,9 +8,10 @@ from depthsig.report import compared_page
 from depthsig.report.gallery import figures_for
 from depthsig.report.html import render
 from depthsig.report.page import MADE, write_page
-from depthsig.signature import Signature, folders
+from depthsig.signature import Signature
 from depthsig.signature.compared import RECORD
-from depthsig.signature.records import PAGE
+from depthsig.signature.folders.kinds import PAGE
+from depthsig.signature.folders.writing import redrawing, writing
 
 
 def save(signature: Signature, directory: str | Path) -> Path:
@@ -22,7 +23,7 @@ def save(signature: Signature, directory: str | Path) -> Path:
     Returns:
         The path of the page.
     """
-    with folders.writing(directory) as partial:
+    with writing(directory) as partial:
         signature.write(partial)
         _draw(signature, partial)
     return Path(directory) / PAGE
@@ -43,7 +44,7 @@ def build(directory: str | Path) -> Path:
     if (folder / RECORD).exists():
         return compared_page.build(folder)
     signature = Signature.load(folder)
-    with folders.redrawing(folder, leave=MADE) as partial:
+    with redrawing(folder, leave=MADE) as partial:
         _draw(signature, partial)
     return folder / PAGE
 

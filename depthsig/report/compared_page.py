@@ -18,9 +18,9 @@ from depthsig.report.gallery import Drawn
 from depthsig.report.html import embedded, environment
 from depthsig.report.page import MADE, write_page
 from depthsig.report.style import FULL, house_style, new_figure
-from depthsig.signature.compared import Comparison, in_numbers, stated, writing
-from depthsig.signature.folders import redrawing
-from depthsig.signature.records import PAGE
+from depthsig.signature.compared import RECORD, Comparison, in_numbers, stated
+from depthsig.signature.folders.kinds import PAGE
+from depthsig.signature.folders.writing import redrawing, writing
 from depthsig.terms import described
 
 PANELS = 3
@@ -35,7 +35,7 @@ def save(comparison: Comparison, directory: str | Path) -> Path:
     Raises:
         InputError: if the folder is no comparison of ours, or cannot be written.
     """
-    with writing(directory) as partial:
+    with writing(directory, RECORD) as partial:
         comparison.write(partial)
         draw(comparison, partial)
     return Path(directory) / PAGE

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from depthsig.report.gallery import Drawn, save_figures
-from depthsig.signature.records import FIGURES, PAGE
+from depthsig.signature.folders.kinds import FIGURES, PAGE
 
 MADE = (FIGURES, PAGE)
 """What is drawn from the tables, and can be drawn again."""

@@ -15,8 +15,8 @@ from depthsig.errors import InputError
 from depthsig.metrics import Metric
 from depthsig.metrics.registry import with_own
 from depthsig.metrics.rules import CLAIM_QUANTITIES, CLAIM_STATEMENTS
-from depthsig.signature import folders, storage, tabular
-from depthsig.signature.records import COMPARE
+from depthsig.signature import storage, tabular
+from depthsig.signature.folders.kinds import COMPARE
 from depthsig.signature.tabular import NAME, NUMBER, TEXT, Columns
 from depthsig.terms import NONE
 
@@ -104,7 +104,7 @@ class Comparison:
 
     def save(self, directory: str | Path) -> Path:
         """Write tables and record, whole or not at all; an older comparison is replaced."""
-        with writing(directory) as partial:
+        with writing(directory, RECORD) as partial:
             self.write(partial)
         return Path(directory)
 
@@ -170,17 +170,3 @@ def in_numbers(claim: dict[str, Any]) -> str:
 def number(value: float) -> str:
     """A signed number of three digits, or that it is undefined."""
     return f"{value:+.3g}" if np.isfinite(value) else "undefined"
-
-
-def ensure_comparison(directory: str | Path) -> None:
-    """Check that a comparison can be written to ``directory``, before anything is computed.
-
-    Raises:
-        InputError: if it cannot, or holds anything but an older comparison (a signature above all).
-    """
-    folders.ensure_writable(directory, RECORD)
-
-
-def writing(directory: str | Path) -> Any:
-    """A folder to write a comparison into, which becomes ``directory`` when all went well."""
-    return folders.writing(directory, RECORD)

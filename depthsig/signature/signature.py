@@ -15,8 +15,9 @@ from depthsig.errors import InputError
 from depthsig.metrics import Metric
 from depthsig.metrics.registry import with_own
 from depthsig.metrics.rules import SHOWN_TOKENS
-from depthsig.signature import folders, storage
-from depthsig.signature.records import is_result
+from depthsig.signature import storage
+from depthsig.signature.folders.kinds import is_result
+from depthsig.signature.folders.writing import writing
 from depthsig.signature.schema import FILES, TABLES
 from depthsig.signature.tabular import conform
 from depthsig.terms import NONE
@@ -115,7 +116,7 @@ class Signature:
 
     def save(self, directory: str | Path) -> Path:
         """Write the results folder, whole or not at all; an older result is replaced."""
-        with folders.writing(directory) as partial:
+        with writing(directory) as partial:
             self.write(partial)
         return Path(directory)
 

@@ -22,7 +22,7 @@ import depthsig.commands.repeat
 import depthsig.report
 import depthsig.report.repeat_figures
 from depthsig.cli.main import main
-from depthsig.signature.records import RECORDS
+from depthsig.signature.folders.kinds import RECORDS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

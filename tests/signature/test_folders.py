@@ -16,9 +16,10 @@ import pytest
 from killing import kills
 
 from depthsig.errors import DepthsigError, InputError
-from depthsig.signature import exchange, folders, locks
-from depthsig.signature.naming import IDENTITY, RESULTS, ensure_results, settle
-from depthsig.signature.records import OURS, RECORDS, SIGNATURE, result_kind
+from depthsig.signature.folders import exchange, locks
+from depthsig.signature.folders import writing as folders
+from depthsig.signature.folders.kinds import OURS, RECORDS, SIGNATURE, result_kind
+from depthsig.signature.folders.naming import IDENTITY, RESULTS, ensure_results, settle
 
 
 def _write(out: Path, text: str, record: str = SIGNATURE, extra: str = "") -> None:
@@ -224,7 +225,7 @@ def test_somebody_elses_files_are_left_alone(tmp_path: Path) -> None:
 def test_two_processes_do_not_write_one_result(tmp_path: Path) -> None:
     code = f"""
         import sys
-        from depthsig.signature import folders
+        from depthsig.signature.folders import writing as folders
         folders.begin({str(tmp_path / "out")!r})
         print("here", flush=True)
         sys.stdin.read()

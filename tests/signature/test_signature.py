@@ -190,7 +190,7 @@ def test_a_damaged_record_is_named(change: dict[str, Any], signature: depthsig.S
 
 
 def test_only_a_result_of_its_own_kind_is_replaced(signature: depthsig.Signature, tmp_path: Path) -> None:
-    from depthsig.signature.folders import ensure_writable
+    from depthsig.signature.folders.writing import ensure_writable
 
     signature.save(tmp_path / "a")
     signature.save(tmp_path / "a")

@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from depthsig.signature.records import RECORDS, is_result
+from depthsig.signature.folders.kinds import RECORDS, is_result
 
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from depthsig.signature.folders import UNITS, ensure_writable, partial_path
-from depthsig.signature.records import SIGNATURE, read_json, result_kind
+from depthsig.signature.folders.kinds import SIGNATURE, read_json, result_kind
+from depthsig.signature.folders.writing import UNITS, ensure_writable, partial_path
 
 RESULTS = Path("depthsig-results")
 IDENTITY = "identity"

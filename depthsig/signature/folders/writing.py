@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from depthsig.errors import DepthsigError, InputError
-from depthsig.signature import locks
-from depthsig.signature.exchange import land, restore
-from depthsig.signature.records import OURS, SIGNATURE, result_kind
+from depthsig.signature.folders import locks
+from depthsig.signature.folders.exchange import land, restore
+from depthsig.signature.folders.kinds import OURS, SIGNATURE, result_kind
 
 MARK = ".depthsig"
 """An empty file that makes a partial folder ours, so that nobody else's is ever cleared."""
