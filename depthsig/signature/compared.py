@@ -17,6 +17,7 @@ from depthsig.metrics.registry import with_own
 from depthsig.metrics.rules import CLAIM_QUANTITIES, CLAIM_STATEMENTS
 from depthsig.signature import storage, tabular
 from depthsig.signature.folders.kinds import COMPARE
+from depthsig.signature.folders.writing import writing
 from depthsig.signature.tabular import NAME, NUMBER, TEXT, Columns
 from depthsig.terms import NONE
 
