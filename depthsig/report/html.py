@@ -16,6 +16,7 @@ from depthsig.report.gallery import PERIODICITY, PLAN, Drawn
 from depthsig.report.period_tables import general_scores, period_rows
 from depthsig.signature import Signature
 from depthsig.signature.provenance import again
+from depthsig.signature.records import SignatureRecord, as_record
 from depthsig.terms import described
 
 
@@ -34,7 +35,7 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
         environment()
         .get_template("report.html.j2")
         .render(
-            info=signature.info,
+            info=as_record(signature.info, SignatureRecord),
             steps=len(signature.plan),
             prompts=signature.prompts,
             n_prompts=len(signature.prompts),
@@ -62,10 +63,12 @@ def slug(title: str) -> str:
 
 def environment() -> jinja2.Environment:
     """Where the pages' templates are; whatever they show is escaped."""
-    return jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("depthsig.report", "templates"),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    made.filters["digits"] = lambda value: _number(value, 3)
+    return made
 
 
 def embedded(drawn: Drawn, svg: Path) -> dict[str, Any]:
@@ -93,8 +96,8 @@ def score_rows(scores: pd.DataFrame, entries: Mapping[str, Metric]) -> list[dict
     return rows
 
 
-def _number(value: Any) -> str:
-    return "–" if pd.isna(value) else f"{float(value):.4g}"
+def _number(value: Any, digits: int = 4) -> str:
+    return "–" if pd.isna(value) else f"{float(value):.{digits}g}"
 
 
 def _definitions(signature: Signature) -> list[Metric]:

@@ -8,13 +8,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from depthsig.terms import NONE
+from depthsig.untrusted import size_of
 
 TEXT, NAME, INTEGER, NUMBER = "text", "name", "integer", "number"
 Columns = Mapping[str, str]
 """Every column of a table, in order, with its kind: empty text is "", a name that does not apply "-", an
 undefined number NaN, an integer that does not apply <NA>."""
+
+
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, pa.ArrowException)
+"""What pandas and Arrow raise for files that are damaged or no tables of ours."""
+
+FEW_ROWS, ROWS_PER_BYTE = 5_000_000, 100
+"""A table of at most so many rows is read; a larger one only if its file is large, too: a few bytes can stand
+for any number of equal rows."""
 
 
 def conform(frame: pd.DataFrame, columns: Columns, what: str = "the table") -> pd.DataFrame:
@@ -58,8 +69,9 @@ def read(path: Path, columns: Columns) -> pd.DataFrame:
     Raises:
         ValueError, OSError: where it was not, or is damaged.
     """
+    size = size_of(path)
     if path.suffix == ".parquet":
-        return conform(pd.read_parquet(path), columns, path.name)
+        return conform(_read_parquet(path, size, columns), columns, path.name)
     kinds: dict[str, Any] = {TEXT: str, NAME: str, INTEGER: "Int64", NUMBER: float}
     # "" is empty text but a missing number; "nan" and "null" are words that may be meant.
     missing = {c: [""] for c, kind in columns.items() if kind in (INTEGER, NUMBER)}
@@ -68,3 +80,12 @@ def read(path: Path, columns: Columns) -> pd.DataFrame:
         float_precision="round_trip",
     )  # fmt: skip
     return conform(frame, columns, path.name)
+
+
+def _read_parquet(path: Path, size: int, columns: Columns) -> pd.DataFrame:
+    """The columns of a parquet file that are ours; what pandas or others keep beside them is not looked at."""
+    about = pq.read_metadata(path)
+    if about.num_rows > max(FEW_ROWS, ROWS_PER_BYTE * size):
+        raise ValueError(f"{about.num_rows:,} rows in {size:,} bytes")
+    there = [name for name in columns if name in about.schema.names]
+    return pq.read_table(path, columns=there).replace_schema_metadata(None).to_pandas()
