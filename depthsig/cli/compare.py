@@ -56,7 +56,7 @@ def compare(
         report = save(found, out)
     if json:
         tables = {n: codec.loads(getattr(found, n).to_json(orient="records")) for n in ("claims", "distances", "late")}
-        typer.echo(codec.dumps({"out": str(out), "report": str(report), **found.info, **tables}, ensure_ascii=False))
+        typer.echo(codec.dumps({"out": str(out), "report": str(report), **found.info, **tables}))
         return
     _show(found)
     typer.echo(f"report: {report}")
