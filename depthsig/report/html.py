@@ -12,6 +12,7 @@ import jinja2
 import pandas as pd
 
 from depthsig.metrics import Metric
+from depthsig.report.fonts import foreign_texts
 from depthsig.report.gallery import PERIODICITY, PLAN, Drawn
 from depthsig.report.period_tables import general_scores, period_rows
 from depthsig.signature import Signature
@@ -72,11 +73,16 @@ def environment() -> jinja2.Environment:
 
 
 def embedded(drawn: Drawn, svg: Path) -> dict[str, Any]:
-    """A figure as the templates show it, its PNG within."""
-    data = base64.b64encode(svg.with_suffix(".png").read_bytes()).decode()
+    """A figure as the templates show it, within the page.
+
+    It is the PNG; where labels are in scripts that no font of ours has, the SVG, whose labels are text that the
+    reader's browser has fonts for. As an image, nothing in it can run.
+    """
+    kind, path = ("svg+xml", svg) if foreign_texts(drawn.figure) else ("png", svg.with_suffix(".png"))
+    data = base64.b64encode(path.read_bytes()).decode()
     wide = drawn.figure.get_size_inches()[0] > 5
     return {"name": drawn.name, "title": drawn.title, "caption": drawn.caption, "wide": wide,
-            "source": f"data:image/png;base64,{data}"}  # fmt: skip
+            "source": f"data:image/{kind};base64,{data}"}  # fmt: skip
 
 
 def score_rows(scores: pd.DataFrame, entries: Mapping[str, Metric]) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,33 @@ def _typed(values: pd.Series, kind: str) -> pd.Series:
 
 
 def write(frame: pd.DataFrame, path: Path, columns: Columns | None = None) -> None:
-    """Write a table as .csv or .parquet, by its file's name; nothing is an empty cell."""
+    """Write a table as .csv or .parquet, by its file's name; nothing is an empty cell.
+
+    Text that a spreadsheet would run as a formula gets a quotation mark before it, which :func:`read` takes away.
+    """
     if columns is not None:
         frame = conform(frame, columns, path.name)
     if path.suffix == ".parquet":
         frame.to_parquet(path, index=False)
     else:
-        frame.to_csv(path, index=False, na_rep="", lineterminator="\n")
+        told = frame.copy()
+        for name in frame.columns:
+            if not pd.api.types.is_numeric_dtype(frame[name]):
+                told[name] = frame[name].map(_quoted, na_action="ignore")
+        told.to_csv(path, index=False, na_rep="", lineterminator="\n")
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How text begins that a spreadsheet would run, or would once a quotation mark before it is taken away."""
+
+
+def _quoted(text: Any) -> Any:
+    """A cell's text, behind the quotation mark that spreadsheets know where it would be run as a formula."""
+    return f"'{text}" if isinstance(text, str) and text != NONE and _FORMULA.match(text) else text
+
+
+def _unquoted(text: str) -> str:
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def read(path: Path, columns: Columns) -> pd.DataFrame:
@@ -79,6 +100,9 @@ def read(path: Path, columns: Columns) -> pd.DataFrame:
         path, dtype={c: kinds[k] for c, k in columns.items()}, keep_default_na=False, na_values=missing,
         float_precision="round_trip",
     )  # fmt: skip
+    for name, kind in columns.items():
+        if kind in (TEXT, NAME) and name in frame:
+            frame[name] = frame[name].map(_unquoted)
     return conform(frame, columns, path.name)
 
 
