@@ -36,7 +36,7 @@ def forward_tokens(device: torch.device) -> int:
     return CPU_FORWARD_TOKENS if device.type == "cpu" else GPU_BLOCK_TOKENS
 
 
-LARGEST = 1 << 50
+MOST_MEMORY = 1 << 50
 """Bytes, of memory that a machine may have."""
 
 
@@ -56,7 +56,7 @@ def parse_memory(text: str | int) -> int:
     if match and unit in ("k", "m", "g", "ki", "mi", "gi"):
         unit = unit + "b"
     found = int(float(match[1]) * units[unit]) if match and unit in units else 0
-    if not 1 <= found <= LARGEST:
+    if not 1 <= found <= MOST_MEMORY:
         raise InputError(f"--memory {shown(text)} is no amount of memory; write for example 4GiB or 800MB")
     return found
 

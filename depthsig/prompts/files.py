@@ -19,7 +19,7 @@ FORMS = (
     "a .txt file has one prompt a line; .jsonl (an object a line), .json (a list), .csv and .parquet have `text` and "
     "maybe `answer`"
 )
-LARGEST = 1 << 30
+LARGEST_FILE = 1 << 30
 """Bytes of a file: more than this is no list of prompts, and would only be counted."""
 
 _OTHERS = {
@@ -80,8 +80,8 @@ def _check(path: Path, n: int | None) -> None:
     if path.is_dir():
         raise InputError(f"prompt file {shown(str(path))} is a folder; {FORMS}")
     size = size_of(path)
-    if size > LARGEST:
-        raise InputError(f"prompt file {shown(str(path))} has {size:,} bytes; at most {LARGEST:,} are read")
+    if size > LARGEST_FILE:
+        raise InputError(f"prompt file {shown(str(path))} has {size:,} bytes; at most {LARGEST_FILE:,} are read")
     if path.suffix.lower() in _OTHERS:
         raise InputError(f"prompt file {shown(str(path))} is a {path.suffix} file, which is not read; {FORMS}")
 

@@ -12,7 +12,8 @@ from depthsig.errors import InputError, shown
 from depthsig.signature import tabular
 from depthsig.signature.consistency import wrong_tables
 from depthsig.signature.records import SignatureRecord, as_record
-from depthsig.signature.schema import FILES, READS, RECORD, TABLES
+from depthsig.signature.schema import FILES, READS, TABLES
+from depthsig.signature.storage import SIGNATURE
 from depthsig.signature.tabular import Columns
 from depthsig.untrusted import read_json
 
@@ -31,11 +32,11 @@ def read_tables(directory: str | Path) -> tuple[dict[str, Any], dict[str, pd.Dat
         raise InputError(f"{str(path)!r} is unfinished work, not a result; run the analysis with --resume")
     if not is_folder(path):
         raise InputError(f"{str(path)!r} is no folder; name a results folder")
-    info = read_record(path / RECORD, READS)
+    info = read_record(path / SIGNATURE, READS)
     try:
         check_record(as_record(info, SignatureRecord))
     except InputError as error:
-        raise InputError(f"{str(path / RECORD)!r} is damaged: {error}") from None
+        raise InputError(f"{str(path / SIGNATURE)!r} is damaged: {error}") from None
     tables = {name: read_table(path / file, TABLES[name]) for name, file in FILES.items()}
     written = info.pop("rows", {})
     for name, file in FILES.items():

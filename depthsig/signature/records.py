@@ -15,7 +15,7 @@ from depthsig.errors import InputError, shown
 from depthsig.metrics.entries.fields import read_entry
 from depthsig.metrics.rules import CLAIM_STATEMENTS
 
-MAX_STEPS = 1 << 15
+MOST_STEPS = 1 << 15
 """Steps of a plan: 1024 passes, the most that can be asked for, of 32 layers."""
 
 Index = Annotated[int, Field(ge=0, lt=1 << 24)]
@@ -29,7 +29,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
-class Step(_Record):
+class RecordedStep(_Record):
     """One executed step of the plan."""
 
     step: Index
@@ -169,7 +169,7 @@ class SignatureRecord(_Record):
     device: str | None = None
     seed: Seed = 0
     random_state: RandomState | None = None
-    plan: Annotated[list[Step], Field(min_length=1, max_length=MAX_STEPS)]
+    plan: Annotated[list[RecordedStep], Field(min_length=1, max_length=MOST_STEPS)]
     spans: Spans
     certificates: list[RecordedCertificate] = []
     lens: RecordedLens | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from depthsig.signature.tabular import INTEGER, NAME, NUMBER, TEXT, Columns
 
 SCHEMA = "depthsig-signature/2"
-RECORD = "signature.json"
 READS = ("depthsig-signature/1", SCHEMA)
 """Schemas that are read; the first had empty cells where a name does not apply."""
 

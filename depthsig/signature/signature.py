@@ -17,7 +17,7 @@ from depthsig.metrics.registry import with_own
 from depthsig.metrics.rules import SHOWN_TOKENS
 from depthsig.signature import storage
 from depthsig.signature.reading import CONTROL, has_control, read_tables
-from depthsig.signature.records import STEP_COLUMNS, Step
+from depthsig.signature.records import STEP_COLUMNS, RecordedStep
 from depthsig.signature.schema import FILES, TABLES
 from depthsig.signature.tabular import conform
 from depthsig.terms import NONE
@@ -61,7 +61,9 @@ class Signature:
     def plan(self) -> pd.DataFrame:
         """The steps that were run, one row each."""
         steps = self.info.get("plan", [])
-        there = [name for name in Step.model_fields if name in STEP_COLUMNS or any(name in step for step in steps)]
+        there = [
+            name for name in RecordedStep.model_fields if name in STEP_COLUMNS or any(name in step for step in steps)
+        ]
         frame = pd.DataFrame(steps).reindex(columns=there)
         for column in frame.columns.difference(["span", "boundary"]):
             frame[column] = frame[column].astype("Int64")
