@@ -30,3 +30,24 @@ class CertificateError(DepthsigError):
 
 class DepthsigWarning(UserWarning):
     """Something the user should know that does not stop the analysis."""
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value as a message shows it: without its middle where that is long, and text in quotes.
+
+    >>> shown("4:8"), shown("9" * 5000, most=9)
+    ("'4:8'", "'999…999'")
+    """
+    text = repr(value) if isinstance(value, str) else written(value)
+    if len(text) <= most:
+        return text
+    half = (most - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
+
+
+def written(value: object) -> str:
+    """A value as text, whatever it is: Python itself writes no integer of more than 4,300 digits."""
+    try:
+        return str(value)
+    except ValueError:
+        return f"<a number of {value.bit_length()} bits>" if isinstance(value, int) else f"<{type(value).__name__}>"

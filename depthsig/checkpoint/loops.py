@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from depthsig.checkpoint.conduct import Conduct, Setting, conducted
 from depthsig.checkpoint.draws import draws_randomly
-from depthsig.errors import InputError, UnsupportedModelError
+from depthsig.errors import InputError, UnsupportedModelError, shown, written
 
 FIELDS = ("total_ut_steps", "num_loops", "loop_num", "mean_recurrence", "H_cycles", "L_cycles")
 """Config fields that count iterations (Ouro, Nanbeige, IQuest-Loop, Huginn and Parcae, HRM-Text)."""
@@ -86,18 +86,22 @@ def parse_iterations(text: int | str | Mapping[str, int] | None) -> dict[str, in
     if text is None:
         return {}
     if isinstance(text, Mapping):
-        text = ",".join(f"{k}={v}" for k, v in text.items())
+        pieces = [f"{name}={written(count)}" for name, count in text.items()]
+    else:
+        pieces = written(text).split(",")
     found = {}
-    for piece in str(text).split(","):
-        match = re.fullmatch(r"\s*(?:([A-Za-z_]\w*)\s*=)?\s*(-?\d+)\s*", piece)
+    for piece in pieces:
+        match = re.fullmatch(r"\s*(?:([A-Za-z_]\w*)\s*=)?\s*(-?\d+)\s*", piece, re.ASCII)
         if not match:
-            raise InputError(f"--iterations {text!r} is no count; write 4, or H_cycles=3,L_cycles=2 for nested loops")
+            raise InputError(
+                f"--iterations {shown(text)} is no count; write 4, or H_cycles=3,L_cycles=2 for nested loops"
+            )
         number = int(match[2]) if len(match[2]) < 10 else MAX_ITERATIONS + 1
         if not 1 <= number <= MAX_ITERATIONS:
-            raise InputError(f"--iterations {text!r}: a loop runs 1 to {MAX_ITERATIONS} times")
+            raise InputError(f"--iterations {shown(text)}: a loop runs 1 to {MAX_ITERATIONS} times")
         found[match[1] or ""] = number
     if len(found) > 1 and "" in found:
-        raise InputError(f"--iterations {text!r} mixes a bare count with named ones; name each")
+        raise InputError(f"--iterations {shown(text)} mixes a bare count with named ones; name each")
     return found
 
 

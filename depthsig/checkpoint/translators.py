@@ -30,7 +30,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from depthsig.checkpoint.finite import is_finite
-from depthsig.errors import InputError
+from depthsig.errors import InputError, shown
+from depthsig.untrusted import read_json, size_of
 
 CONFIG, PARAMS, SAFE, RECORD = "config.json", "params.pt", "params.safetensors", "lens.json"
 SCHEMA = "depthsig-lens/1"
@@ -148,16 +149,14 @@ def write_lens(lens: TunedLens, folder: Path, record: Mapping[str, Any]) -> None
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except OSError:
         raise InputError(f"--lens {str(folder)!r} holds no {CONFIG}; it is no tuned lens") from None
-    except ValueError as error:
-        raise InputError(f"{str(path)!r} is damaged ({error})") from None
     if not isinstance(config, dict):
         raise InputError(f"{str(path)!r} holds a {type(config).__name__}; the config of a tuned lens is an object")
     kind = config.get("lens_type", LENS_TYPE)
     if kind != LENS_TYPE:
-        raise InputError(f"{str(path)!r} is a lens of type {kind!r}; {LENS_TYPE!r} can be read")
+        raise InputError(f"{str(path)!r} is a lens of type {shown(kind)}; {LENS_TYPE!r} can be read")
     if config.get("extra_layers") or config.get("reuse_unembedding") is False:
         raise InputError(f"{str(path)!r} has layers or unembeddings of its own; only affine translators can be read")
     return config
@@ -166,14 +165,15 @@ def _config(folder: Path) -> dict[str, Any]:
 def _record(folder: Path) -> dict[str, Any]:
     """Our own record; another program's file of that name is not ours to complain about."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_json(folder / RECORD)
+    except (OSError, InputError):
         return {}
     ours = isinstance(record, dict) and str(record.get("schema", "")).startswith("depthsig-lens/")
     return record if ours else {}
 
 
 def _state(path: Path) -> dict[str, Tensor]:
+    size = size_of(path)
     try:
         if path.name == SAFE:
             return load_file(path)
@@ -182,12 +182,27 @@ def _state(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"{str(path)!r} holds more than tensors, which could run code when loaded; a plain state dict can be read"
         ) from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    # What torch raises for a file that is no archive depends on the byte at which it notices.
+    except (
+        SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+        ArithmeticError, AssertionError, NotImplementedError,
+    ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{str(path)!r} is truncated or damaged ({reason})") from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{str(path)!r} holds no state dict of tensors; tuned-lens' {PARAMS} was expected")
+    for key, value in state.items():
+        if value.layout != torch.strided or value.is_meta:
+            raise InputError(f"{str(path)!r}: {shown(key)} is {_kind(value)}; plain tensors can be read")
+        if value.numel() * value.element_size() > size:
+            raise InputError(
+                f"{str(path)!r}: {shown(key)} has {value.numel():,} numbers, more than the file's {size:,} bytes hold"
+            )
     return {str(k): v for k, v in state.items()}
+
+
+def _kind(tensor: Tensor) -> str:
+    return "without numbers (of the device meta)" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
 
 
 def _translators(state: dict[str, Tensor], config: Mapping[str, Any], path: str) -> dict[str, Tensor]:
@@ -197,7 +212,9 @@ def _translators(state: dict[str, Tensor], config: Mapping[str, Any], path: str)
     # Renamed twice by tuned-lens itself: probe, then adapter, then translator.
     state = {re.sub("probe|adapter", "translator", k): v for k, v in state.items() if not k.startswith(_READOUT)}
     if not any(key.startswith("layer_translators.") for key in state):
-        raise InputError(f"{path!r} has no translators; found the keys {sorted(state)[:3]}, not 0.weight, 0.bias …")
+        raise InputError(
+            f"{path!r} has no translators; found the keys {shown(sorted(state)[:3])}, not 0.weight, 0.bias …"
+        )
     if "input_translator.weight" not in state:
         raise InputError(f"{path!r} has no translator of the embeddings (include_input=False); one a depth is needed")
     found = {}
@@ -223,7 +240,9 @@ def _checked(
     wrong = sorted(set(names) ^ set(state))
     if wrong or not count:
         kind = "lacks" if wrong and wrong[0] in names else "has the unknown key"
-        raise InputError(f"{path!r} {kind} {wrong[0] if wrong else '0.weight'!r}; {count} translators were expected")
+        raise InputError(
+            f"{path!r} {kind} {shown(wrong[0] if wrong else '0.weight')}; {count} translators were expected"
+        )
     width = state["0.weight"].shape[-1] if state["0.weight"].ndim else 0
     for name in names:
         tensor, shape = state[name], (width, width) if name.endswith("weight") else (width,)
@@ -236,7 +255,9 @@ def _checked(
             raise InputError(f"{path!r}: {name} holds values that are not finite; the lens is damaged")
     for key, found in (("d_model", width), ("num_hidden_layers", count), ("num_layers", count)):
         if config.get(key, found) != found:
-            raise InputError(f"{path!r}: {key} is {found} there, but {config[key]!r} in {CONFIG}: two lenses mixed up?")
+            raise InputError(
+                f"{path!r}: {key} is {found} there, but {shown(config[key])} in {CONFIG}: two lenses mixed up?"
+            )
     biases = tuple(state[f"{d}.bias"] for d in range(count)) if has_bias else None
     return tuple(state[f"{d}.weight"] for d in range(count)), biases
 

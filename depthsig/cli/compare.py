@@ -63,7 +63,7 @@ def compare(
     if json:
         tables = {n: codec.loads(getattr(found, n).to_json(orient="records")) for n in ("claims", "distances", "late")}
         told = {"out": str(places.target), "report": str(report), **found.info, **tables}
-        typer.echo(codec.dumps(told, ensure_ascii=False))
+        typer.echo(codec.dumps(told))
         return
     _show(found)
     typer.echo(f"report: {report}{places.replaced}")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import os
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from depthsig import __version__
 from depthsig.cli import analyze, check, compare, export, find_blocks, fit_lens, listings, plan, repeat, report
-from depthsig.errors import DepthsigError
+from depthsig.errors import DepthsigError, InputError
 
 app = typer.Typer(
     name="depthsig",
@@ -55,27 +59,62 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
+    _take_any_encoding()
     try:
+        _check_text(arguments)
         result = app(args=arguments, standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
+    except SystemExit as ended:
+        # The command line's library leaves in this way where nobody reads what is printed, and in no other.
+        _discard_output()
+        return 0 if isinstance(ended.__context__, BrokenPipeError) else int(ended.code or 0)
+    except BrokenPipeError:
+        _discard_output()
+        return 0
     except Exception as error:
         if debug:
             raise
         return _explain(error)
 
 
+def _take_any_encoding() -> None:
+    """Outputs that are not UTF-8 (cp1252 where Windows redirects them) get ASCII, other characters as numbers.
+
+    Whoever reads what was redirected may take it for UTF-8 or for the console's encoding: ASCII is both.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            unicode = codecs.lookup(stream.encoding).name.startswith("utf")
+            stream.reconfigure(encoding=None if unicode else "ascii", errors="backslashreplace")
+
+
+def _check_text(arguments: list[str]) -> None:
+    """Refuse arguments that are no text: no record, page or message could hold them."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{argument!r} is no text in this system's encoding; rename what it names") from None
+
+
+def _discard_output() -> None:
+    """Nobody reads what is printed (``| head``): Python must not complain of it again when it ends."""
+    with suppress(AttributeError, OSError, ValueError):  # where there is no such output at all
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
+
+
 def _explain(error: Exception) -> int:
     """One line on standard error, and the exit code that goes with it."""
-    import click  # start-up time
-
-    if isinstance(error, (click.exceptions.Abort,)):
+    if type(error).__name__ == "Abort":
         _say("interrupted")
         return 130
-    if isinstance(error, click.ClickException) or hasattr(error, "format_message"):
-        _say(error.format_message())  # type: ignore[attr-defined]
+    if hasattr(error, "format_message"):  # of the command line's library
+        _say(error.format_message())
         return getattr(error, "exit_code", 2)
     if isinstance(error, DepthsigError):
         _say(str(error))
@@ -83,13 +122,19 @@ def _explain(error: Exception) -> int:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         _say("out of memory; a smaller --memory, --batch-size or --max-tokens needs less")
         return 1
+    if isinstance(error, OSError) and error.strerror:
+        about = f"{str(error.filename)!r}: " if error.filename is not None else ""
+        _say(f"{about}{error.strerror}")
+        _discard_output()
+        return 1
     _say(f"unexpected {type(error).__name__}: {error}; --debug shows where")
     return 1
 
 
 def _say(message: str) -> None:
     line = " ".join(str(message).split())
-    print(f"depthsig: {line}", file=sys.stderr)
+    with suppress(OSError):  # where nobody reads this either
+        print(f"depthsig: {line}", file=sys.stderr)
 
 
 def run() -> None:

@@ -16,7 +16,7 @@ def repeat(
     span: Annotated[str | None, typer.Option(help="Layers to repeat; left out, every span.", metavar="A:B")] = None,
     times: Annotated[str, typer.Option(help="How often the span runs in all, e.g. 1,2,3,4.")] = "1,2",
     task: Annotated[
-        str | None, typer.Option(help="Prompts with answers: names or .jsonl files, comma-separated [all primitives].")
+        str | None, typer.Option(help="Prompts with answers: names or files, comma-separated [all primitives].")
     ] = None,
     damping: Annotated[str, typer.Option(help="Each more pass goes this far, 0 < α ≤ 1; 1 is naive.")] = "1",
     n: Annotated[int, typer.Option("-n", help="Prompts of each task.")] = 100,

@@ -34,7 +34,10 @@ Iterations = Annotated[
 ]
 Loop = Annotated[str | None, typer.Option(help="Label layers A:B as a loop.", metavar="A:B")]
 Grown = Annotated[str | None, typer.Option(help="Label layers A:B as grown in blocks of b.", metavar="A:B/b")]
-Prompts = Annotated[str | None, typer.Option(help="Built-in prompts (`depthsig prompts`), or a .txt or .jsonl file.")]
+Prompts = Annotated[
+    str | None,
+    typer.Option(help="Built-in prompts (`depthsig prompts`), a file (.txt, .jsonl, .json, .csv, .parquet), or text."),
+]
 Count = Annotated[int, typer.Option("-n", help="Use the first n prompts.")]
 MaxTokens = Annotated[int, typer.Option(help="Cut prompts after this many tokens.")]
 ChatTemplate = Annotated[bool, typer.Option("--chat-template", help="Use the tokenizer's template.")]

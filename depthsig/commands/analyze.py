@@ -62,9 +62,9 @@ def analyze(
     Args:
         model: a :class:`~depthsig.model.Model`, or anything that :func:`depthsig.load` takes: a
             folder, a hub id, a GGUF file, a shipped name, a live Hugging Face model.
-        prompts: the name of built-in prompts, a .txt or .jsonl file, or a list of strings, of
-            ``{"text", "answer"}``, or of token ids. Default: what the checkpoint names, else
-            ``gsm8k``.
+        prompts: the name of built-in prompts, a file (.txt, .jsonl, .json, .csv, .parquet), or a list of
+            strings, of ``{"text", "answer"}``, or of token ids; other text that holds white space is one
+            prompt. Default: what the checkpoint names, else ``gsm8k``.
         tokenizer: for a live model.
         metrics: groups or full names (``depthsig metrics`` lists them), as a list or
             comma-separated. Default: lens, residual, skip, periods where a span is declared or

@@ -97,7 +97,7 @@ def repeat(
 
     Args:
         model: a :class:`~depthsig.model.Model`, or anything that :func:`depthsig.load` takes.
-        task: prompts with answers: names or .jsonl files, as a list or comma-separated. Default: all
+        task: prompts with answers: names or files, as a list or comma-separated. Default: all
             primitives.
         tokenizer: for a live model.
         span: layers ``A:B`` to repeat; None for every span that can be.
@@ -153,7 +153,7 @@ def check_options(
     if task is not None:
         tasks = list(as_tuple(task)) if isinstance(task, str) else list(task)
     if not tasks:
-        raise InputError(f"--task {task!r} names nothing; there are {', '.join(TASKS)}, gsm8k, or a .jsonl file")
+        raise InputError(f"--task {task!r} names nothing; there are {', '.join(TASKS)}, gsm8k, or a file")
     return tasks
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from depthsig.comparison.inputs import Input
-from depthsig.errors import InputError
+from depthsig.errors import InputError, shown
 from depthsig.signature import Signature
 from depthsig.signature.tested import choose_span
 
@@ -37,13 +37,13 @@ def split_roles(text: str) -> dict[str, str]:
     """
     pieces = re.split(rf"(?:^|,)\s*({'|'.join(ROLES)})=", text)
     if pieces[0].strip() or len(pieces) < 3:
-        raise InputError(f"--roles {text!r} cannot be read; write {_FORM}")
+        raise InputError(f"--roles {shown(text)} cannot be read; write {_FORM}")
     found: dict[str, str] = {}
     for role, value in zip(pieces[1::2], pieces[2::2], strict=True):
         if role in found:
-            raise InputError(f"--roles names {role!r} twice; join its folders with +")
+            raise InputError(f"--roles names {shown(role)} twice; join its folders with +")
         if not value.strip():
-            raise InputError(f"--roles gives {role!r} no folder; write {_FORM}")
+            raise InputError(f"--roles gives {shown(role)} no folder; write {_FORM}")
         found[role] = value.strip()
     return found
 
@@ -72,7 +72,7 @@ def read_roles(roles: str | Mapping[str, Any], inputs: Sequence[Input]) -> Roles
     given = split_roles(roles) if isinstance(roles, str) else dict(roles)
     unknown = [role for role in given if role not in ROLES]
     if unknown or not given:
-        found = ", ".join(map(repr, unknown)) or "none"
+        found = ", ".join(map(shown, unknown)) or "none"
         raise InputError(f"unknown roles: {found}; there are {', '.join(ROLES)}")
     members: dict[str, tuple[int, ...]] = {}
     for role in (r for r in ROLES if r in given):
@@ -82,13 +82,13 @@ def read_roles(roles: str | Mapping[str, Any], inputs: Sequence[Input]) -> Roles
         taken = {p for other in members.values() for p in other}
         twice = next((p for n, p in enumerate(places) if p in taken or p in places[:n]), None)
         if twice is not None:
-            raise InputError(f"{inputs[twice].name!r} is named more than once in the roles")
+            raise InputError(f"{shown(inputs[twice].name)} is named more than once in the roles")
         copies = [p for p in places if [inputs[q].content for q in places].count(inputs[p].content) > 1]
         if copies:
             names = " and ".join(repr(inputs[p].name) for p in copies)
             raise InputError(f"{names} are copies of one signature; seeds of an arm are networks trained apart")
         if not places:
-            raise InputError(f"the role {role!r} has nobody in it; leave it out or name a signature")
+            raise InputError(f"the role {shown(role)} has nobody in it; leave it out or name a signature")
         members[role] = places
     return Roles(members, "as given")
 
@@ -102,7 +102,9 @@ def _find(item: Any, role: str, inputs: Sequence[Input]) -> int:
             if same or str(item) == one.name:
                 return place
     known = ", ".join(repr(i.name) for i in inputs)
-    raise InputError(f"the role {role!r} names {str(item)!r}, which is not among the compared signatures: {known}")
+    raise InputError(
+        f"the role {shown(role)} names {shown(str(item))}, which is not among the compared signatures: {known}"
+    )
 
 
 def guess_roles(inputs: Sequence[Input]) -> Roles:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from depthsig.errors import InputError
+from depthsig.errors import InputError, shown, written
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,10 @@ def forward_tokens(device: torch.device) -> int:
     return CPU_FORWARD_TOKENS if device.type == "cpu" else GPU_BLOCK_TOKENS
 
 
+MOST_MEMORY = 1 << 50
+"""Bytes, of memory that a machine may have."""
+
+
 def parse_memory(text: str | int) -> int:
     """Bytes of ``4GiB``, ``500MB`` or a plain number.
 
@@ -46,13 +50,15 @@ def parse_memory(text: str | int) -> int:
     1073741824
     """
     units = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?b?)\s*", str(text).lower())
+    given = written(text)
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmg]?i?b?)\s*", given.lower()) if given.isascii() else None
     unit = match[2] if match else None
     if match and unit in ("k", "m", "g", "ki", "mi", "gi"):
         unit = unit + "b"
-    if not match or unit not in units or float(match[1]) <= 0:
-        raise InputError(f"--memory {text!r} is no amount of memory; write for example 4GiB or 800MB")
-    return int(float(match[1]) * units[unit])
+    found = int(float(match[1]) * units[unit]) if match and unit in units else 0
+    if not 1 <= found <= MOST_MEMORY:
+        raise InputError(f"--memory {shown(text)} is no amount of memory; write for example 4GiB or 800MB")
+    return found
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from depthsig.checkpoint.loops import parse_iterations
-from depthsig.errors import DepthsigWarning, InputError
+from depthsig.errors import DepthsigWarning, InputError, shown
 from depthsig.plan.order import MAX_STEPS, Span, parse_order, parse_span
 from depthsig.plan.plan import Plan, SpanInfo, build_plan, with_span
 
@@ -92,7 +92,7 @@ def gather(options: PlanOptions, config_entry: Mapping[str, Any], config: Any = 
             value = config_entry.get(key)
             if value is not None and not isinstance(value, str):
                 raise InputError(
-                    f'the config\'s "depthsig" entry {key!r} is {value!r}; it must be a string '
+                    f'the config\'s "depthsig" entry {key!r} is {shown(value)}; it must be a string '
                     'such as "0:4,4:8x4,8:12" (order), "4:8" (loop) or "4:20/4" (grown)'
                 )
         values[key] = value
@@ -176,7 +176,7 @@ def with_iterations(plan: Plan, iterations: Mapping[str, int]) -> Plan:
     """
     if len(plan.spans) != 1 or set(iterations) != {""}:
         raise InputError(
-            f"--iterations sets the count of the one loop in an order as a plain number; {plan.order!r} has "
+            f"--iterations sets the count of the one loop in an order as a plain number; {shown(plan.order)} has "
             f"{len(plan.spans) or 'none'}; write the counts into --order itself"
         )
     span, count = plan.spans[0], iterations[""]

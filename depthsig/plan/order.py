@@ -11,13 +11,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from depthsig.errors import InputError
+from depthsig.errors import InputError, shown
 
 MAX_STEPS = 4096
 """Orders longer than this are refused: they are typing errors, and would never finish."""
 
-_ITEM = re.compile(r"(?P<start>\d+)(?::(?P<end>\d+))?(?:\s*x\s*(?P<times>\d+))?")
-_LOOP = re.compile(r"(?i:loop)\(\s*(\d+)\s*-\s*(\d+)\s*x\s*(\d+)\s*-\s*(\d+)\s*\)")
+# Digits are 0 to 9: others that Python would read, too (Arabic or full-width ones), are more likely an accident.
+_ITEM = re.compile(r"(?P<start>\d+)(?::(?P<end>\d+))?(?:\s*x\s*(?P<times>\d+))?", re.ASCII)
+_LOOP = re.compile(r"(?i:loop)\(\s*(\d{1,9})\s*-\s*(\d{1,9})\s*x\s*(\d{1,9})\s*-\s*(\d{1,9})\s*\)", re.ASCII)
 _EXAMPLE = "an order looks like 0:4,4:8x4,8:12 or Loop(4-4x4-4)"
 
 
@@ -58,7 +59,7 @@ def parse_order(text: str, n_layers: int) -> tuple[int, ...]:
     for item in text.split(","):
         start, end, times = _parse_item(item.strip(), text, n_layers)
         if len(layers) + (end - start) * times > MAX_STEPS:
-            raise InputError(f"order {text!r} runs more than {MAX_STEPS} steps; use fewer repeats")
+            raise InputError(f"order {shown(text)} runs more than {MAX_STEPS} steps; use fewer repeats")
         layers.extend(list(range(start, end)) * times)
     return tuple(layers)
 
@@ -67,7 +68,7 @@ def _expand_loop(text: str, sizes: list[int], n_layers: int) -> str:
     first, block, times, last = sizes
     if first + block + last != n_layers:
         raise InputError(
-            f"order {text!r} names {first + block + last} layers, the model has {n_layers}; "
+            f"order {shown(text)} names {first + block + last} layers, the model has {n_layers}; "
             f"the three sizes must add up to {n_layers}"
         )
     pieces = [f"0:{first}"] if first else []
@@ -80,21 +81,21 @@ def _expand_loop(text: str, sizes: list[int], n_layers: int) -> str:
 def _parse_item(item: str, text: str, n_layers: int) -> tuple[int, int, int]:
     match = _ITEM.fullmatch(item)
     if not match:
-        raise InputError(f"bad item {item!r} in order {text!r}; {_EXAMPLE}")
+        raise InputError(f"bad item {shown(item)} in order {shown(text)}; {_EXAMPLE}")
     # An order of absurd digits would make int() itself slow: nothing that long can be valid.
     if any(len(group) > 9 for group in match.groups() if group):
-        raise InputError(f"number too large in item {item!r} of the order; {_EXAMPLE}")
+        raise InputError(f"number too large in item {shown(item)} of the order; {_EXAMPLE}")
     start = int(match["start"])
     end = int(match["end"]) if match["end"] is not None else start + 1
     times = int(match["times"]) if match["times"] is not None else 1
     if end <= start:
-        raise InputError(f"empty range {item!r} in order {text!r}; ranges are start:end, end > start")
+        raise InputError(f"empty range {shown(item)} in order {shown(text)}; ranges are start:end, end > start")
     if end > n_layers:
         raise InputError(
-            f"item {item!r} in order {text!r} reaches layer {end - 1}, the model has layers 0..{n_layers - 1}"
+            f"item {shown(item)} in order {shown(text)} reaches layer {end - 1}, the model has layers 0..{n_layers - 1}"
         )
     if times < 1:
-        raise InputError(f"{item!r} in order {text!r} runs 0 times; a count is 1 or more")
+        raise InputError(f"{shown(item)} in order {shown(text)} runs 0 times; a count is 1 or more")
     return start, end, times
 
 
@@ -112,15 +113,15 @@ def parse_span(text: str | Span, n_layers: int, *, option: str, grown: bool = Fa
     form = "A:B/b (b: block size in layers)" if grown else "A:B"
     example = "4:20/4" if grown else "4:8"
     pattern = r"(\d{1,9}):(\d{1,9})/(\d{1,9})" if grown else r"(\d{1,9}):(\d{1,9})"
-    match = re.fullmatch(pattern, text.strip()) if isinstance(text, str) else None
+    match = re.fullmatch(pattern, text.strip(), re.ASCII) if isinstance(text, str) else None
     if not match:
-        raise InputError(f"{option} {text!r} is not of the form {form}, for example {example}")
+        raise InputError(f"{option} {shown(text)} is not of the form {form}, for example {example}")
     start, end, *rest = (int(g) for g in match.groups())
     if end <= start:
-        raise InputError(f"{option} {text!r} is empty; the end must be larger than the start")
+        raise InputError(f"{option} {shown(text)} is empty; the end must be larger than the start")
     if end > n_layers:
-        raise InputError(f"{option} {text!r} reaches layer {end - 1}, the model has layers 0..{n_layers - 1}")
+        raise InputError(f"{option} {shown(text)} reaches layer {end - 1}, the model has layers 0..{n_layers - 1}")
     block = rest[0] if rest else 0
     if grown and (block < 1 or (end - start) % block):
-        raise InputError(f"{option} {text!r}: {end - start} layers are no whole number of blocks of {block}")
+        raise InputError(f"{option} {shown(text)}: {end - start} layers are no whole number of blocks of {block}")
     return Span(start, end, block)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Int
+from numpy import ndarray
 
 COLUMNS = ("step", "layer", "iteration", "span", "block", "phase", "outer", "boundary")
 
@@ -138,12 +141,15 @@ def find_loops(layers: tuple[int, ...]) -> list[SpanInfo]:
 
 
 def _loop_at(layers: tuple[int, ...], start: int) -> SpanInfo | None:
+    seen = set()
     for size in range(1, (len(layers) - start) // 2 + 1):
-        block = layers[start : start + size]
         # A block that itself repeats a layer holds an inner loop; that one is found first.
-        if len(set(block)) < size:
+        if layers[start + size - 1] in seen:
             return None
-        count = 1
+        seen.add(layers[start + size - 1])
+        if layers[start + size] != layers[start]:
+            continue
+        block, count = layers[start : start + size], 1
         while layers[start + count * size : start + (count + 1) * size] == block:
             count += 1
         if count > 1:
@@ -152,25 +158,46 @@ def _loop_at(layers: tuple[int, ...], start: int) -> SpanInfo | None:
 
 
 def _outer_loops(layers: tuple[int, ...], inner: list[SpanInfo]) -> list[SpanInfo]:
-    """Loops around loops: repetitions that hold at least one inner loop in every pass."""
+    """The longest loop around loops: a repetition that holds at least one inner loop in every pass.
+
+    Block size by block size, all starts at once: an order of thousands of steps must not take minutes.
+    """
     if not inner:
         return []
-    best: SpanInfo | None = None
-    for start in range(len(layers)):
-        for size in range(2, (len(layers) - start) // 2 + 1):
-            block = layers[start : start + size]
-            if len(set(block)) == size:
-                continue
-            count = 1
-            while layers[start + count * size : start + (count + 1) * size] == block:
-                count += 1
-            span = SpanInfo(start, start + count * size, size, "loop")
-            holds = [i for i in inner if _inside(i, span)]
-            # Two passes of one inner loop's own block are that loop again, not an outer one.
-            proper = any(i.end - i.start <= size for i in holds)
-            if count > 1 and proper and (best is None or span.end - span.start > best.end - best.start):
-                best = span
-    return [best] if best else []
+    run, size_of = np.asarray(layers), np.array([i.end - i.start for i in inner])
+    starts, ends = np.array([i.start for i in inner]), np.array([i.end for i in inner])
+    again = _first_repeats(layers)
+    best: tuple[int, int, int] | None = None
+    # Two passes of one inner loop's own block are that loop again, not an outer one: a block is no shorter than one.
+    for size in range(max(2, int(size_of.min())), len(layers) // 2 + 1):
+        counts = 1 + _run_lengths(run[:-size] == run[size:]) // size
+        at = np.flatnonzero((counts > 1) & (again[: len(counts)] < np.arange(len(counts)) + size))
+        held = size_of <= size
+        following = np.searchsorted(starts[held], at)
+        first_end = np.append(ends[held], len(layers) + 1)[following]
+        at = at[first_end <= at + counts[at] * size]
+        if len(at):
+            start = int(at[counts[at].argmax()])
+            found = (-int(counts[start]) * size, start, size)
+            best = found if best is None else min(best, found)
+    return [] if best is None else [SpanInfo(best[1], best[1] - best[0], best[2], "loop")]
+
+
+def _first_repeats(layers: tuple[int, ...]) -> Int[ndarray, "step"]:
+    """For every step, the first later place at which a layer comes that came since that step."""
+    found, following = np.full(len(layers), len(layers)), dict[int, int]()
+    for index in range(len(layers) - 1, -1, -1):
+        later = found[index + 1] if index + 1 < len(layers) else len(layers)
+        found[index] = min(later, following.get(layers[index], len(layers)))
+        following[layers[index]] = index
+    return found
+
+
+def _run_lengths(same: Bool[ndarray, "step"]) -> Int[ndarray, "step"]:
+    """For every place, how many in a row are true from it on."""
+    place = np.arange(len(same))
+    end = np.where(same, len(same), place)
+    return np.minimum.accumulate(end[::-1])[::-1] - place
 
 
 def _inside(inner: SpanInfo, outer: SpanInfo) -> bool:

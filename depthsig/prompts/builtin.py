@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from depthsig.errors import DepthsigWarning, InputError
-from depthsig.prompts.files import exists, read_prompts
+from depthsig.errors import DepthsigWarning, InputError, shown
+from depthsig.prompts.files import exists, is_file_name, read_prompts
 from depthsig.prompts.primitives import TASKS, generate
 from depthsig.prompts.prompt import Prompt
 from depthsig.prompts.shipped import data_path
@@ -66,11 +66,12 @@ def _lines(name: str) -> list[str]:
 
 
 def load_prompts(source: Any, n: int | None = DEFAULT_N, seed: int = 0) -> list[Prompt]:
-    """Prompts from a built-in name, a .txt or .jsonl file, or a sequence.
+    """Prompts from a built-in name, a file (:func:`depthsig.prompts.read_prompts`), or a sequence.
 
     Args:
         source: a name (which wins over a file of that name), a path, or a sequence of strings,
-            dicts, token ids or :class:`Prompt`.
+            dicts, token ids or :class:`Prompt`. Text that is neither a name nor a file and holds white
+            space is one prompt, which a warning says.
         n: the first n (None: all of a sequence or file; 20 generated ones).
         seed: of generated prompts.
 
@@ -98,7 +99,16 @@ def _by_name(source: str | Path, n: int | None, seed: int) -> list[Prompt]:
     name = str(source)
     if name in BUILTIN:
         return builtin_prompts(name, n, seed)
-    if not exists(source):
-        shown = name if len(name) <= 80 else name[:77] + "..."
-        raise InputError(f"{shown!r} is neither a file nor built-in prompts; there are {', '.join(BUILTIN)}")
-    return read_prompts(source, n)
+    if exists(source):
+        return read_prompts(source, n)
+    if isinstance(source, str) and any(c.isspace() for c in source.strip()) and not is_file_name(source):
+        warnings.warn(
+            f"{shown(source)} is neither a file nor built-in prompts; it is taken as one prompt",
+            DepthsigWarning,
+            stacklevel=3,
+        )
+        return [as_prompt(source)]
+    raise InputError(
+        f"{shown(name)} is neither a file nor built-in prompts; there are {', '.join(BUILTIN)}; text of several words "
+        "is one prompt"
+    )

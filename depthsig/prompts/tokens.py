@@ -86,6 +86,8 @@ def tokenize(
             answer where one is needed.
     """
     _check_options(max_tokens, positions)
+    if isinstance(prompts, (Mapping, Prompt, str, bytes)):
+        raise InputError(f"prompts are a list; found {type(prompts).__name__}, put [ ] around it")
     limit = min(max_tokens, model_max) if model_max else max_tokens
     found, cut, lost = [], 0, 0
     for index, value in enumerate(prompts):

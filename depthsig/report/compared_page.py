@@ -21,6 +21,7 @@ from depthsig.report.style import FULL, house_style, new_figure
 from depthsig.signature.compared import RECORD, Comparison, in_numbers, stated
 from depthsig.signature.folders.kinds import PAGE
 from depthsig.signature.folders.writing import redrawing, writing
+from depthsig.signature.records import ComparisonRecord, as_record
 from depthsig.terms import described
 
 PANELS = 3
@@ -143,7 +144,7 @@ def render(comparison: Comparison, figures: list[tuple[Drawn, Path]]) -> str:
     claims = [{**c, "stated": stated(c), "measured": in_numbers(c)} for c in comparison.claims.to_dict("records")]
     compared = {name.split(" ")[0] for name in comparison.info["profiles"]["compared"]}
     return environment().get_template("compare.html.j2").render(
-        info=comparison.info, claims=claims, figures=groups, late=_late_rows(comparison),
+        info=as_record(comparison.info, ComparisonRecord), claims=claims, figures=groups, late=_late_rows(comparison),
         recurrence=_recurrence_rows(comparison), command=command(comparison.info),
         definitions=[e for e in comparison.entries.values() if e.id in compared or e.id == LATE[0]],
     )  # fmt: skip
@@ -186,11 +187,11 @@ def _interval(row: dict[str, Any]) -> str:
 
 def command(info: dict[str, Any]) -> str:
     """The command line that makes this result again; signatures that came as objects have no folder."""
-    paths = {m["name"]: m["path"] or f"<{m['name']}>" for m in info["models"]}
+    paths = {m["name"]: m.get("path") or f"<{m['name']}>" for m in info["models"]}
     pieces = ["depthsig", "compare", *paths.values()]
     if info["roles"]:
-        said = ",".join(f"{role}={'+'.join(paths[n] for n in names)}" for role, names in info["roles"].items())
+        said = ",".join(f"{role}={'+'.join(paths.get(n, n) for n in names)}" for role, names in info["roles"].items())
         pieces += ["--roles", said]
-    if info["options"]["seed"]:
+    if info["options"].get("seed"):
         pieces += ["--seed", str(info["options"]["seed"])]
     return shlex.join(pieces)

@@ -12,10 +12,12 @@ import jinja2
 import pandas as pd
 
 from depthsig.metrics import Metric
+from depthsig.report.fonts import foreign_texts
 from depthsig.report.gallery import PERIODICITY, PLAN, Drawn
 from depthsig.report.period_tables import general_scores, period_rows
 from depthsig.signature import Signature
 from depthsig.signature.provenance import again
+from depthsig.signature.records import SignatureRecord, as_record
 from depthsig.terms import described
 
 
@@ -34,7 +36,7 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
         environment()
         .get_template("report.html.j2")
         .render(
-            info=signature.info,
+            info=as_record(signature.info, SignatureRecord),
             steps=len(signature.plan),
             prompts=signature.prompts,
             n_prompts=len(signature.prompts),
@@ -62,18 +64,25 @@ def slug(title: str) -> str:
 
 def environment() -> jinja2.Environment:
     """Where the pages' templates are; whatever they show is escaped."""
-    return jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("depthsig.report", "templates"),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    made.filters["digits"] = lambda value: _number(value, 3)
+    return made
 
 
 def embedded(drawn: Drawn, svg: Path) -> dict[str, Any]:
-    """A figure as the templates show it, its PNG within."""
-    data = base64.b64encode(svg.with_suffix(".png").read_bytes()).decode()
+    """A figure as the templates show it, within the page.
+
+    It is the PNG; where labels are in scripts that no font of ours has, the SVG, whose labels are text that the
+    reader's browser has fonts for. As an image, nothing in it can run.
+    """
+    kind, path = ("svg+xml", svg) if foreign_texts(drawn.figure) else ("png", svg.with_suffix(".png"))
+    data = base64.b64encode(path.read_bytes()).decode()
     wide = drawn.figure.get_size_inches()[0] > 5
     return {"name": drawn.name, "title": drawn.title, "caption": drawn.caption, "wide": wide,
-            "source": f"data:image/png;base64,{data}"}  # fmt: skip
+            "source": f"data:image/{kind};base64,{data}"}  # fmt: skip
 
 
 def score_rows(scores: pd.DataFrame, entries: Mapping[str, Metric]) -> list[dict[str, str]]:
@@ -93,8 +102,8 @@ def score_rows(scores: pd.DataFrame, entries: Mapping[str, Metric]) -> list[dict
     return rows
 
 
-def _number(value: Any) -> str:
-    return "–" if pd.isna(value) else f"{float(value):.4g}"
+def _number(value: Any, digits: int = 4) -> str:
+    return "–" if pd.isna(value) else f"{float(value):.{digits}g}"
 
 
 def _definitions(signature: Signature) -> list[Metric]:

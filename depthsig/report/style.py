@@ -10,6 +10,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from depthsig.report.fonts import quiet_glyphs, use_installed_fonts
+
 COLUMN, FULL = 3.4, 6.9
 """Widths in inches of one column, and of a page."""
 
@@ -54,7 +56,8 @@ class Drawing(Figure):
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
-        with house_style():
+        use_installed_fonts(self)
+        with house_style(), quiet_glyphs():
             self.savefig(buffer, format="png", metadata={"Software": None})
         return buffer.getvalue()
 

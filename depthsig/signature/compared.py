@@ -16,8 +16,11 @@ from depthsig.metrics import Metric
 from depthsig.metrics.registry import with_own
 from depthsig.metrics.rules import CLAIM_QUANTITIES, CLAIM_STATEMENTS
 from depthsig.signature import storage, tabular
+from depthsig.signature.consistency import wrong_comparison
 from depthsig.signature.folders.kinds import COMPARE
 from depthsig.signature.folders.writing import writing
+from depthsig.signature.reading import read_record, read_table
+from depthsig.signature.records import ComparisonRecord, as_record
 from depthsig.signature.tabular import NAME, NUMBER, TEXT, Columns
 from depthsig.terms import NONE
 
@@ -123,22 +126,17 @@ class Comparison:
             InputError: naming what is missing or damaged.
         """
         folder = Path(directory)
-        info = storage.read_record(folder / RECORD, READS)
-        wrong = storage.wrong_entries(info)
-        if wrong:
-            raise InputError(f"{str(folder / RECORD)!r} is damaged: {wrong}")
-        frames = {}
-        for name, columns in TABLES.items():
-            try:
-                frames[name] = tabular.read(folder / f"{name}.csv", columns)
-            except Exception as error:
-                reason = " ".join(str(error).split())
-                raise InputError(f"{str(folder / f'{name}.csv')!r} cannot be read as ours: {reason}") from None
-        found = cls(info, **frames)
-        unknown = sorted(set(found.profiles["metric"]) - set(found.entries))
-        if unknown:
-            raise InputError(f"{str(folder / 'profiles.csv')!r} has metric {unknown[0]!r}, which nothing declares")
-        return found
+        info = read_record(folder / RECORD, READS)
+        try:
+            names = [m.name for m in as_record(info, ComparisonRecord).models]
+        except InputError as error:
+            raise InputError(f"{str(folder / RECORD)!r} is damaged: {error}") from None
+        if len(set(names)) < len(names):
+            raise InputError(f"{str(folder / RECORD)!r} is damaged: two of its models have one name")
+        frames = {name: read_table(folder / f"{name}.csv", columns) for name, columns in TABLES.items()}
+        for name, wrong in wrong_comparison(info, frames):
+            raise InputError(f"{str(folder / f'{name}.csv')!r} is damaged: {wrong}")
+        return cls(info, **frames)
 
     def __repr__(self) -> str:
         verdicts = ", ".join(f"{c.claim} ({c.a}) {c.verdict}" for c in self.claims.itertuples())

@@ -50,33 +50,6 @@ def again(info: Mapping[str, Any]) -> Again:
     return Again(shlex.join(["depthsig", "analyze", str(given["source"]), *_options(options), *plugins]), "")
 
 
-def wrong_given(info: Mapping[str, Any]) -> str:
-    """What is wrong with the record that :func:`again` reads; empty if nothing."""
-    given, none = info.get("given"), type(None)
-    if given is None:
-        return ""
-    if not isinstance(given, Mapping):
-        return "'given' is no object"
-    expected: dict[str, tuple[type, ...]] = {
-        "source": (str, none), "prompts": (Mapping,), "plan": (Mapping, none), "loading": (Mapping, none),
-        "plugins": (list, none), "declared": (list, none),
-    }  # fmt: skip
-    wrong = [name for name, kinds in expected.items() if not isinstance(given.get(name), kinds)]
-    prompts = given.get("prompts") or {}
-    if not wrong and not (isinstance(prompts.get("objects"), bool) and isinstance(prompts.get("count"), int)):
-        wrong = ["prompts"]
-    if not wrong and not all(isinstance(p, Mapping) and isinstance(p.get("path"), str) for p in given["plugins"] or ()):
-        wrong = ["plugins"]
-    if not wrong and not all(isinstance(name, str) for name in given["declared"] or ()):
-        wrong = ["declared"]
-    if wrong:
-        return f"{wrong[0]!r} of 'given' is not as it is written"
-    for name in ("lens", "random_state"):
-        if not isinstance(info.get(name), (Mapping, none)):
-            return f"{name!r} is no object"
-    return ""
-
-
 def _why_not(info: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """Why no command makes a result again; empty where one does."""
     if not given.get("source"):
@@ -113,4 +86,4 @@ def _options(options: Mapping[str, Any]) -> list[str]:
 
 
 def _before_0_2(info: Mapping[str, Any]) -> str:
-    return shlex.join(["depthsig", "analyze", str(info["checkpoint"]["id"]), *_options(info.get("options", {}))])
+    return shlex.join(["depthsig", "analyze", str(info["checkpoint"].get("id")), *_options(info.get("options", {}))])

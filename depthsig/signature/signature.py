@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -16,8 +16,9 @@ from depthsig.metrics import Metric
 from depthsig.metrics.registry import with_own
 from depthsig.metrics.rules import SHOWN_TOKENS
 from depthsig.signature import storage
-from depthsig.signature.folders.kinds import is_result
 from depthsig.signature.folders.writing import writing
+from depthsig.signature.reading import CONTROL, has_control, read_tables
+from depthsig.signature.records import STEP_COLUMNS, RecordedStep
 from depthsig.signature.schema import FILES, TABLES
 from depthsig.signature.tabular import conform
 from depthsig.terms import NONE
@@ -60,7 +61,11 @@ class Signature:
     @property
     def plan(self) -> pd.DataFrame:
         """The steps that were run, one row each."""
-        frame = pd.DataFrame(self.info.get("plan", []))
+        steps = self.info.get("plan", [])
+        there = [
+            name for name in RecordedStep.model_fields if name in STEP_COLUMNS or any(name in step for step in steps)
+        ]
+        frame = pd.DataFrame(steps).reindex(columns=there)
         for column in frame.columns.difference(["span", "boundary"]):
             frame[column] = frame[column].astype("Int64")
         return frame
@@ -125,8 +130,8 @@ class Signature:
         tables = {name: getattr(self, attribute) for name, attribute in _ATTRIBUTES.items()}
         storage.write_tables(folder, self.info, tables)
         if self.control is not None:
-            (folder / "control").mkdir(exist_ok=True)
-            self.control.write(folder / "control")
+            (folder / CONTROL).mkdir(exist_ok=True)
+            self.control.write(folder / CONTROL)
 
     @classmethod
     def load(cls, directory: str | Path) -> Signature:
@@ -135,10 +140,26 @@ class Signature:
         Raises:
             InputError: naming what is missing or damaged.
         """
-        info, tables = storage.read_tables(directory)
-        inside = Path(directory) / "control"
-        control = cls.load(inside) if is_result(inside) else None
-        return cls(info, **{_ATTRIBUTES[name]: frame for name, frame in tables.items()}, control=control)
+        found = cls._read(directory)
+        folder = Path(directory)
+        if not has_control(folder):
+            return found
+        inside = folder / CONTROL
+        if has_control(inside):
+            raise InputError(f"{str(inside)!r} is damaged: the result of a control has no control of its own")
+        control = cls._read(inside)
+        if len(control.info["plan"]) != len(found.info["plan"]):
+            raise InputError(
+                f"{str(inside)!r} is damaged: the control has {len(control.info['plan'])} steps of "
+                f"{len(found.info['plan'])}"
+            )
+        return replace(found, control=control)
+
+    @classmethod
+    def _read(cls, directory: str | Path) -> Signature:
+        """A results folder without its control."""
+        info, tables = read_tables(directory)
+        return cls(info, **{_ATTRIBUTES[name]: frame for name, frame in tables.items()})
 
     def __repr__(self) -> str:
         name = self.info.get("checkpoint", {}).get("name", "?")

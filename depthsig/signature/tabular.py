@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from depthsig.terms import NONE
+from depthsig.untrusted import size_of
 
 TEXT, NAME, INTEGER, NUMBER = "text", "name", "integer", "number"
 Columns = Mapping[str, str]
 """Every column of a table, in order, with its kind: empty text is "", a name that does not apply "-", an
 undefined number NaN, an integer that does not apply <NA>."""
+
+
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, pa.ArrowException)
+"""What pandas and Arrow raise for files that are damaged or no tables of ours."""
+
+FEW_ROWS, ROWS_PER_BYTE = 5_000_000, 100
+"""A table of at most so many rows is read; a larger one only if its file is large, too: a few bytes can stand
+for any number of equal rows."""
 
 
 def conform(frame: pd.DataFrame, columns: Columns, what: str = "the table") -> pd.DataFrame:
@@ -43,13 +55,33 @@ def _typed(values: pd.Series, kind: str) -> pd.Series:
 
 
 def write(frame: pd.DataFrame, path: Path, columns: Columns | None = None) -> None:
-    """Write a table as .csv or .parquet, by its file's name; nothing is an empty cell."""
+    """Write a table as .csv or .parquet, by its file's name; nothing is an empty cell.
+
+    Text that a spreadsheet would run as a formula gets a quotation mark before it, which :func:`read` takes away.
+    """
     if columns is not None:
         frame = conform(frame, columns, path.name)
     if path.suffix == ".parquet":
         frame.to_parquet(path, index=False)
     else:
-        frame.to_csv(path, index=False, na_rep="", lineterminator="\n")
+        told = frame.copy()
+        for name in frame.columns:
+            if not pd.api.types.is_numeric_dtype(frame[name]):
+                told[name] = frame[name].map(_quoted, na_action="ignore")
+        told.to_csv(path, index=False, na_rep="", lineterminator="\n")
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How text begins that a spreadsheet would run, or would once a quotation mark before it is taken away."""
+
+
+def _quoted(text: Any) -> Any:
+    """A cell's text, behind the quotation mark that spreadsheets know where it would be run as a formula."""
+    return f"'{text}" if isinstance(text, str) and text != NONE and _FORMULA.match(text) else text
+
+
+def _unquoted(text: str) -> str:
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def read(path: Path, columns: Columns) -> pd.DataFrame:
@@ -58,8 +90,9 @@ def read(path: Path, columns: Columns) -> pd.DataFrame:
     Raises:
         ValueError, OSError: where it was not, or is damaged.
     """
+    size = size_of(path)
     if path.suffix == ".parquet":
-        return conform(pd.read_parquet(path), columns, path.name)
+        return conform(_read_parquet(path, size, columns), columns, path.name)
     kinds: dict[str, Any] = {TEXT: str, NAME: str, INTEGER: "Int64", NUMBER: float}
     # "" is empty text but a missing number; "nan" and "null" are words that may be meant.
     missing = {c: [""] for c, kind in columns.items() if kind in (INTEGER, NUMBER)}
@@ -67,4 +100,16 @@ def read(path: Path, columns: Columns) -> pd.DataFrame:
         path, dtype={c: kinds[k] for c, k in columns.items()}, keep_default_na=False, na_values=missing,
         float_precision="round_trip",
     )  # fmt: skip
+    for name, kind in columns.items():
+        if kind in (TEXT, NAME) and name in frame:
+            frame[name] = frame[name].map(_unquoted)
     return conform(frame, columns, path.name)
+
+
+def _read_parquet(path: Path, size: int, columns: Columns) -> pd.DataFrame:
+    """The columns of a parquet file that are ours; what pandas or others keep beside them is not looked at."""
+    about = pq.read_metadata(path)
+    if about.num_rows > max(FEW_ROWS, ROWS_PER_BYTE * size):
+        raise ValueError(f"{about.num_rows:,} rows in {size:,} bytes")
+    there = [name for name in columns if name in about.schema.names]
+    return pq.read_table(path, columns=there).replace_schema_metadata(None).to_pandas()

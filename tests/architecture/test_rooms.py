@@ -14,6 +14,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "terms": set(),
     "progress": set(),
+    "untrusted": set(),
     "statistics": set(),
     "prompts": set(),
     "checkpoint": {"prompts"},  # a shipped checkpoint has a name
@@ -37,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
 }  # fmt: skip
 """For each room, the rooms that it may import, besides itself and :data:`EVERYWHERE`."""
-EVERYWHERE = {"errors", "terms", "progress"}
+EVERYWHERE = {"errors", "terms", "progress", "untrusted"}
 REACHES_REPORT = {Path("signature/signature.py"): "report"}
 """``Signature.plot``, ``.save`` and ``.report`` are the one convenience that reaches against the arrows."""
 TORCH_FREE = {"errors", "terms", "progress", "statistics", "metrics", "signature", "tables", "comparison", "report"}

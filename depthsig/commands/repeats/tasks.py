@@ -21,7 +21,7 @@ from depthsig.engine.edits import Edit, OrderEdit, Repeat, compile_edit
 from depthsig.engine.memory import CPU_BLOCK_TOKENS, parse_memory
 from depthsig.engine.rows import Clean
 from depthsig.engine.run import run_programs
-from depthsig.errors import DepthsigWarning, InputError
+from depthsig.errors import DepthsigWarning, InputError, shown, written
 from depthsig.model import Model
 from depthsig.plan.order import Span, parse_span
 from depthsig.plan.plan import Plan
@@ -172,13 +172,13 @@ def parse_times(text: str | Sequence[int]) -> tuple[int, ...]:
     >>> parse_times("1,2,4")
     (2, 4)
     """
-    pieces = text.split(",") if isinstance(text, str) else [str(t) for t in text]
+    pieces = text.split(",") if isinstance(text, str) else [written(t) for t in text]
     found = []
     for piece in pieces:
         piece = piece.strip()
         if not piece.isascii() or not piece.isdigit() or len(piece) > 6 or not 1 <= int(piece) <= MAX_TIMES:
             raise InputError(
-                f"--times {text!r}: {piece!r} is no count from 1 to {MAX_TIMES}; write for example 1,2,3,4"
+                f"--times {shown(text)}: {shown(piece)} is no count from 1 to {MAX_TIMES}; write for example 1,2,3,4"
             )
         found.append(int(piece))
     return tuple(t for t in dict.fromkeys(found) if t != 1)
@@ -191,12 +191,13 @@ def parse_damping(text: str | float | Sequence[float]) -> tuple[float, ...]:
         InputError: for anything else.
     """
     pieces = text.split(",") if isinstance(text, str) else text if isinstance(text, Sequence) else [text]
+    texts = [written(p) for p in pieces]
     try:
-        found = tuple(dict.fromkeys(float(p) for p in pieces))
+        found = tuple(dict.fromkeys(float(p) if p.isascii() else np.nan for p in texts))
     except ValueError:
         found = ()
     if not found or not all(0.0 < d <= 1.0 for d in found):
-        raise InputError(f"--damping {text!r}: a damping is above 0 and at most 1 (1 is a naive repeat)")
+        raise InputError(f"--damping {shown(text)}: a damping is above 0 and at most 1 (1 is a naive repeat)")
     return found
 
 
@@ -210,7 +211,7 @@ def load_task(name: str | Path, model: Model, n: int, seed: int, max_tokens: int
     answered = [p for p in prompts if p.answer]
     if not answered:
         raise InputError(
-            f"task {str(name)!r} has no answers; the generated ones ({', '.join(TASKS)}), gsm8k and .jsonl files with "
+            f"task {str(name)!r} has no answers; the generated ones ({', '.join(TASKS)}), gsm8k and files with "
             "`text` and `answer` do"
         )
     limit = min(max_tokens, model.checkpoint.model_max or max_tokens)
@@ -246,7 +247,7 @@ def repeat_task(
     """Loss and accuracy on tasks with spans of layers repeated.
 
     Args:
-        tasks: names of built-in prompts with answers, or .jsonl files.
+        tasks: names of built-in prompts with answers, or files.
         span: one span of layers ``A:B``; None for every one that can be repeated.
         times: how often a span runs in all. damping: α of x ← x + α(F(x) − x) for each pass after
             the first; 1 is naive.

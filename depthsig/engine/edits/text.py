@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from depthsig.engine.edits.base import Edit, edit_types
-from depthsig.errors import InputError
+from depthsig.errors import InputError, shown
 
 
 def parse_edit(text: str | None) -> Edit | None:
@@ -27,7 +27,7 @@ def parse_edit(text: str | None) -> Edit | None:
         found = [known[name](*args, **kwargs) for name, args, kwargs in calls]
     except (SyntaxError, ValueError, TypeError, RecursionError) as error:
         raise InputError(
-            f"edit {text!r} cannot be read ({error}); it is a sum of {', '.join(known)}, as in Skip(5)+Swap(3,7)"
+            f"edit {shown(text)} cannot be read ({error}); it is a sum of {', '.join(known)}, as in Skip(5)+Swap(3,7)"
         ) from None
     return sum(found[1:], found[0])
 

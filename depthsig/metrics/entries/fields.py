@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypedDict, get_args
 
-from depthsig.errors import InputError
+from depthsig.errors import InputError, shown
 from depthsig.metrics.entries.asking import asked
 from depthsig.metrics.entries.runs import RUNS, Axis, Level, RunKind
 from depthsig.terms import NONE
@@ -165,7 +165,7 @@ def read_entry(record: Any) -> Metric:
         found = Metric(**{**values, "own": True})
         check_fields(found)
     except (TypeError, InputError) as error:
-        raise ValueError(f"the entry of metric {record['id']!r} is damaged: {error}") from None
+        raise ValueError(f"the entry of metric {shown(record['id'])} is damaged: {error}") from None
     return found
 
 
@@ -175,7 +175,7 @@ def check_fields(made: Metric) -> None:
     Raises:
         InputError: naming the metric and the field.
     """
-    where = f"metric {made.id!r}"
+    where = f"metric {shown(made.id)}"
     if not isinstance(made.id, str) or not _ID.fullmatch(made.id):
         raise InputError(f"{where}: an id is written family.name, in small letters, digits and underscores")
     choices = {
@@ -186,27 +186,31 @@ def check_fields(made: Metric) -> None:
     for name, allowed in choices.items():
         value = getattr(made, name)
         if value not in allowed:
-            raise InputError(f"{where}: {name} is {value!r}; it is one of {', '.join(map(repr, allowed))}")
+            raise InputError(f"{where}: {name} is {shown(value)}; it is one of {', '.join(map(repr, allowed))}")
     for name in ("label", "unit", "formula", "source", "row_label", "col_label", "undefined", "section", "result"):
         if not isinstance(getattr(made, name), str):
-            raise InputError(f"{where}: {name} is {getattr(made, name)!r}; it is text")
+            raise InputError(f"{where}: {name} is {shown(getattr(made, name))}; it is text")
     for name in ("parts", "scopes", "groups", "needs"):
         value = getattr(made, name)
         if not isinstance(value, tuple) or not all(isinstance(v, str) and v for v in value):
-            raise InputError(f"{where}: {name} is {value!r}; it is a list of names")
+            raise InputError(f"{where}: {name} is {shown(value)}; it is a list of names")
     for name in ("default", "always", "stacked", "precise", "log"):
         if not isinstance(getattr(made, name), bool):
-            raise InputError(f"{where}: {name} is {getattr(made, name)!r}; it is True or False")
+            raise InputError(f"{where}: {name} is {shown(getattr(made, name))}; it is True or False")
     kinds = ("matrix",) if made.rows else ("profile", "token") if made.axis else ("score",)
     if made.kind not in kinds:
         over = " x ".join(made.cells) or "nothing"
         raise InputError(f"{where}: a {made.kind} over {over}; over {over} there is {' or '.join(kinds)}")
     if made.own and made.figure not in ("", *SUITS[made.kind]):
         drawn = " or ".join(SUITS[made.kind]) or "none"
-        raise InputError(f"{where}: figure is {made.figure!r}; of a {made.kind} it is {drawn}")
+        raise InputError(f"{where}: figure is {shown(made.figure)}; of a {made.kind} it is {drawn}")
     if made.first_col not in (0, 1) or not made.label:
-        raise InputError(f"{where}: first_col is {made.first_col!r}, label {made.label!r}; it is 0 or 1, and some text")
+        raise InputError(
+            f"{where}: first_col is {shown(made.first_col)}, label {shown(made.label)}; it is 0 or 1, and some text"
+        )
     numbers = (*made.limits, made.centre) if isinstance(made.limits, tuple) and len(made.limits) == 2 else ("",)
     real = [v for v in numbers if v is not None]
-    if any(isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v) for v in real):
-        raise InputError(f"{where}: limits are {made.limits!r}, centre {made.centre!r}; None or finite numbers")
+    if any(isinstance(v, bool) or not isinstance(v, (int, float)) or not abs(v) <= sys.float_info.max for v in real):
+        raise InputError(
+            f"{where}: limits are {shown(made.limits)}, centre {shown(made.centre)}; None or finite numbers"
+        )

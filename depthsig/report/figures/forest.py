@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import blended_transform_factory
 
 from depthsig.metrics.rules import LATE
+from depthsig.report.figures.labels import plain
 from depthsig.report.figures.models import ROLE_COLOURS, role_legend, shorten, styles
 from depthsig.report.style import COLOURS, MARKERS
 from depthsig.terms import described
@@ -56,8 +57,8 @@ def claim_label(claim: dict[str, str]) -> str:
     """``late: looped − baseline``, or the distances that convergence compares."""
     if claim["claim"] == "convergence":
         a, b, c = (claim[name] for name in "abc")
-        return f"convergence: d({a}, {b}) − min d to {c}"
-    return f"{claim['claim']}: {claim['a']} − {claim['c']}"
+        return plain(f"convergence: d({a}, {b}) − min d to {c}")
+    return plain(f"{claim['claim']}: {claim['a']} − {claim['c']}")
 
 
 def draw_reliance(ax: Axes, scores: pd.DataFrame, roles: dict[str, str]) -> Axes:
@@ -89,14 +90,14 @@ def draw_by_profile(ax: Axes, distances: pd.DataFrame) -> Axes:
     names = list(dict.fromkeys(rows["name"]))
     pairs = list(rows[["a", "b"]].drop_duplicates().itertuples(index=False, name=None))
     for number, (a, b) in enumerate(pairs):
-        chosen = rows[(rows["a"] == a) & (rows["b"] == b)].set_index("name").loc[names]
+        chosen = rows[(rows["a"] == a) & (rows["b"] == b)].drop_duplicates("name").set_index("name").reindex(names)
         y = np.arange(len(names)) + (number - (len(pairs) - 1) / 2) * 0.25
         colour = _pair_colour(a, b, number)
         ax.hlines(y, chosen["ci_low"], chosen["ci_high"], color=colour, lw=1.1)
-        label = f"{a} – {b}"
+        label = plain(f"{a} – {b}")
         ax.plot(chosen["distance"], y, ls="", marker=MARKERS[number % len(MARKERS)], color=colour, ms=3, label=label)
     ax.axhline(0.5, color="0.6", lw=0.6)
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), [plain(name) for name in names])
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.set_xlim(left=0)
@@ -109,4 +110,5 @@ def _pair_colour(a: str, b: str, number: int) -> str:
     """Looped and grown together black; a pair with the baseline in the other one's colour."""
     if {a, b} == {"looped", "grown"}:
         return "black"
-    return ROLE_COLOURS[a if b == "baseline" else b] if "baseline" in (a, b) else COLOURS[number % len(COLOURS)]
+    other = a if b == "baseline" else b
+    return ROLE_COLOURS.get(other, ROLE_COLOURS[""]) if "baseline" in (a, b) else COLOURS[number % len(COLOURS)]

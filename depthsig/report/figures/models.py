@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from scipy.cluster.hierarchy import dendrogram
 
 from depthsig.metrics import Metric
+from depthsig.report.figures.labels import plain
 from depthsig.report.style import COLOURS, SEQUENTIAL
 from depthsig.statistics.convergence import average_linkage
 from depthsig.terms import described
@@ -20,8 +21,8 @@ LONGEST = 34
 
 
 def shorten(name: str) -> str:
-    """A model's name as a label: its middle is cut out where it is long."""
-    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2 - 1]}…{name[-LONGEST // 2 :]}"
+    """A model's name as a label: its middle is cut out where it is long, and no dollar sign begins a formula."""
+    return plain(name if len(name) <= LONGEST else f"{name[: LONGEST // 2 - 1]}…{name[-LONGEST // 2 :]}")
 
 
 def styles(models: list[str], roles: dict[str, str]) -> dict[str, dict[str, object]]:
@@ -31,9 +32,9 @@ def styles(models: list[str], roles: dict[str, str]) -> dict[str, dict[str, obje
     for place, name in enumerate(models):
         role = roles.get(name, "")
         number = count[role] = count.get(role, -1) + 1
-        plain = not any(roles.values())
-        colour = COLOURS[place % len(COLOURS)] if plain else ROLE_COLOURS[role]
-        line = LINES[(place // len(COLOURS) if plain else number) % len(LINES)]
+        alone = not any(roles.values())
+        colour = COLOURS[place % len(COLOURS)] if alone else ROLE_COLOURS.get(role, ROLE_COLOURS[""])
+        line = LINES[(place // len(COLOURS) if alone else number) % len(LINES)]
         found[name] = {"color": colour, "ls": line}
     return found
 
@@ -102,7 +103,7 @@ def draw_relative(ax: Axes, rows: pd.DataFrame, entry: Metric, roles: dict[str, 
         ax.fill_between(x, low, high, color=str(style["color"]), alpha=0.15, lw=0)
         ax.plot(x, curve["value"].to_numpy(float), label=shorten(str(name)), lw=1.0, **style)  # type: ignore[arg-type]
     first = rows.iloc[0]
-    about = described(first["part"], first["scope"])
+    about = plain(described(first["part"], first["scope"]))
     ax.set_title(entry.id + (f" ({about})" if about else ""), fontsize=7)
     ax.set_xlim(0, 1)
     ax.margins(y=0.08)

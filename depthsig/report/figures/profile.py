@@ -38,4 +38,4 @@ def draw_profile(ax: Axes, table: pd.DataFrame, entry: Metric, plan: pd.DataFram
 
 def _name(key: tuple[str, str, str]) -> str:
     part, scope, agg = key
-    return described(part, scope, "" if agg == "mean" else agg) or agg
+    return plain(described(part, scope, "" if agg == "mean" else agg) or agg)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -41,7 +43,29 @@ def draw_top_tokens(ax: Axes, tokens: pd.DataFrame) -> Axes:
 
 
 def readable(token: str, width: int = 8) -> str:
-    """A token that can be read in a cell: white space made visible, long ones clipped."""
+    """A token that can be read in a cell: white space made visible, long ones clipped.
+
+    ``width`` is in letters; Chinese, Japanese and Korean ones take the place of two, and combining signs none.
+
+    >>> readable("one two three"), readable("\u4f60\u597d\u4e16\u754c\u548c\u5e73")
+    ('one␣two…', '你好世…')
+    """
     token = token.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥").replace("\r", "↵")
-    token = "".join(c if c.isprintable() else "·" for c in token)
-    return token if len(token) <= width else token[: width - 1] + "…"
+    token = "".join(c if c.isprintable() or c in JOINERS else "·" for c in token)
+    if sum(map(_columns, token)) <= width:
+        return token
+    kept, taken = 0, 0
+    while taken + _columns(token[kept]) < width:
+        taken += _columns(token[kept])
+        kept += 1
+    return token[:kept].rstrip(JOINERS) + "…"
+
+
+JOINERS = "\u200c\u200d"
+"""Unseen characters that say how their neighbours are written, in Indic scripts and emoji."""
+
+
+def _columns(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1

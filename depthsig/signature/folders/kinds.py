@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from depthsig import untrusted
 from depthsig.signature.schema import FILES
 
 SIGNATURE, REPEAT, COMPARE, LENS = "signature.json", "repeat.json", "compare.json", "lens.json"
@@ -37,10 +37,9 @@ def result_kind(directory: str | Path) -> str | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a file holds; an empty one where there is none, or no such file."""
+    """The object that a file holds; an empty one where there is none that can be read."""
     try:
-        # Anything but a file could block for ever.
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (OSError, ValueError, RecursionError):
+        found = untrusted.read_json(path)
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

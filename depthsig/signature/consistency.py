@@ -1,0 +1,149 @@
+"""Whether the tables of a result fit its record and each other, so that whatever reads them can rely on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy import ndarray
+
+from depthsig.errors import shown
+from depthsig.metrics import Metric
+from depthsig.metrics.registry import with_own
+from depthsig.signature.records import CLAIMS, VERDICTS
+from depthsig.terms import described
+
+_ABOUT = ["metric", "part", "scope"]
+
+
+def wrong_tables(info: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, str]]:
+    """Tables of a signature that cannot be as they were written, each with what is wrong with it.
+
+    Args:
+        info: its record, which has been held to its types.
+    """
+    entries, space = with_own(info.get("metrics", [])), Space.of(info)
+    n_prompts = len(tables["prompts"])
+    checks = {
+        "prompts": _wrong_prompts(tables["prompts"]),
+        "profiles": _wrong_profiles(tables["profiles"], space.steps),
+        "matrices": _wrong_cells(tables["matrices"], entries, space) or _repeated(tables["matrices"], ["row", "col"]),
+        "samples": _wrong_samples(tables["samples"], entries, space, n_prompts),
+        "tokens": _wrong_tokens(tables["tokens"], n_prompts),
+    }
+    yield from ((name, wrong) for name, wrong in checks.items() if wrong)
+
+
+class Space:
+    """How far each axis of a table can reach."""
+
+    def __init__(self, steps: int, layers: int) -> None:
+        self.steps, self.layers = steps, layers
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> Space:
+        """The space of a signature's record."""
+        run = max(step["layer"] for step in info["plan"]) + 1
+        return cls(len(info["plan"]), max(run, info["checkpoint"].get("n_layers") or 0))
+
+    def end(self, axis: str) -> int:
+        """One more than the largest index of an axis (numbers of columns may begin at 1)."""
+        return {"step": self.steps, "layer": self.layers, "start": self.layers, "end": self.layers + 1}.get(
+            axis, max(self.steps, self.layers if not axis else 0) + 1
+        )
+
+
+def wrong_comparison(info: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, str]]:
+    """Tables of a comparison that cannot be as they were written, each with what is wrong with it."""
+    names, entries = [m["name"] for m in info["models"]], with_own(info.get("metrics", []))
+    known: dict[str, dict[str, Sequence[str]]] = {
+        "claims": {"claim": CLAIMS, "verdict": VERDICTS}, "scores": {"model": names},
+        "profiles": {"model": names, "metric": list(entries)},
+    }  # fmt: skip
+    for table, columns in known.items():
+        for column, allowed in columns.items():
+            other = tables[table][column][~tables[table][column].isin(allowed)]
+            if len(other):
+                yield table, f"{column} {shown(other.iloc[0])} is none of its {', '.join(allowed)[:200]}"
+    wrong = _wrong_distances(tables["distances"], names)
+    if wrong:
+        yield "distances", wrong
+
+
+def _wrong_distances(distances: pd.DataFrame, names: list[str]) -> str:
+    """Every two models have one mean distance."""
+    rows = distances[(distances["level"] == "model") & (distances["metric"] == "mean")]
+    found = {frozenset(pair): d for *pair, d in rows[["a", "b", "distance"]].itertuples(index=False)}
+    for a, b in combinations(names, 2):
+        distance = found.get(frozenset((a, b)), np.nan)
+        if not 0 <= distance < np.inf:
+            return f"the mean distance of {shown(a)} and {shown(b)} is {distance}"
+    return "" if set(rows["a"]) | set(rows["b"]) <= set(names) else "a distance is of a model that was not compared"
+
+
+def _wrong_prompts(prompts: pd.DataFrame) -> str:
+    numbered = prompts["prompt"].isna().sum() == 0 and prompts["prompt"].tolist() == list(range(len(prompts)))
+    return "" if numbered else "its prompts are not numbered from 0"
+
+
+def _wrong_profiles(profiles: pd.DataFrame, steps: int) -> str:
+    """A profile has all its rows: S + 1 over depth, S over steps."""
+    groups = profiles.groupby([*_ABOUT, "agg", "axis"], sort=False)["index"]
+    for (metric, part, scope, agg, axis), index in groups:
+        size = steps + (axis == "depth")
+        if len(index) != size or sorted(index.dropna()) != list(range(size)):
+            return f"{metric} ({described(part, scope, agg)}) has {len(index)} rows of {size} ({steps} steps)"
+    return ""
+
+
+def _wrong_cells(matrices: pd.DataFrame, entries: Mapping[str, Metric], space: Space) -> str:
+    for metric, rows in matrices.groupby("metric", sort=False):
+        one = entries.get(str(metric))
+        axes = one.cells if one is not None and len(one.cells) == 2 else ("", "")
+        for column, axis in zip(("row", "col"), axes, strict=True):
+            wrong = _outside(rows[column], space.end(axis), f"{column} of {metric}")
+            if wrong:
+                return wrong
+    return ""
+
+
+def _wrong_samples(samples: pd.DataFrame, entries: Mapping[str, Metric], space: Space, n_prompts: int) -> str:
+    wrong = _outside(samples["prompt"], n_prompts, "prompt")
+    for metric, rows in () if wrong else samples.groupby("metric", sort=False):
+        one = entries.get(str(metric))
+        if one is None or one.kind == "score":
+            continue
+        if one.kind == "matrix":
+            wrong = wrong or _wrong_cells(rows, entries, space)
+        elif one.kind == "profile":
+            wrong = wrong or _outside(rows["index"], space.end(one.axis), f"index of {metric}")
+    return wrong or _repeated(samples, ["prompt", "index", "row", "col"])
+
+
+def _wrong_tokens(tokens: pd.DataFrame, n_prompts: int) -> str:
+    wrong = _outside(tokens["prompt"], n_prompts, "prompt")
+    for column in ("index", "position"):
+        wrong = wrong or _outside(tokens[column], 1 << 31, column)
+    return wrong or _repeated(tokens, ["prompt", "index", "position", "rank"])
+
+
+def _outside(values: pd.Series, end: int, what: str) -> str:
+    """Says so where a whole number is missing, negative, or ``end`` or more."""
+    found: ndarray = values.to_numpy(dtype=float, na_value=np.nan)
+    wrong = found[~((found >= 0) & (found < end))]
+    if not len(wrong):
+        return ""
+    return f"a {what} is missing" if np.isnan(wrong[0]) else f"a {what} is {wrong[0]:.0f}; it has 0 to {end - 1}"
+
+
+def _repeated(table: pd.DataFrame, place: list[str]) -> str:
+    about = [*_ABOUT, *(["agg"] if "agg" in table else []), *place]
+    again = table.duplicated(about)
+    if not again.any():
+        return ""
+    first = table[again].iloc[0]
+    at = ", ".join(f"{c} {first[c]}" for c in place if pd.notna(first[c]))
+    return f"{first['metric']} has {at} twice"

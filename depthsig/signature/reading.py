@@ -1,0 +1,117 @@
+"""Reading results folders: whatever is in them is either what was written, or refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from depthsig.errors import InputError, shown
+from depthsig.signature import tabular
+from depthsig.signature.consistency import wrong_tables
+from depthsig.signature.folders.kinds import SIGNATURE
+from depthsig.signature.records import SignatureRecord, as_record
+from depthsig.signature.schema import FILES, READS, TABLES
+from depthsig.signature.tabular import Columns
+from depthsig.untrusted import read_json
+
+CONTROL = "control"
+"""Where a results folder keeps the result of its re-initialised control."""
+
+
+def read_tables(directory: str | Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """What :func:`depthsig.signature.storage.write_tables` wrote.
+
+    Raises:
+        InputError: naming the file that is missing, damaged or of another schema.
+    """
+    path = Path(directory)
+    if path.name.endswith(".partial"):
+        raise InputError(f"{str(path)!r} is unfinished work, not a result; run the analysis with --resume")
+    if not is_folder(path):
+        raise InputError(f"{str(path)!r} is no folder; name a results folder")
+    info = read_record(path / SIGNATURE, READS)
+    try:
+        check_record(as_record(info, SignatureRecord))
+    except InputError as error:
+        raise InputError(f"{str(path / SIGNATURE)!r} is damaged: {error}") from None
+    tables = {name: read_table(path / file, TABLES[name]) for name, file in FILES.items()}
+    written = info.pop("rows", {})
+    for name, file in FILES.items():
+        if written.get(file, len(tables[name])) != len(tables[name]):
+            raise InputError(
+                f"{str(path / file)!r} is damaged: {len(tables[name])} of its {written[file]} rows are there; "
+                "analyze the checkpoint again"
+            )
+    for name, wrong in wrong_tables(info, tables):
+        raise InputError(f"{str(path / FILES[name])!r} is damaged: {wrong}")
+    return info, tables
+
+
+def read_table(path: Path, columns: Columns) -> pd.DataFrame:
+    """One table of a results folder.
+
+    Raises:
+        InputError: naming the file and what is wrong with it.
+    """
+    try:
+        return tabular.read(path, columns)
+    except InputError:
+        raise
+    except tabular.UNREADABLE as error:
+        reason = shown(" ".join(str(error).split()), 200)
+        raise InputError(f"{str(path)!r} cannot be read as a table of ours: {reason}") from None
+
+
+def read_record(path: Path, schemas: Sequence[str]) -> dict[str, Any]:
+    """The record of a results folder, of a schema that is read.
+
+    Raises:
+        InputError: if it is missing, damaged or of another schema.
+    """
+    try:
+        info = read_json(path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{str(path.parent)!r} holds no {path.name}; it is no depthsig result of this kind") from None
+    found = info.get("schema") if isinstance(info, dict) else None
+    if found not in schemas:
+        known = " and ".join(map(repr, schemas))
+        raise InputError(f"{str(path)!r} has schema {shown(found)}; this version reads {known}")
+    return info
+
+
+def check_record(record: SignatureRecord) -> None:
+    """Hold a signature's record to what its types cannot say.
+
+    Raises:
+        InputError: saying what contradicts what.
+    """
+    steps = len(record.plan)
+    if [step.step for step in record.plan] != list(range(steps)):
+        raise InputError("the steps of its plan are not numbered from 0")
+    for span in (*record.spans.executed, *record.spans.labelled):
+        where = f"the span {span.start}:{span.end}"
+        if not span.start < span.end <= steps:
+            raise InputError(f"{where} lies outside its {steps} steps")
+        if span.size * span.count != span.end - span.start:
+            raise InputError(f"{where} is not {span.count} x {span.size} steps")
+
+
+def has_control(folder: Path) -> bool:
+    """Whether a results folder keeps the result of a control."""
+    try:
+        return (folder / CONTROL).exists()
+    except OSError:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; False too for what cannot be a path."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,256 @@
+"""What ``signature.json`` and ``compare.json`` hold: every field that anything reads, with its type.
+
+A record comes from a file that anybody may have written, so it is held to these types before anything else
+sees it. Fields that no type is declared for are kept as they are; nothing reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from depthsig.errors import InputError, shown
+from depthsig.metrics.entries.fields import read_entry
+from depthsig.metrics.rules import CLAIM_STATEMENTS
+
+MOST_STEPS = 1 << 15
+"""Steps of a plan: 1024 passes, the most that can be asked for, of 32 layers."""
+
+Index = Annotated[int, Field(ge=0, lt=1 << 24)]
+Count = Annotated[int, Field(ge=1, lt=1 << 24)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 64)]
+Scalar = str | bool | int | float | None
+Named = dict[str, Scalar]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class RecordedStep(_Record):
+    """One executed step of the plan."""
+
+    step: Index
+    layer: Index
+    iteration: Index | None = None
+    span: str | None = None
+    block: Index | None = None
+    phase: Index | None = None
+    outer: Index | None = None
+    boundary: str | None = None
+
+
+STEP_COLUMNS = ("step", "layer", "iteration", "span", "block", "phase")
+"""What every step has, though it may be nothing."""
+
+
+class RecordedSpan(_Record):
+    """A loop that runs or a declared span, in steps."""
+
+    start: Index
+    end: Count
+    size: Count
+    count: Count
+    kind: str
+    source: str
+    executed: bool = True
+
+
+class FoundBlock(_Record):
+    """A block that was found blindly, in layers."""
+
+    start: Index
+    size: Count
+    count: Count
+
+
+class Spans(_Record):
+    """What was declared, and where it is."""
+
+    declared: Named = {}
+    executed: list[RecordedSpan] = []
+    labelled: list[RecordedSpan] = []
+    found: list[FoundBlock] = []
+
+
+class Pattern(_Record):
+    """A field of the config that differs from layer to layer."""
+
+    name: str
+    values: list[str]
+
+
+class RecordedCheckpoint(_Record):
+    """What was measured."""
+
+    id: str | None = None
+    name: str
+    kind: str | None = None
+    revision: str | None = None
+    content_hash: str | None = None
+    family: str | None = None
+    n_layers: Annotated[int, Field(ge=0, le=1 << 15)] | None = None
+    layer_patterns: list[Pattern] = []
+
+
+class RecordedCertificate(_Record):
+    """One proof with its number."""
+
+    name: str
+    value: float | None = None
+    tolerance: float | None = None
+    note: str = ""
+    passed: bool
+
+
+class RecordedLens(_Record):
+    """The lens that was used."""
+
+    path: str | None = None
+    translators: Scalar = None
+    content_hash: str | None = None
+
+
+class RandomState(_Record):
+    """The seed of a random initial state."""
+
+    seed: Seed
+
+
+class GivenPrompts(_Record):
+    """What was given as prompts."""
+
+    name: Scalar = None
+    objects: bool
+    count: Index
+
+
+class GivenPlugin(_Record):
+    """A file of the user's own."""
+
+    path: str
+    sha256: str | None = None
+
+
+class RecordedGiven(_Record):
+    """What makes the result again."""
+
+    source: str | None = None
+    why: str | None = None
+    prompts: GivenPrompts
+    plan: Named | None = None
+    loading: dict[str, Scalar | Named] | None = None
+    plugins: list[GivenPlugin] | None = None
+    declared: list[str] | None = None
+
+
+def _own_metrics(records: Any) -> Any:
+    """Entries of a user's own metrics are read as the registry reads them."""
+    if not isinstance(records, list):
+        raise ValueError("it is no list")
+    for record in records:
+        read_entry(record)
+    return records
+
+
+OwnMetrics = Annotated[list[dict[str, Any]], BeforeValidator(_own_metrics)]
+
+
+class SignatureRecord(_Record):
+    """``signature.json``."""
+
+    schema_: str = Field(alias="schema")
+    created: str | None = None
+    versions: dict[str, str] = {}
+    checkpoint: RecordedCheckpoint
+    dtype: str | None = None
+    device: str | None = None
+    seed: Seed = 0
+    random_state: RandomState | None = None
+    plan: Annotated[list[RecordedStep], Field(min_length=1, max_length=MOST_STEPS)]
+    spans: Spans
+    certificates: list[RecordedCertificate] = []
+    lens: RecordedLens | None = None
+    options: dict[str, Scalar | list[Scalar] | Named]
+    given: RecordedGiven | None = None
+    metrics: OwnMetrics = []
+    warnings: list[str] = []
+    rows: dict[str, Index] = {}
+
+
+class ComparedModel(_Record):
+    """One compared signature."""
+
+    name: str
+    role: str
+    path: str | None = None
+    checkpoint: Named
+    content: str
+    steps: Count
+    declared: Named = {}
+    prompts: Scalar = None
+    n_prompts: Index
+
+
+class ComparedPrompts(_Record):
+    """On what the signatures were compared."""
+
+    n: Index
+    same_tokens: bool
+
+
+class ComparedProfiles(_Record):
+    """Which profiles took part."""
+
+    compared: list[str]
+    left_out: dict[str, str] = {}
+
+
+class ComparedOptions(_Record):
+    """How they were compared."""
+
+    seed: Seed = 0
+    resamples: Index
+
+
+class ComparisonRecord(_Record):
+    """``compare.json``."""
+
+    schema_: str = Field(alias="schema")
+    created: str
+    versions: dict[str, str]
+    models: Annotated[list[ComparedModel], Field(min_length=2)]
+    roles: dict[str, list[str]]
+    roles_from: str
+    options: ComparedOptions
+    prompts: ComparedPrompts
+    profiles: ComparedProfiles
+    metrics: OwnMetrics = []
+    warnings: list[str]
+
+
+CLAIMS = tuple(CLAIM_STATEMENTS)
+VERDICTS = tuple(dict.fromkeys(verdict for said in CLAIM_STATEMENTS.values() for verdict in said))
+"""What ``claim`` and ``verdict`` of the table of claims may say."""
+
+
+Kind = TypeVar("Kind", bound=_Record)
+
+
+def as_record(info: Mapping[str, Any], kind: type[Kind]) -> Kind:
+    """A record with everything that is declared of it, what it leaves out at its default.
+
+    Raises:
+        InputError: naming the field that is missing or of another type, and what was found.
+    """
+    try:
+        return kind.model_validate(info)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    place = ".".join(str(piece) for piece in first["loc"])
+    if first["type"] == "missing":
+        raise InputError(f"{shown(place)} is missing")
+    says = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    raise InputError(f"{shown(place)} is {shown(first['input'], 40)}; {says}")

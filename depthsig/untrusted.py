@@ -1,0 +1,51 @@
+"""Reading files that somebody else may have written: only regular ones, of a size that can be meant."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from depthsig.errors import InputError
+
+LARGEST_RECORD = 64 << 20
+"""Bytes of a JSON record: the largest plan takes a hundredth of it."""
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a regular file (or of one that a link leads to), which nothing has opened yet.
+
+    Opening a FIFO would wait for its other end, and opening a device may do anything.
+
+    Raises:
+        OSError, ValueError: where there is no such file.
+        InputError: naming a folder, FIFO, socket or device.
+    """
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise InputError(f"{str(path)!r} is a folder, where a file was expected")
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{str(path)!r} is no regular file (a FIFO, socket or device); name a file that can be read")
+    return found.st_size
+
+
+def read_json(path: Path, most: int = LARGEST_RECORD) -> Any:
+    """What a JSON file holds, as long as it can be written again.
+
+    Raises:
+        OSError: where the file is not there or cannot be read.
+        InputError: in one line, for one that is no regular file, too large, no JSON, nested so deeply that
+            nothing could write it, or that holds half a character (a lone surrogate).
+    """
+    size = size_of(path)
+    if size > most:
+        raise InputError(f"{str(path)!r} is damaged: it has {size:,} bytes, at most {most:,} can be meant")
+    try:
+        found = json.loads(path.read_bytes().decode("utf-8-sig"))
+        json.dumps(found, indent=1, ensure_ascii=False).encode()
+    except RecursionError:
+        raise InputError(f"{str(path)!r} is damaged: it is nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is damaged: {' '.join(str(error).split())[:200]}") from None
+    return found
