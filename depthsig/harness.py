@@ -6,7 +6,8 @@ inside. Tokens, windows, batches, generation, chat templates and every default a
 code, so that without an order or an edit the numbers are ``hf``'s. ``model_args`` are ``hf``'s
 (those that cannot be done are refused by name), and ``order``, ``iterations``, ``edit`` (such as
 ``Skip(5)+Repeat(4,8,times=2)``) and ``allow_pickle``; ``pretrained`` is what ``depthsig.load``
-takes. The harness splits ``model_args`` at commas, so an order's own are written ``|`` or ``;``.
+takes, and a checkpoint that declares an order runs in it. The harness splits ``model_args`` at
+commas, so an order's own are written ``|`` or ``;``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,15 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
 
+from depthsig.checkpoint.anatomy.adapter import tolerance
+from depthsig.checkpoint.hooks import undisturbed
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.engine.batch import Batch
 from depthsig.engine.edits import Edit, compile_edit, parse_edit
 from depthsig.engine.program import Program
 from depthsig.engine.rows import Clean
 from depthsig.engine.run import run_programs
-from depthsig.errors import DepthsigError, InputError, UnsupportedModelError
+from depthsig.errors import DepthsigError, DepthsigWarning, InputError, UnsupportedModelError
 from depthsig.model import Model, open_model
 from depthsig.plan.declared import PlanOptions
 
@@ -81,7 +85,7 @@ class DepthsigLM(HFLM):  # type: ignore[misc]
     ) -> None:  # fmt: skip
         _check_types({**arguments, "allow_pickle": allow_pickle})
         _check_values(arguments)
-        self._plan = PlanOptions(_with_commas(order), iterations=_with_commas(iterations))
+        self._plan = PlanOptions(order=_with_commas(order), iterations=_with_commas(iterations))
         self._edit = parse_edit(_with_commas(edit)) if isinstance(edit, str) else edit
         self._allow_pickle, self._given = bool(allow_pickle), arguments
         if isinstance(pretrained, nn.Module):
@@ -100,11 +104,11 @@ class DepthsigLM(HFLM):  # type: ignore[misc]
 
     def _open(self, source: Any, device: str, dtype: Any) -> None:
         given = self._given
-        revision = given.get("revision")
+        here = not isinstance(source, str) or Path(source).exists()
+        revision = None if here or given.get("revision") in (None, "main") else str(given["revision"])
         loading = LoadOptions(
-            dtype, device, "auto" if given.get("parallelize") else None,
-            None if revision in (None, "main") else str(revision),
-            bool(given.get("trust_remote_code")), self._allow_pickle,
+            dtype=dtype, device=device, device_map="auto" if given.get("parallelize") else None, revision=revision,
+            trust_remote_code=bool(given.get("trust_remote_code")), allow_pickle=self._allow_pickle,
         )  # fmt: skip
         tokenizer = given.get("tokenizer")
         opened = open_model(source, None if isinstance(tokenizer, str) else tokenizer, loading, self._plan)
@@ -115,7 +119,8 @@ class DepthsigLM(HFLM):  # type: ignore[misc]
     # What hf's constructor calls to get its pieces.
 
     def _get_config(self, pretrained: str, **kwargs: Any) -> None:
-        if self._given.get("device") != str(self.device) and not hasattr(self, "accelerator"):
+        # The harness' own command names cuda:0 where nothing is named, whether there is one or not.
+        if self._given["device"] not in (str(self.device), "cuda:0") and not hasattr(self, "accelerator"):
             raise InputError(f"device={self._given['device']!r} is none of this machine's")
         dtype = self._given.get("dtype", "auto")
         self._open(pretrained, str(self.device), "float32" if dtype is None else _torch_dtype("dtype", dtype))
@@ -138,6 +143,8 @@ class DepthsigLM(HFLM):  # type: ignore[misc]
                 pretrained = self.opened.module.name_or_path  # a hub id, or the folder of a shipped checkpoint
         elif tokenizer is None:
             tokenizer = self.opened.tokenizer  # a TransformerBridge brings its own
+            if tokenizer is None and not self._network.name_or_path:
+                raise InputError("a live model that was loaded from nowhere needs its tokenizer=, a name or an object")
         kwargs["trust_remote_code"] = bool(kwargs.get("trust_remote_code"))  # None would ask the user
         try:
             super()._create_tokenizer(pretrained, tokenizer, **kwargs)
@@ -252,11 +259,28 @@ def _other_dtype(opened: Model) -> torch.dtype | None:
 
 
 def _is_hfs(opened: Model, program: Program | None) -> bool:
-    """Whether what is to be run is what hf runs: the checkpoint's own forward, called as ``module(ids).logits``."""
+    """Whether what is to be run is what hf runs: the checkpoint's own forward, called as ``module(ids).logits``.
+
+    hf's call keeps a cache. Where one layer runs at several depths its keys and values can then fall
+    into one place; such a model is run without.
+    """
     if program is not None or not opened.is_native or not isinstance(opened.module, PreTrainedModel):
         return False
-    with torch.no_grad():
-        return hasattr(opened.module(torch.zeros(1, 1, dtype=torch.long, device=opened.device)), "logits")
+    ids = torch.arange(8, device=opened.device)[None] % max(1, opened.readout.vocab)
+    plain = opened.logits(ids)
+    with undisturbed(opened.module):
+        try:
+            cached = getattr(opened.module(ids), "logits", None)
+        except RuntimeError:
+            cached = torch.full_like(plain, torch.inf)
+    if cached is None:
+        return False
+    away = float((cached.float() - plain.float()).abs().max())
+    if away <= tolerance(plain.dtype) * float(plain.abs().max()):
+        return True
+    message = f"called as hf does, with a cache, this model's logits move by {away:.2g}; it is run without"
+    warnings.warn(message, DepthsigWarning, stacklevel=2)
+    return False
 
 
 def _check_types(arguments: dict[str, Any]) -> None:

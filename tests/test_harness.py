@@ -141,11 +141,21 @@ def test_only_edits_are_read(text: str) -> None:
         parse_edit(text)
 
 
+def _without_bos():
+    found = byte_tokenizer()
+    found.bos_token = None
+    return found
+
+
 def test_bad_arguments() -> None:
     module = build("llama")
     for options in ({"edit": "Skip(9)"}, {"order": "0:99"}, {"no_such": 1}):
         with pytest.raises(InputError):
             DepthsigLM(module, tokenizer=TOKENIZER, **options)
+    with pytest.raises(InputError, match="needs its tokenizer="):
+        DepthsigLM(module)
+    with pytest.raises(InputError, match="prefix_token_id=N"):
+        DepthsigLM(module, tokenizer=_without_bos())
 
 
 def test_an_error_is_one_line(monkeypatch, capsys) -> None:

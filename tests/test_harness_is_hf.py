@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import build, byte_tokenizer
+from families import build, byte_tokenizer, looped_model
 from smollm2 import gguf
 from transformers import LlamaConfig
 
@@ -18,7 +18,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from depthsig.engine.program import Program
-from depthsig.errors import InputError
+from depthsig.errors import DepthsigWarning, InputError
 from depthsig.harness import REFUSED, TAKEN, DepthsigLM, Rearranged
 
 CHAT = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if think %}?{% endif %}"
@@ -256,6 +256,20 @@ def test_another_order_is_hf_with_its_layers_moved(folder, name: str, bos: bool,
     setattr(holder, attribute, torch.nn.ModuleList([layers[i] for i in (0, 2, 1, 3)]))
     assert _scores(ours) == pytest.approx(_scores(hf), rel=1e-4, abs=1e-4)
     assert _texts(ours) == _texts(hf)
+
+
+def test_a_cache_that_a_loop_spoils_is_left_out() -> None:
+    """hf's call would let a layer that runs at several depths see its other passes."""
+    module = looped_model()
+    with pytest.warns(DepthsigWarning, match="with a cache"):
+        ours = DepthsigLM(module, tokenizer=tokenizer(True), batch_size=3)
+    ids = ours.tok_encode("one two")
+    with torch.no_grad():
+        logits = module(torch.tensor([ids[:-1]]), use_cache=False).logits
+    wanted = float(logits[0, -1].log_softmax(-1)[ids[-1]])
+    (found,) = ours.loglikelihood(_requests("loglikelihood", [("one tw", "o")]), disable_tqdm=True)
+    assert found[0] == pytest.approx(wanted, abs=1e-4)
+    _texts(ours)
 
 
 @pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16"}, {"mixed_precision_dtype": "bfloat16"}])
