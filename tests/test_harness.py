@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,12 +16,18 @@ from families import build, byte_tokenizer
 pytest.importorskip("lm_eval")
 
 import depthsig
+from depthsig import harness
 from depthsig.engine.edits import Repeat, Skip
 from depthsig.errors import InputError
 from depthsig.harness import DepthsigLM, parse_edit
 from depthsig.prompts import builtin_prompts
 
 TOKENIZER = byte_tokenizer()
+
+
+def _request(*args) -> SimpleNamespace:
+    """As the harness makes them, for the model's own methods."""
+    return SimpleNamespace(args=args, task_name="")
 
 
 def _task(folder: Path, kind: str) -> Path:
@@ -53,7 +60,7 @@ def _score(tmp_path: Path, kind: str, metric: str, **arguments) -> float:
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(_task(tmp_path, kind)), include_defaults=False)
-    given = ",".join(f"{k}={v}" for k, v in {"pretrained": "family-midas", **arguments}.items())
+    given = ",".join(f"{k}={v}" for k, v in {"pretrained": "family-midas", "batch_size": 8, **arguments}.items())
     found = simple_evaluate(
         model="depthsig", model_args=given, tasks=[f"local_{kind}"], task_manager=manager, bootstrap_iters=0,
         log_samples=False, verbosity="ERROR",
@@ -93,30 +100,22 @@ def test_generation(tmp_path: Path) -> None:
 
 
 def test_generation_stops_where_it_is_told() -> None:
-    class Request:
-        def __init__(self, *args) -> None:
-            self.args = args
-
     lm = DepthsigLM("family-midas")
     text = builtin_prompts("lookup", 1)[0].text
-    (free,) = lm.generate_until([Request(text, {"max_gen_toks": 6})], disable_tqdm=True)
+    (free,) = lm.generate_until([_request(text, {"max_gen_toks": 6})], disable_tqdm=True)
     stop = free[2]
-    (cut,) = lm.generate_until([Request(text, {"max_gen_toks": 6, "until": [stop]})], disable_tqdm=True)
+    (cut,) = lm.generate_until([_request(text, {"max_gen_toks": 6, "until": [stop]})], disable_tqdm=True)
     assert cut == free[: free.index(stop)]
-    with pytest.raises(InputError, match="greedily"):
-        lm.generate_until([Request(text, {"do_sample": True})], disable_tqdm=True)
+    with pytest.raises(InputError, match="max_gen_toks = 256 leaves no room"):
+        lm.generate_until([_request(text, {"until": [stop]})], disable_tqdm=True)
 
 
 def test_log_likelihoods_are_the_models() -> None:
-    class Request:
-        def __init__(self, *args) -> None:
-            self.args = args
-
     module = build("llama")
     lm = DepthsigLM(module, tokenizer=TOKENIZER, batch_size=2, edit="Repeat(1,3,times=2)")
     model = depthsig.load(module, TOKENIZER)
     pairs = [("one two ", "three"), ("a", "b"), ("", "start"), ("longer context here", " and more")]
-    found = lm.loglikelihood([Request(*p) for p in pairs], disable_tqdm=True)
+    found = lm.loglikelihood([_request(*p) for p in pairs], disable_tqdm=True)
     for (context, continuation), (value, greedy) in zip(pairs, found, strict=True):
         ids = TOKENIZER(context + continuation).input_ids
         ids = ids if context else [TOKENIZER.bos_token_id, *ids]
@@ -127,20 +126,11 @@ def test_log_likelihoods_are_the_models() -> None:
         wanted = sum(float(logs[t - 1, ids[t]]) for t in range(first, len(ids)))
         assert value == pytest.approx(wanted, rel=1e-4)
         assert greedy == all(int(logs[t - 1].argmax()) == ids[t] for t in range(first, len(ids)))
-    (rolling,) = lm.loglikelihood_rolling([Request("some words to score")], disable_tqdm=True)
+    (rolling,) = lm.loglikelihood_rolling([_request("some words to score")], disable_tqdm=True)
     ids = [TOKENIZER.bos_token_id, *TOKENIZER("some words to score").input_ids]
     (run,) = model.run([ids], [Repeat(1, 3)])
     logs = run.logits[0].double().log_softmax(-1)
     assert rolling == pytest.approx(sum(float(logs[t - 1, ids[t]]) for t in range(1, len(ids))), rel=1e-4)
-
-
-def test_a_text_longer_than_the_model_is_scored_in_windows() -> None:
-    class Request:
-        args = ("word " * 60,)
-
-    lm = DepthsigLM(build("llama"), tokenizer=TOKENIZER, max_length=100)
-    (value,) = lm.loglikelihood_rolling([Request()], disable_tqdm=True)
-    assert value < 0
 
 
 @pytest.mark.parametrize(
@@ -151,11 +141,32 @@ def test_only_edits_are_read(text: str) -> None:
         parse_edit(text)
 
 
+def _without_bos():
+    found = byte_tokenizer()
+    found.bos_token = None
+    return found
+
+
 def test_bad_arguments() -> None:
     module = build("llama")
     for options in ({"edit": "Skip(9)"}, {"order": "0:99"}, {"no_such": 1}):
         with pytest.raises(InputError):
             DepthsigLM(module, tokenizer=TOKENIZER, **options)
+    with pytest.raises(InputError, match="needs its tokenizer="):
+        DepthsigLM(module)
+    with pytest.raises(InputError, match="prefix_token_id=N"):
+        DepthsigLM(module, tokenizer=_without_bos())
+
+
+def test_an_error_is_one_line(monkeypatch, capsys) -> None:
+    def fails() -> None:
+        DepthsigLM("no-such-checkpoint")
+
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", fails)
+    with pytest.raises(SystemExit) as stopped:
+        harness.main()
+    written = capsys.readouterr().err.strip()
+    assert stopped.value.code == 2 and len(written.splitlines()) == 1 and "'no-such-checkpoint'" in written
 
 
 @pytest.mark.slow
