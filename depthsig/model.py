@@ -227,10 +227,8 @@ def _check_order(trace: Trace, native: Plan, plan: Plan) -> None:
     if plan.layers == native.layers or plan.order is None:
         return
     if not trace.is_chain:
-        at = next(i for i, chained in enumerate(trace.chained) if not chained)
         raise UnsupportedModelError(
-            f"another order of layers cannot be run exactly: this model does something between "
-            f"steps {at - 1} and {at} ({trace.boundaries[at]}); leave --order out"
+            f"another order of layers cannot be run exactly: {trace.why_no_chain}; leave --order out"
         )
     if trace.varying is not None:
         raise UnsupportedModelError(
