@@ -44,8 +44,8 @@ _MEANING = {
         "ask for --parts layer",
     ),
     "causal": (
-        "the model is not causal: a later token moves earlier logits",
-        "what it does at one position depends on what comes after, so no per-position number of it means what it says",
+        "the model is not causal: a later token, or another prompt of the batch, moves earlier logits",
+        "no number of a single position can be told from what else is run; a causal model works",
     ),
     "edits": (
         "edits that run together do not give what one hooked plain forward each gives",
@@ -89,6 +89,10 @@ class Certificate:
         )
 
 
+Trial = dict[int, tuple[Part, tuple[int, ...]]]
+"""An edit, by step: the part that is taken away, and at which positions."""
+
+
 def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certificate]:
     """All certificates of ``network`` on up to four prompts, the shortest and longest among them.
 
@@ -114,7 +118,7 @@ def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certific
         observed, watched = native_run(network.module, network.anatomy, network.trace, batch, parts=True, logits=True)
         assert watched is not None, "the model's own forward gave no logits"
         deviations = {
-            "readout": _deviation(network, observed.outputs[-1], plain),
+            "readout": _deviation(network, observed.outputs[-1], watched),
             "neutral": _largest(watched, plain),
         }
         if network.trace.is_chain:
@@ -127,7 +131,7 @@ def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certific
         if row == 0:
             scale = max(scale, float(alone.float().abs().max()))
             deviations["causal"] = _look_ahead(network, ids, plain)
-            deviations["edits"] = _together(network, ids, run)
+            deviations["edits"] = _together(network, ids, run, relative)
         parts = parts_error(run)
         if parts is not None:
             has_parts, deviations["parts"] = True, parts
@@ -135,6 +139,8 @@ def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certific
             worst[name] = value if value != value else max(worst[name], value)
     if not has_parts:
         del worst["parts"]
+    if not worst["padding"] <= relative * scale:
+        worst["causal"] = max(worst["causal"], _beside_another(network, chosen[0]), key=lambda v: (v != v, v))
     return [Certificate(n, v, relative if n == "parts" else relative * scale) for n, v in worst.items()]
 
 
@@ -148,14 +154,20 @@ def _look_ahead(network: Network, ids: Sequence[int], plain: Float[Tensor, "1 to
     return _typical(moved[:, :middle], plain[:, :middle])
 
 
-def _together(network: Network, ids: Sequence[int], run: CleanRun) -> float:
+def _beside_another(network: Network, ids: Sequence[int]) -> float:
+    """How far a prompt's logits move when another of the same length, so without padding, is in its batch."""
+    words = network.readout.vocab
+    other = [(token + 1) % words or 1 for token in ids]
+    both = network.logits(make_batch([ids, other], [0, 1], network.device).ids)
+    return _typical(both[:1], network.logits(make_batch([ids], [0], network.device).ids))
+
+
+def _together(network: Network, ids: Sequence[int], run: CleanRun, relative: float) -> float:
     """How far the logits of different edits in one run are from a hooked plain forward each."""
     batch = make_batch([ids], [0], network.device)
-    trials = _trials(network, len(ids))
-    edits = [
-        Edits(tuple(Skip(step, part, where) for step, (part, where) in trial.items()))
-        for trial in trials
-    ]  # fmt: skip
+    error = parts_error(run)
+    trials = _trials(network, len(ids), parts=error is not None and error <= relative)
+    edits = [Edits(tuple(Skip(step, part, where) for step, (part, where) in trial.items())) for trial in trials]
     programs = [compile_edit(edit, len(network.plan), network.has_parts) for edit in edits]
     found: dict[int, Tensor] = {}
     for numbers, states in run_programs(Clean.from_run(network, batch, run), programs):
@@ -167,21 +179,23 @@ def _together(network: Network, ids: Sequence[int], run: CleanRun) -> float:
     return max(gaps, key=lambda gap: (gap != gap, gap))
 
 
-def _trials(network: Network, tokens: int) -> list[dict[int, tuple[Part, tuple[int, ...]]]]:
-    """Two edits, each by step the part that is taken away and where: the first, middle and last steps have one.
+def _trials(network: Network, tokens: int, *, parts: bool) -> list[Trial]:
+    """Two edits, each by step the part that is taken away and where: first, middle, late and last steps.
 
-    One starts at once, so that everything later is left by changed layers; the other leaves the clean run
-    late, and joins it. One place is all positions, the other those before a cut.
+    One starts at once, so that all that is left later is left by changed layers; the other leaves the clean
+    run late, and joins it. What it takes away after that leaves positions on which its own state shows.
     """
-    steps = len(network.plan)
+    last = len(network.plan) - 1
     everywhere, cut = tuple(range(1, tokens)), tuple(range(1, max(2, tokens // 2)))
-    middle, late = steps // 2, 2 * steps // 3
-    parts: tuple[Part, Part] = ("attn", "mlp")
-    attn, mlp = (part if network.has_parts[s] else "layer" for part, s in zip(parts, (middle, late), strict=True))
-    return [
-        {middle: (attn, cut), 0: ("layer", everywhere)},
-        {late: (mlp, cut), steps - 1: ("layer", everywhere if late < steps - 1 else cut)},
-    ]
+    middle, late = (last + 1) // 2, min(2 * (last + 1) // 3, max(0, last - 1))
+    known = [parts and has for has in network.has_parts]
+    attn: Part = "attn" if known[middle] else "layer"
+    mlp: Part = "mlp" if known[late] else "layer"
+    first: Trial = {middle: (attn, cut), 0: ("layer", everywhere)}
+    second: Trial = {late: (mlp, cut)}
+    if cut != everywhere:
+        second[last] = ("layer", cut)
+    return [first, second]
 
 
 def _typical(a: Float[Tensor, "*row token vocab"], b: Float[Tensor, "*row token vocab"]) -> float:
