@@ -42,8 +42,9 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("intermediate_size", "ffn_dim", "decoder_ffn_dim", "ffn_hidden_size", "n_inner", "d_ff"), 48),
     **dict.fromkeys(("block_ff_dim", "mlp_hidden_size"), 48),
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "shared_intermediate_size"), 16),
-    **dict.fromkeys(("head_dim", "global_head_dim", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "qk_dim", "query_pre_attn_scalar"), 8),
+    **dict.fromkeys(("head_dim", "global_head_dim", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), 8),
     **dict.fromkeys(("attention_head_dim", "linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 8),
+    **dict.fromkeys(("qk_dim", "query_pre_attn_scalar"), 8),
     **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"), 4),
     **dict.fromkeys(("num_experts_per_tok", "moe_k", "index_n_heads", "moe_top_k", "top_k_experts"), 2),
     **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "n_groups", "mamba_n_groups", "num_mem_blocks"), 1),
@@ -80,7 +81,7 @@ TOLD: dict[str, dict[str, Any]] = {
     "recurrent_gemma": {"block_types": ["recurrent", "attention"], "num_key_value_heads": 1},
     "reformer": {"axial_pos_shape": [8, 16], "axial_pos_embds_dim": [16, 16], "attn_layers": ["local"] * 4},
     "xlstm": {"qk_dim_factor": 0.5, "v_dim_factor": 1.0},
-    "xmod": {"default_language": "en_XX"},
+    "xmod": {"default_language": "en_XX", "languages": ["en_XX"]},
     "zamba": {
         "attn_layer_offset": 1, "attn_layer_period": 2, "layers_block_type": ["mamba", "hybrid"] * 2,
         "attention_hidden_size": 64, "attention_head_dim": 16, "n_mamba_heads": 2,
@@ -109,7 +110,7 @@ def build(name: str) -> nn.Module:
         NotBuiltSmall: with what transformers said.
     """
     said = ""
-    for make in (_made, _set):
+    for make in (_made, _set, _direct):
         for variation in VARIATIONS:
             try:
                 return _shaken(make(name, {**SIZES, **variation, **TOLD.get(name, {})}), name)
@@ -130,6 +131,19 @@ def _made(name: str, sizes: dict[str, Any]) -> Any:
     return type(default)(**values)
 
 
+def _direct(name: str, sizes: dict[str, Any]) -> Any:
+    """A config made from nothing but the sizes that it knows; all else is its own default."""
+
+    def arguments(config: Any, told: dict[str, Any]) -> dict[str, Any]:
+        known = config.to_dict()
+        inner = {k: v for k, v in vars(config).items() if isinstance(v, hf.PretrainedConfig)}
+        plain = {k: v for k, v in sizes.items() if k in known and not isinstance(known[k], (list, tuple, dict))}
+        return {**plain, **told, **{k: type(v)(**arguments(v, {})) for k, v in inner.items()}}
+
+    default = hf.AutoConfig.for_model(name)
+    return type(default)(**arguments(default, TOLD.get(name, {})))
+
+
 def _set(name: str, sizes: dict[str, Any]) -> Any:
     """A default config whose fields were set one by one."""
     return _shrunk(hf.AutoConfig.for_model(name), sizes, TOLD.get(name, {}))
@@ -141,8 +155,7 @@ def _shrunk(config: Any, sizes: dict[str, Any], told: dict[str, Any]) -> Any:
             _shrunk(inner, sizes, {})
     before = getattr(config, "num_hidden_layers", None)
     for field, value in sizes.items():
-        has = hasattr(config, field)
-        if not has or (isinstance(getattr(config, field), (list, tuple)) and field not in told):
+        if not hasattr(config, field) or (isinstance(getattr(config, field), (list, tuple)) and field not in told):
             continue
         try:
             setattr(config, field, value)

@@ -54,6 +54,7 @@ def test_edits_together_each_find_their_own_state() -> None:
     _leaving(module)
     model = depthsig.load(module, TOKENIZER)
     assert model.trace.reads == 3 and all(_verdicts(model).values())
+    assert any("layer 3 uses what other layers left" in note for note in model.plan.notes)
     found = model.run([IDS[0], IDS[4]], [Skip(0), Skip(2), Skip(1), None])
     for edited, step in zip(found, (0, 2, 1), strict=False):
         for logits, ids in zip(edited.logits, (IDS[0], IDS[4]), strict=True):
