@@ -73,6 +73,7 @@ TOLD: dict[str, dict[str, Any]] = {
     },
     "gemma4_text": {"num_kv_shared_layers": 2, "layer_types": _ALTERNATING},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "hrm_text": {"num_hidden_layers": 2, "num_layers_per_stack": 2, "H_cycles": 2, "L_cycles": 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "lfm2": {"full_attn_idxs": [1, 3], "layer_types": ["conv", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
