@@ -220,17 +220,16 @@ def _native_plan(anatomy: Anatomy, trace: Trace) -> Plan:
     tied = tied_to(modules)
     plan = build_plan([tied[i] for i in trace.layers], len(modules), boundaries=trace.boundaries)
     same = [f"layer {i} has all its weights from layer {j} and counts as it" for i, j in enumerate(tied) if i != j]
-    return replace(plan, notes=(*plan.notes, *same, *shared_pieces(modules)))
+    reads = [] if trace.reads is None else [f"{trace.why_no_chain}: every edit runs all layers, none is answered for"]
+    return replace(plan, notes=(*plan.notes, *same, *shared_pieces(modules), *reads))
 
 
 def _check_order(trace: Trace, native: Plan, plan: Plan) -> None:
     if plan.layers == native.layers or plan.order is None:
         return
     if not trace.is_chain:
-        at = next(i for i, chained in enumerate(trace.chained) if not chained)
         raise UnsupportedModelError(
-            f"another order of layers cannot be run exactly: this model does something between "
-            f"steps {at - 1} and {at} ({trace.boundaries[at]}); leave --order out"
+            f"another order of layers cannot be run exactly: {trace.why_no_chain}; leave --order out"
         )
     if trace.varying is not None:
         raise UnsupportedModelError(

@@ -1,19 +1,27 @@
-"""Weights that are not numbers, found before anything is computed with them."""
+"""Values that are not numbers: in weights before anything is computed with them, and in what is computed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from depthsig.errors import InputError
 
 
 def check_finite(module: nn.Module) -> None:
-    """Refuse a model with NaN or infinite weights.
+    """Refuse a model with NaN or infinite weights, or with weights that are not there.
 
     Raises:
         InputError: naming the first such tensor.
     """
+    for name, parameter in (*module.named_parameters(), *module.named_buffers()):
+        if parameter.is_meta:
+            raise InputError(
+                f"weight {name!r} is on the meta device: it is offloaded (by accelerate, to the CPU or a disk) or was "
+                "never loaded; a model whose weights are all in memory works (no offload, no disk in --device-map)"
+            )
     for name, parameter in module.named_parameters():
         if parameter.is_floating_point() and not is_finite(parameter.detach()):
             raise InputError(
@@ -22,7 +30,35 @@ def check_finite(module: nn.Module) -> None:
             )
 
 
-def is_finite(tensor: torch.Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinity."""
     # 0 · x is NaN for NaN and infinity: one cheap pass, and no mask as large as the tensor.
     return tensor.numel() == 0 or not bool(torch.isnan((tensor * 0).sum()))
+
+
+def refuse_not_finite(states: Iterable[tuple[str, Tensor | None]]) -> None:
+    """Refuse what a model computes where it is NaN or infinite.
+
+    Args:
+        states: with a name each, in the order in which they are computed.
+
+    Raises:
+        InputError: naming the first such state and its dtype.
+    """
+    for name, state in states:
+        if state is not None and not is_finite(state):
+            raise InputError(not_finite(name, state.dtype))
+
+
+def not_finite(name: str, dtype: torch.dtype) -> str:
+    """One line: what is not finite, in which dtype, and what would work.
+
+    >>> not_finite("layer 3", torch.float16).partition(":")[0]
+    'layer 3 gives values that are not finite in float16'
+    """
+    kind = str(dtype).removeprefix("torch.")
+    if dtype in (torch.float16, torch.bfloat16):
+        remedy = "it overflows there; --dtype float32 works (a live model: .float())"
+    else:
+        remedy = "its weights are damaged or too large; another checkpoint or another prompt works"
+    return f"{name} gives values that are not finite in {kind}: {remedy}"

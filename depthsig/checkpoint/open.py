@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from depthsig.checkpoint import formats
 from depthsig.checkpoint.loading import LoadOptions
+from depthsig.checkpoint.wrappers import config_of, unwrapped
 from depthsig.checkpoint.xtransformers import is_wrapper, step_view
 from depthsig.errors import InputError, UnsupportedModelError
 from depthsig.prompts.shipped import shipped_checkpoints
@@ -319,8 +320,9 @@ def _name(source: Any, place: Path | str) -> str:
 
 def _live(module: nn.Module, tokenizer: Any) -> Checkpoint:
     """A caller's model, used where it is; a ``TransformerBridge`` is run through itself."""
+    module = unwrapped(module)
     is_bridge = any(c.__name__ == "TransformerBridge" for c in type(module).__mro__)
-    config = getattr(module, "config", None)
+    config = config_of(module)
     if is_bridge:
         config = getattr(module.original_model, "config", None)
         tokenizer = tokenizer if tokenizer is not None else getattr(module, "tokenizer", None)

@@ -43,6 +43,7 @@ def check(
 
     Raises:
         InputError: for what cannot be loaded, or prompts that cannot be used.
+        CertificateError: where the model computes NaN or infinity: there is nothing to prove then.
     """
     check_least("n", n, 1)
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)

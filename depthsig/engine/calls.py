@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from depthsig.checkpoint.hooks import first_tensor, with_hidden
+from depthsig.checkpoint.hooks import answered, first_tensor, hidden_of, with_first, with_hidden
 from depthsig.errors import UnsupportedModelError
 
 
@@ -68,28 +68,20 @@ class LayerCall:
         return leaf.index_select(spec.dim, index)
 
 
-@contextmanager
-def passing_through(layers: Sequence[nn.Module], tuples: Sequence[bool]) -> Iterator[None]:
-    """Let the layers return their input unchanged, so that a forward only shows its arguments."""
+def passing_through(layers: Sequence[nn.Module], outputs: Sequence[Any]) -> AbstractContextManager[None]:
+    """Let the layers return their input unchanged, so that a forward only shows its arguments.
 
-    def stub(as_tuple: bool) -> Any:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            return (hidden,) if as_tuple else hidden
+    Args:
+        outputs: for every layer, an output of its own, whose form is kept; None for one that does not run.
+    """
+    forms = {id(module): output for module, output in zip(layers, outputs, strict=True)}
 
-        return run
+    def stand(module: nn.Module, original: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        hidden = hidden_of(args, kwargs)
+        assert hidden is not None, "a traced layer was called without a residual stream"
+        return with_first(forms[id(module)], hidden)
 
-    # An instance attribute shadows the class's forward; deleting it restores the layer exactly.
-    shadowed = [m.__dict__.get("forward") for m in layers]
-    try:
-        for module, as_tuple in zip(layers, tuples, strict=True):
-            module.__dict__["forward"] = stub(as_tuple)
-        yield
-    finally:
-        for module, before in zip(layers, shadowed, strict=True):
-            module.__dict__.pop("forward", None)
-            if before is not None:
-                module.__dict__["forward"] = before
+    return answered(layers, stand)
 
 
 def row_specs(two: Sequence[LayerCall], three: Sequence[LayerCall]) -> list[tuple[RowSpec | None, ...]]:

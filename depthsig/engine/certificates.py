@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -9,14 +10,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from depthsig.checkpoint.anatomy.adapter import tolerance
+from depthsig.checkpoint.finite import is_finite, not_finite
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.batch import make_batch
 from depthsig.engine.clean_run import CleanRun, native_run
-from depthsig.engine.edits import compile_edit
+from depthsig.engine.edits import Edits, Skip, compile_edit
 from depthsig.engine.inside import run_from
+from depthsig.engine.kernel import HALF
 from depthsig.engine.network import Network
+from depthsig.engine.plain import Removals, plain_logits
 from depthsig.engine.rows import Clean
+from depthsig.engine.run import run_programs
 from depthsig.errors import CertificateError
+from depthsig.terms import Part
 
 PROMPTS = 4
 
@@ -26,8 +32,8 @@ _MEANING = {
         "the final norm, head, soft-cap or scale was not found right; please report this model",
     ),
     "neutral": (
-        "watching the model changes its logits",
-        "this model cannot be hooked safely; please report it",
+        "the model's logits change when it is run again and watched",
+        "it keeps something from one call to the next, or cannot be hooked safely",
     ),
     "identity": (
         "running the model step by step changes its logits",
@@ -36,6 +42,14 @@ _MEANING = {
     "parts": (
         "attention and MLP contributions do not add up to the layer's update",
         "ask for --parts layer",
+    ),
+    "causal": (
+        "the model is not causal: a later token, or another prompt of the batch, moves earlier logits",
+        "no number of a single position can be told from what else is run; a causal model works",
+    ),
+    "edits": (
+        "edits that run together do not give what one hooked plain forward each gives",
+        "layers share something that the engine does not follow, so edited runs cannot be trusted; please report it",
     ),
     "padding": (
         "a prompt's logits change when it is padded in a batch",
@@ -62,37 +76,49 @@ class Certificate:
         return self.value <= self.tolerance
 
     def record(self) -> dict:
-        """As ``signature.json`` keeps it."""
-        return {**asdict(self), "passed": self.passed}
+        """As ``signature.json`` keeps it; a value that is no number is None."""
+        value = self.value if math.isfinite(self.value) else None
+        return {**asdict(self), "value": value, "passed": self.passed}
 
     def message(self) -> str:
         """One line: which proof failed, by how much, and what to do."""
         what, remedy = _MEANING[self.name]
         return (
             f"certificate {self.name!r} failed: {what} "
-            f"(deviation {self.value:.3g}, tolerated {self.tolerance:.3g}); {remedy}"
+            f"(deviation {self.value:.3g}, tolerated {self.tolerance:.3g}{self.note and f'; {self.note}'}); {remedy}"
         )
+
+
+Trial = dict[int, tuple[Part, tuple[int, ...]]]
+"""An edit, by step: the part that is taken away, and at which positions."""
 
 
 def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certificate]:
     """All certificates of ``network`` on up to four prompts, the shortest and longest among them.
 
+    ``causal`` and ``edits`` are proved on the shortest alone, in four forwards of it.
+
     Args:
         prompts: token ids; those of fewer than two tokens are not used.
+
+    Raises:
+        CertificateError: where the model computes NaN or infinity, naming the layer and the dtype.
     """
     chosen = _choose(prompts)
     relative = tolerance(network.dtype)
-    worst = dict.fromkeys(("readout", "neutral", "identity", "parts", "padding"), 0.0)
+    worst = dict.fromkeys(("readout", "neutral", "identity", "causal", "edits", "padding", "parts"), 0.0)
     scale, has_parts = 0.0, False
     padded = network.clean(make_batch(chosen, range(len(chosen)), network.device).ids).outputs[-1]
     for row, ids in enumerate(chosen):
         batch = make_batch([ids], [0], network.device).ids
         plain = network.logits(batch)
+        if not is_finite(plain):
+            raise CertificateError(not_finite(f"the head ({' > '.join(network.readout.names)})", plain.dtype))
         scale = max(scale, float(plain.float().abs().max()))
         observed, watched = native_run(network.module, network.anatomy, network.trace, batch, parts=True, logits=True)
         assert watched is not None, "the model's own forward gave no logits"
         deviations = {
-            "readout": _deviation(network, observed.outputs[-1], plain),
+            "readout": _deviation(network, observed.outputs[-1], watched),
             "neutral": _largest(watched, plain),
         }
         if network.trace.is_chain:
@@ -102,6 +128,10 @@ def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certific
         run = observed if network.is_native else network.clean(batch, parts=True)
         alone = plain if network.is_native else network.read(run.outputs[-1])
         deviations["padding"] = _deviation(network, padded[row : row + 1, : len(ids)], alone)
+        if row == 0:
+            scale = max(scale, float(alone.float().abs().max()))
+            deviations["causal"] = _look_ahead(network, ids, plain)
+            deviations["edits"] = _together(network, ids, run, relative)
         parts = parts_error(run)
         if parts is not None:
             has_parts, deviations["parts"] = True, parts
@@ -109,7 +139,72 @@ def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certific
             worst[name] = value if value != value else max(worst[name], value)
     if not has_parts:
         del worst["parts"]
+    if not worst["padding"] <= relative * scale:
+        worst["causal"] = max(worst["causal"], _beside_another(network, chosen[0]), key=lambda v: (v != v, v))
     return [Certificate(n, v, relative if n == "parts" else relative * scale) for n, v in worst.items()]
+
+
+def _look_ahead(network: Network, ids: Sequence[int], plain: Float[Tensor, "1 token vocab"]) -> float:
+    """How far logits move when later tokens are others, and fewer."""
+    middle = len(ids) // 2 | 1  # odd, so that blocks of an even number of tokens lie across it
+    end = middle + max(1, len(ids) // 8)
+    words = network.readout.vocab
+    changed = [*ids[:middle], *((token + 1) % words or 1 for token in ids[middle:end])]
+    moved = network.logits(make_batch([changed], [0], network.device).ids)
+    return _typical(moved[:, :middle], plain[:, :middle])
+
+
+def _beside_another(network: Network, ids: Sequence[int]) -> float:
+    """How far a prompt's logits move when another of the same length, so without padding, is in its batch."""
+    words = network.readout.vocab
+    other = [(token + 1) % words or 1 for token in ids]
+    both = network.logits(make_batch([ids, other], [0, 1], network.device).ids)
+    return _typical(both[:1], network.logits(make_batch([ids], [0], network.device).ids))
+
+
+def _together(network: Network, ids: Sequence[int], run: CleanRun, relative: float) -> float:
+    """How far the logits of different edits in one run are from a hooked plain forward each."""
+    batch = make_batch([ids], [0], network.device)
+    error = parts_error(run)
+    trials = _trials(network, len(ids), parts=error is not None and error <= relative)
+    edits = [Edits(tuple(Skip(step, part, where) for step, (part, where) in trial.items())) for trial in trials]
+    programs = [compile_edit(edit, len(network.plan), network.has_parts) for edit in edits]
+    found: dict[int, Tensor] = {}
+    for numbers, states in run_programs(Clean.from_run(network, batch, run), programs):
+        found |= dict(zip(numbers, states, strict=True))
+    gaps = [0.0]
+    for number, trial in enumerate(trials):
+        removals: Removals = {step: (part, list(where)) for step, (part, where) in trial.items()}
+        gaps.append(_typical(network.read(found[number]), plain_logits(network, batch.ids, removals)))
+    return max(gaps, key=lambda gap: (gap != gap, gap))
+
+
+def _trials(network: Network, tokens: int, *, parts: bool) -> list[Trial]:
+    """Two edits, each by step the part that is taken away and where: first, middle, late and last steps.
+
+    One starts at once, so that all that is left later is left by changed layers; the other leaves the clean
+    run late, and joins it. What it takes away after that leaves positions on which its own state shows.
+    """
+    last = len(network.plan) - 1
+    everywhere, cut = tuple(range(1, tokens)), tuple(range(1, max(2, tokens // 2)))
+    middle, late = (last + 1) // 2, min(2 * (last + 1) // 3, max(0, last - 1))
+    known = [parts and has for has in network.has_parts]
+    attn: Part = "attn" if known[middle] else "layer"
+    mlp: Part = "mlp" if known[late] else "layer"
+    first: Trial = {middle: (attn, cut), 0: ("layer", everywhere)}
+    second: Trial = {late: (mlp, cut)}
+    if cut != everywhere:
+        second[last] = ("layer", cut)
+    return [first, second]
+
+
+def _typical(a: Float[Tensor, "*row token vocab"], b: Float[Tensor, "*row token vocab"]) -> float:
+    """The largest deviation of a position's logits; in half precision that of a typical position.
+
+    There two shapes of the same product round differently, which turns a router's near ties.
+    """
+    each = (a.float() - b.float()).abs().amax(-1)
+    return float(each.median() if b.dtype in HALF else each.max())
 
 
 def _answered(network: Network, ids: Sequence[int]) -> Float[Tensor, "token d"]:

@@ -122,10 +122,10 @@ def layer_calls(
     """h_0 and each layer's calls, pass by pass, from a forward in which no layer computes anything."""
     recorder = _Recorder(anatomy.layers, trace, parts=False, stop=True)
     modules = [layer.module for layer in anatomy.layers]
-    tuples = [trace.returns_tuple.get(layer.index, False) for layer in anatomy.layers]
+    outputs = [trace.outputs.get(layer.index) for layer in anatomy.layers]
     with (
         undisturbed(module),
-        passing_through(modules, tuples),
+        passing_through(modules, outputs),
         hooked(**recorder.hooks()),
         contextlib.suppress(StopForward),
     ):

@@ -1,8 +1,9 @@
-"""Edited runs inside the model's own forward, for models that do something between their steps.
+"""Edited runs inside the model's own forward, for models whose steps are no chain.
 
 Norms between passes and injections stay the model's own code: its forward runs on the rows of
 many edits at once, the calls of steps before the first edit are answered from the clean run, and
-each later call runs what the edit's slot for that step holds.
+each later call runs what the edit's slot for that step holds. Where layers read what other layers
+left when they ran, no call is answered: every row runs all of its steps, and leaves its own.
 """
 
 from __future__ import annotations
@@ -15,13 +16,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from depthsig.checkpoint.hooks import StopForward, first_tensor, forward, hidden_of, undisturbed, with_hidden
+from depthsig.checkpoint.hooks import (
+    StopForward,
+    answered,
+    first_tensor,
+    forward,
+    hidden_of,
+    undisturbed,
+    with_first,
+    with_hidden,
+)
 from depthsig.engine.kernel import Call
 from depthsig.engine.memory import forward_tokens
 from depthsig.engine.program import Program
 from depthsig.engine.rows import Clean, StepObserver
 from depthsig.engine.slots import SlotRunner, finished
-from depthsig.errors import InputError
+from depthsig.errors import InputError, UnsupportedModelError
 
 
 def run_inside(
@@ -33,20 +43,35 @@ def run_inside(
     prompts, tokens, _ = clean.shape
     limit = forward_tokens(clean.run.outputs[-1].device)
     size = max(1, min(limit // (prompts * tokens), memory // clean.state_bytes))
-    first = {i: _first(p) for i, p in enumerate(programs)}
-    order = sorted(first, key=lambda i: first[i])
+    alike = {i: _alike(clean, p) for i, p in enumerate(programs)}
+    order = sorted(alike, key=lambda i: alike[i])
     at = 0
     while at < len(order):
-        group = [i for i in order[at : at + size] if first[i] == first[order[at]]]
+        group = [i for i in order[at : at + size] if alike[i] == alike[order[at]]]
         at += len(group)
+        first = 0 if clean.network.trace.reads is not None else _first(programs[group[0]])
         with undisturbed(clean.network.module):
-            yield group, _Forward(clean, [programs[i] for i in group], group, observer, first[group[0]]).run()
+            yield group, _Forward(clean, [programs[i] for i in group], group, observer, first).run()
 
 
 def run_from(clean: Clean, program: Program, first: int) -> Float[Tensor, "prompt token d"]:
-    """One program, with the steps before ``first`` answered from the clean run."""
+    """One program, with the steps before ``first`` answered from the clean run, if any can be."""
+    first = 0 if clean.network.trace.reads is not None else first
     with undisturbed(clean.network.module):
         return _Forward(clean, [program], [0], None, first).run()[0]
+
+
+def _alike(clean: Clean, program: Program) -> int:
+    """Programs with the same number go together.
+
+    Where layers read what others left, they must run the same steps; elsewhere, leave the clean run together.
+    """
+    return _last(program) if clean.network.trace.reads is not None else _first(program)
+
+
+def _last(program: Program) -> int:
+    """How many slots are left when the empty ones at the end are not counted."""
+    return max((s + 1 for s, slot in enumerate(program.slots) if slot), default=0)
 
 
 def _first(program: Program) -> int:
@@ -58,8 +83,19 @@ def _first(program: Program) -> int:
 
 
 def _check(clean: Clean, program: Program) -> None:
-    """A repeat must not reach over a place where the model does something between steps."""
-    chained = clean.network.trace.chained
+    """A repeat must not reach over a place where the model does something between steps.
+
+    Where layers read what others left, all must run, in their order; the last ones may be left out.
+    """
+    trace = clean.network.trace
+    if trace.reads is not None:
+        end = _last(program)
+        if any([op.step for op in slot] != [s] for s, slot in enumerate(program.slots[:end])):
+            raise UnsupportedModelError(
+                f"{program.name}: another order of steps cannot be run exactly: {trace.why_no_chain}; skips and "
+                "replacements can"
+            )
+    chained = trace.chained
     for slot in program.slots:
         steps = [op.step for op in slot]
         if len(steps) > 1 and not all(chained[min(steps) + 1 : max(steps) + 1]):
@@ -81,12 +117,13 @@ class _Forward:
         self.runner = SlotRunner(clean, torch.tensor(list(numbers), device=device), observer)
         self.step = 0
         self.last: Tensor | None = None
+        self.whole: Any = None
 
     def run(self) -> Float[Tensor, "program prompt token d"]:
         """The group's last states."""
         ids = self.clean.batch.ids.repeat(len(self.programs), 1)
         layers = [layer.module for layer in self.clean.network.anatomy.layers]
-        with _answered(layers, self._answer), contextlib.suppress(StopForward):
+        with answered(layers, self._answer), contextlib.suppress(StopForward):
             forward(self.clean.network.module, ids)
         assert self.last is not None, "no step ran"
         states = self.last.unflatten(0, (len(self.programs), -1)).clone()
@@ -98,15 +135,16 @@ class _Forward:
         step, hidden = self.step, hidden_of(args, kwargs)
         assert hidden is not None, "a traced layer was called without a residual stream"
         self.step += 1
+        trace = self.clean.network.trace
+        self.whole = trace.outputs[trace.layers[step]]
         if step < self.first:
             out = self.clean.run.outputs[step].repeat(len(self.programs), 1, 1)
         else:
             out = self._slots(step, hidden, original, args, kwargs)
         self.last = out
-        if self.step == len(self.clean.calls):
+        if self.step == len(trace.layers):
             raise StopForward
-        layer = self.clean.network.trace.layers[step]
-        return (out,) if self.clean.network.trace.returns_tuple.get(layer, False) else out
+        return with_first(self.whole, out)
 
     def _slots(self, step: int, hidden: Tensor, original: Any, args: tuple, kwargs: dict[str, Any]) -> Tensor:
         """Every program's slot of this step; programs whose slots run the same steps go together."""
@@ -120,42 +158,23 @@ class _Forward:
             state = states if whole else states[members]
             for number, run in enumerate(steps):
                 ops = [self.programs[i].slots[step][number] for i in members]
-                call = _own_call(original, args, kwargs) if run == step and whole else None
+                call = self._own_call(original, args, kwargs) if run == step and whole else None
                 with _unanswered(self.clean.network.layer_at(run).module):
                     state = self.runner.execute(run, members, ops, state, call)
             out[members] = state
         return out.flatten(0, 1)
 
+    def _own_call(self, original: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Call:
+        """The call that the forward is making, on any states of it; what else it returns is kept."""
 
-def _own_call(original: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Call:
-    """The call that the forward is making, on any rows of it."""
+        def call(hidden: Tensor, prompts: Tensor) -> Tensor:
+            own_args, own_kwargs = with_hidden(args, kwargs, hidden)
+            self.whole = original(*own_args, **own_kwargs)
+            output = first_tensor(self.whole)
+            assert output is not None, "a layer returned no tensor"
+            return output
 
-    def call(hidden: Tensor, prompts: Tensor) -> Tensor:
-        own_args, own_kwargs = with_hidden(args, kwargs, hidden)
-        output = first_tensor(original(*own_args, **own_kwargs))
-        assert output is not None, "a layer returned no tensor"
-        return output
-
-    return call
-
-
-@contextlib.contextmanager
-def _answered(layers: Sequence[nn.Module], answer: Callable[..., Any]) -> Iterator[None]:
-    """Let ``answer(module, original_forward, args, kwargs)`` stand for the layers' forward."""
-
-    def standing(module: nn.Module, original: Any) -> Any:
-        return lambda *args, **kwargs: answer(module, original, args, kwargs)
-
-    before = [m.__dict__.get("forward") for m in layers]
-    try:
-        for module in layers:
-            module.__dict__["forward"] = standing(module, module.forward)
-        yield
-    finally:
-        for module, original in zip(layers, before, strict=True):
-            module.__dict__.pop("forward", None)
-            if original is not None:
-                module.__dict__["forward"] = original
+        return call
 
 
 @contextlib.contextmanager

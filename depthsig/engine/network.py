@@ -11,12 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from depthsig.checkpoint.anatomy.adapter import Anatomy, Layer
+from depthsig.checkpoint.anatomy.probe import embedding_of
 from depthsig.checkpoint.anatomy.readout import Readout
+from depthsig.checkpoint.finite import is_finite, not_finite
 from depthsig.checkpoint.hooks import forward, undisturbed
 from depthsig.engine.batch import make_batch
 from depthsig.engine.calls import LayerCall, RowSpec, row_specs
 from depthsig.engine.clean_run import CleanRun, layer_calls, native_run, ordered_run
-from depthsig.errors import InputError
+from depthsig.errors import CertificateError, InputError
 from depthsig.plan.plan import Plan
 from depthsig.plan.trace import Trace
 from depthsig.prompts import TokenPrompt
@@ -90,10 +92,26 @@ class Network:
             return forward(self.module, ids)
 
     def clean(self, ids: Int[Tensor, "row token"], *, parts: bool = False) -> CleanRun:
-        """The unedited run of the plan, with every step's input and output."""
+        """The unedited run of the plan, with every step's input and output.
+
+        Raises:
+            CertificateError: where a state is NaN or infinite, naming the layer.
+        """
         if self.is_native:
-            return native_run(self.module, self.anatomy, self.trace, ids, parts=parts)[0]
-        return ordered_run(self.module, self.anatomy, self.trace, self.plan, ids, parts=parts)
+            run = native_run(self.module, self.anatomy, self.trace, ids, parts=parts)[0]
+        else:
+            run = ordered_run(self.module, self.anatomy, self.trace, self.plan, ids, parts=parts)
+        self._refuse_not_finite(run, ids)
+        return run
+
+    def _refuse_not_finite(self, run: CleanRun, ids: Int[Tensor, "row token"]) -> None:
+        if is_finite(run.outputs[-1]):  # what was no number once never is one again
+            return
+        real = ids.flip(-1).cumsum(-1).flip(-1) != 0  # zeros at the end may be padding
+        for step, out in enumerate(run.outputs):
+            if not is_finite(out[real]):
+                layer = self.layer_at(step)
+                raise CertificateError(not_finite(f"layer {layer.index} ({layer.path}, step {step})", out.dtype))
 
     def executed(self, ids: Int[Tensor, "row token"]) -> CleanRun:
         """The model's own order of layers, run step by step by the executor."""
@@ -117,7 +135,12 @@ class Network:
         return self._specs[tokens]
 
     def with_rows(self, run: CleanRun, tokens: int) -> list[LayerCall]:
-        """The calls of a run, ready to be made for any selection of its prompts."""
+        """The calls of a run, ready to be made for any selection of its prompts.
+
+        None where layers read what others left when they ran: no such call can be made by itself.
+        """
+        if self.trace.reads is not None:
+            return []
         specs = self.row_specs(tokens)
         layers = (self.layer_at(step).index for step in range(len(self.plan)))
         return [replace(c, rows=specs[layer]) for layer, c in zip(layers, run.calls, strict=True)]
@@ -146,7 +169,9 @@ class Network:
         Raises:
             InputError: naming the id and the vocabulary's size.
         """
-        size = self.readout.vocab
+        embedding = embedding_of(self.module)
+        sizes = [self.readout.vocab, *([] if embedding is None else [embedding.shape[0]])]
+        size = min(s for s in sizes if s) if any(sizes) else 0
         if size and ids and (max(ids) >= size or min(ids) < 0):
             raise InputError(
                 f"token id {max(ids)} is outside the model's vocabulary of {size}; "

@@ -44,7 +44,8 @@ class Clean:
     """A batch's clean run, ready to be edited.
 
     Attributes:
-        calls: every step's call, able to run any selection of the batch's prompts.
+        calls: every step's call, able to run any selection of the batch's prompts; empty where layers
+            cannot be run by themselves.
     """
 
     network: Network

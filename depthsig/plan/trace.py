@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from depthsig.checkpoint.anatomy.adapter import Layer
-from depthsig.checkpoint.anatomy.probe import probe_ids
 from depthsig.checkpoint.anatomy.readout import Readout
 from depthsig.checkpoint.hooks import (
     first_tensor,
@@ -22,6 +21,7 @@ from depthsig.checkpoint.hooks import (
     with_hidden,
 )
 from depthsig.errors import UnsupportedModelError
+from depthsig.plan.independence import reading_layer, trace_ids
 
 
 @dataclass(frozen=True)
@@ -31,34 +31,49 @@ class Trace:
     Attributes:
         layers: the layer of every step, in the order they ran.
         chained: for every step, whether its input is the previous step's output untouched.
-        returns_tuple: for every layer that ran, whether its output is a tuple.
+        outputs: for every layer that ran, one of its outputs: what it returns beside the stream, in its form.
         width: size of the residual stream.
         boundaries: for every step, what happens between the previous step and it, as
             ``norm(model.norm)`` or ``injection(transformer.adapter)``; empty where nothing does.
         normed: for every step, whether its input has just been through the readout's own norm,
             so that a lens there must not apply it again.
         varying: the first layer that is given other arguments in another pass (a time), or None.
+        reads: the first layer whose output also depends on what other layers left when they ran (keys
+            and values, a router's state, chosen tokens), or None.
     """
 
     layers: tuple[int, ...]
     chained: tuple[bool, ...]
-    returns_tuple: dict[int, bool]
+    outputs: dict[int, Any] = field(repr=False, compare=False)
     width: int
     boundaries: tuple[str, ...] = ()
     normed: tuple[bool, ...] = ()
     varying: int | None = None
+    reads: int | None = None
 
     @property
     def is_chain(self) -> bool:
-        """Whether nothing happens between the steps, so that they can be run one by one."""
-        return all(self.chained)
+        """Whether nothing goes past the steps and nothing happens between them: they can be run one by one."""
+        return all(self.chained) and self.reads is None
+
+    @property
+    def why_no_chain(self) -> str:
+        """What the model does beside running layers on one stream; empty for a chain."""
+        if self.reads is not None:
+            return f"layer {self.reads} uses what other layers left when they ran, such as their keys and values"
+        at = next((i for i, chained in enumerate(self.chained) if not chained), None)
+        if at is None:
+            return ""
+        return f"this model does something between steps {at - 1} and {at} ({self.boundaries[at]})"
 
 
 @dataclass
 class _Seen:
     layers: list[int] = field(default_factory=list)
     chained: list[bool] = field(default_factory=list)
-    tuples: dict[int, bool] = field(default_factory=dict)
+    outputs: dict[int, Any] = field(default_factory=dict)
+    inputs: list[Tensor] = field(default_factory=list)
+    results: list[Tensor] = field(default_factory=list)
     width: int = 0
     boundaries: list[str] = field(default_factory=list)
     gaps: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -83,8 +98,9 @@ def trace_forward(module: nn.Module, layers: Sequence[Layer], readout: Readout |
         )
     normed = [s in two.gaps and _is_normed(module, readout, *two.gaps[s]) for s in range(len(two.layers))]
     return Trace(
-        tuple(two.layers), tuple(two.chained), two.tuples, two.width, tuple(two.boundaries), tuple(normed), two.varying
-    )
+        tuple(two.layers), tuple(two.chained), two.outputs, two.width, tuple(two.boundaries), tuple(normed),
+        two.varying, reading_layer(module, layers, two.inputs, two.results),
+    )  # fmt: skip
 
 
 def _is_normed(module: nn.Module, readout: Readout | None, before: Tensor, after: Tensor) -> bool:
@@ -125,7 +141,7 @@ class _Watch:
         pre = [(m, self._enter_layer) for m in members] + [(m, self._enter) for m in aside]
         post = [(m, self._leave_layer) for m in members] + [(m, self._leave) for m in aside]
         with undisturbed(module), hooked(pre=pre, post=post):
-            forward(module, probe_ids(module, 1, 5).repeat(rows, 1))
+            forward(module, trace_ids(module, rows))
 
     def _enter_layer(self, m: nn.Module, args: tuple, kwargs: dict) -> None:
         hidden, seen = hidden_of(args, kwargs), self.seen
@@ -138,6 +154,7 @@ class _Watch:
         seen.boundaries.append("" if chained or self.last is None else boundary(self.last, hidden, self.between))
         if not chained and self.last is not None:
             seen.gaps[step] = (self.last, hidden.clone())
+        seen.inputs.append(hidden.clone())
         seen.width = hidden.shape[-1]
         leaves = tree_flatten(with_hidden(args, kwargs, None))[0]
         first = seen.arguments.setdefault(seen.layers[-1], leaves)
@@ -148,8 +165,9 @@ class _Watch:
         tensor = first_tensor(output)
         if tensor is not None:
             self.last = tensor.clone()
+            self.seen.results.append(self.last)
         self.between.clear()
-        self.seen.tuples[self.index[id(m)]] = isinstance(output, (tuple, list))
+        self.seen.outputs[self.index[id(m)]] = output
 
     def _enter(self, m: nn.Module, args: tuple, kwargs: dict) -> None:
         self.depth += 1

@@ -45,7 +45,7 @@ def test_the_steps_are_those_described(case) -> None:
 def test_certificates(case) -> None:
     _told, _, model = case
     found = {c.name: c for c in certify(model, [TOKENIZER(text).input_ids for text in PROMPTS])}
-    assert {"readout", "neutral", "padding", "identity"} <= set(found)
+    assert {"readout", "neutral", "padding", "identity", "causal", "edits"} <= set(found)
     assert all(c.passed for c in found.values()), found
 
 

@@ -51,7 +51,8 @@ def runs() -> list[oracle.Clean]:
 
 def test_prompts_and_certificates(result: depthsig.Signature, runs: list[oracle.Clean]) -> None:
     assert result.prompts["n_tokens"].tolist() == [len(run.ids) for run in runs]
-    assert {c["name"] for c in result.info["certificates"]} == {"readout", "neutral", "identity", "parts", "padding"}
+    names = {"readout", "neutral", "identity", "causal", "edits", "parts", "padding"}
+    assert {c["name"] for c in result.info["certificates"]} == names
     assert all(c["passed"] for c in result.info["certificates"])
     assert len(result.plan) == 30 and result.info["checkpoint"]["kind"] == "gguf"
 

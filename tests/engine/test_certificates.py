@@ -74,17 +74,16 @@ def test_judge() -> None:
 
 def test_a_model_that_notices_padding_is_run_one_prompt_at_a_time() -> None:
     module, tokenizer = build("llama"), byte_tokenizer()
-    original = module.model.layers[0].mlp.forward
-
-    def looks_ahead(x: torch.Tensor) -> torch.Tensor:
-        return original(x) + 0.5 * x.mean(dim=1, keepdim=True)
-
-    module.model.layers[0].mlp.forward = looks_ahead
+    embed = module.model.embed_tokens
+    module.model.embed_tokens.register_forward_hook(
+        lambda m, args, out: out * 1.2 if bool((args[0] == 0).any()) else out  # 0 pads here, and is no byte
+    )
     with pytest.warns(DepthsigWarning, match="padding"):
         batched = depthsig.analyze(module, PROMPTS, tokenizer=tokenizer, metrics=["lens.kl", "residual.norm"])
     one = depthsig.analyze(module, PROMPTS[:1], tokenizer=tokenizer, metrics=["residual.norm"])
     sample = batched.samples("residual.norm").query("prompt == 0")["value"].to_numpy()
     assert sample == pytest.approx(one.samples("residual.norm")["value"].to_numpy(), rel=1e-6)
+    embed._forward_hooks.clear()
 
 
 def test_unknown_head_is_refused_by_name() -> None:

@@ -41,7 +41,7 @@ def _aggregate(per_prompt: list[np.ndarray], agg: str, worst: str = "max") -> np
 def test_certificates_pass(case) -> None:
     name, signature, _ = case
     found = {c["name"]: c for c in signature.info["certificates"]}
-    expected = {"readout", "neutral", "identity", "padding"}
+    expected = {"readout", "neutral", "identity", "causal", "edits", "padding"}
     if places(name).attn:
         expected.add("parts")
     assert set(found) == expected

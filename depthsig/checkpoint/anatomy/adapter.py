@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from depthsig.checkpoint.anatomy.components import Candidates, find_candidates, transforms_in
 from depthsig.checkpoint.anatomy.probe import Probe, Tail, outputs_without, residual_mappers, run_probe
 from depthsig.checkpoint.anatomy.readout import Readout
+from depthsig.checkpoint.finite import refuse_not_finite
 from depthsig.checkpoint.hooks import as_residual, resolve
 from depthsig.errors import UnsupportedModelError
 
@@ -79,6 +80,7 @@ def find_anatomy(module: nn.Module, config: Any) -> Anatomy:
 
     Raises:
         UnsupportedModelError: when the layers or the readout cannot be found exactly.
+        InputError: when the model computes NaN or infinity.
     """
     candidates = find_candidates(module, config)
     stacks, found = _find_layers(module, candidates)
@@ -86,6 +88,8 @@ def find_anatomy(module: nn.Module, config: Any) -> Anatomy:
     paths = [*candidates.attn, *candidates.mlp]
     parts = [p for m in layer_modules for p in (resolve(m, path) for path in paths)]
     probe = run_probe(module, layer_modules, [p for p in parts if isinstance(p, nn.Module)])
+    states = [(f"layer {i} ({path})", probe.outputs.get(id(m))) for i, (path, m) in enumerate(found)]
+    refuse_not_finite([*states, ("the logits", probe.logits)])
     layers = [_with_parts(Layer(i, path, layer), candidates, probe) for i, (path, layer) in enumerate(found)]
     readout = _find_readout(module, config, candidates, probe)
     return Anatomy(
@@ -176,7 +180,7 @@ def _find_readout(module: nn.Module, config: Any, candidates: Candidates, probe:
     best, best_error = None, tolerance(probe.logits.dtype)
     for names, chain in _chains(module, candidates, probe):
         for transform in transforms:
-            readout = Readout(tuple(chain[:-1]), chain[-1], transform, names)
+            readout = Readout(tuple(chain[:-1]), chain[-1], transform, names, probe.logits.shape[-1])
             error = _readout_error(readout, probe) / scale
             if error < best_error * (0.3 if best else 1.0):
                 best, best_error = readout, error

@@ -140,11 +140,12 @@ def _add_by_name(candidates: Candidates, layer: nn.Module) -> None:
 
 
 def _module_lists(module: nn.Module) -> list[str]:
-    """Paths of the outermost module lists, largest share of the parameters first."""
+    """Paths of the outermost module lists, largest share of the parameters first; lists of norms are none."""
     lists = {
         n: m
         for n, m in module.named_modules()
         if isinstance(m, nn.ModuleList) and len(m) and all(c is not None for c in m)
+        if any(p.ndim > 1 for p in m.parameters())
     }
     outer = {n: m for n, m in lists.items() if not any(n.startswith(o + ".") for o in lists)}
     return sorted(outer, key=lambda n: -sum(p.numel() for p in outer[n].parameters()))

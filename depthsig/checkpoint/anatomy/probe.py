@@ -43,15 +43,21 @@ class Probe:
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
+def embedding_of(module: nn.Module) -> Tensor | None:
+    """The weight [token, d] of the embedding of tokens, where the model tells which it is; else None."""
+    find: Any = getattr(module, "get_input_embeddings", None)
+    if find is None:
+        return None
+    try:
+        weight = getattr(find(), "weight", None)
+    except (NotImplementedError, AttributeError):
+        return None
+    return weight if isinstance(weight, Tensor) else None
+
+
 def probe_ids(module: nn.Module, rows: int = 1, tokens: int = PROBE_TOKENS) -> Tensor:
     """Small valid token ids [rows, tokens] on the device of the model's embedding."""
-    weight: Tensor | None = None
-    find: Any = getattr(module, "get_input_embeddings", None)
-    if find is not None:
-        try:
-            weight = getattr(find(), "weight", None)
-        except (NotImplementedError, AttributeError):
-            weight = None
+    weight = embedding_of(module)
     if weight is None:
         weight = next((m.weight for m in module.modules() if isinstance(m, nn.Embedding)), None)
     size, device = (weight.shape[0], weight.device) if weight is not None else (64, "cpu")

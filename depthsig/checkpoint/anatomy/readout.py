@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from depthsig.checkpoint.hooks import first_tensor
+
 
 @dataclass(frozen=True)
 class Readout:
@@ -19,18 +21,14 @@ class Readout:
         head: the unembedding.
         transform: what is done to the head's output (soft-cap, scale); None for nothing.
         names: how a certificate's message names them.
+        vocab: length of a logit vector, as it was seen: heads need not have a weight that tells.
     """
 
     norms: tuple[nn.Module, ...]
     head: nn.Module
     transform: Callable[[Tensor], Tensor] | None = None
     names: tuple[str, ...] = ()
-
-    @property
-    def vocab(self) -> int:
-        """Length of a logit vector."""
-        weight = getattr(self.head, "weight", None)
-        return int(weight.shape[0]) if weight is not None and weight.ndim == 2 else 0
+    vocab: int = 0
 
     def normed(self, hidden: Tensor) -> Tensor:
         """``hidden`` [..., d] as the head takes it."""
@@ -40,7 +38,8 @@ class Readout:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocab] of residual states [..., d], in the model's dtype."""
-        logits = self.head(self.normed(hidden))
+        logits = first_tensor(self.head(self.normed(hidden)))
+        assert logits is not None, "a head that was seen to give logits gives none"
         return logits if self.transform is None else self.transform(logits)
 
     def into(self, hidden: Tensor, out: Tensor) -> Tensor:
@@ -62,5 +61,5 @@ class Readout:
 
     def _plain_linear(self, dtype: torch.dtype) -> bool:
         head = self.head
-        hooks = head._forward_hooks or head._forward_pre_hooks
+        hooks = head._forward_hooks or head._forward_pre_hooks or "forward" in head.__dict__
         return type(head) is nn.Linear and dtype == torch.float32 == head.weight.dtype and not hooks

@@ -229,6 +229,6 @@ def _watch_pass(clean: Clean, source: int, entry: Tensor, watched: int, size: in
 def replaced(clean: Clean, step: int, value: Float[Tensor, "prompt token d"], where: Place, end: int) -> Program:
     """The clean run with every position of a step's input or output replaced; nothing runs from ``end`` on."""
     mask = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device)
-    program = Program.clean(len(clean.calls)).with_change(step, Change(where, mask=mask, value=value), "")
+    program = Program.clean(len(clean.network.plan)).with_change(step, Change(where, mask=mask, value=value), "")
     slots: list[Any] = [slot if s < end else () for s, slot in enumerate(program.slots)]
     return Program(tuple(slots), name=f"{where} of {step}")

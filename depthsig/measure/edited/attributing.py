@@ -47,8 +47,8 @@ class Attributing:
         if not self.work.network.is_chain:
             names = ", ".join(one.id for one in self.entries)
             raise UnsupportedModelError(
-                f"{names}: {self.work.network.anatomy.family} does something between its steps, which gradients "
-                "cannot be followed through here; ask for erasure instead"
+                f"{names}: gradients cannot be followed through {self.work.network.anatomy.family}: "
+                f"{self.work.network.trace.why_no_chain}; ask for erasure instead"
             )
         for row, prompt in enumerate(batch.here):
             targets = answer_predictions(prompt) or list(range(1, prompt.n_tokens - 1))

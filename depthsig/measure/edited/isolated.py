@@ -13,6 +13,7 @@ from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.clean_run import update_of
 from depthsig.engine.kernel import RowBlock, run_step
 from depthsig.engine.rows import Rows, blocks_of
+from depthsig.errors import UnsupportedModelError
 from depthsig.measure.edited.edited_batch import EditedBatch
 from depthsig.measure.edited.skipping import Case, Cases, Effects
 from depthsig.measure.providers import Cost, Work
@@ -49,6 +50,12 @@ class Isolated:
 
     def run(self, batch: EditedBatch, samples: Samples, tokens: TokenRows) -> None:
         """Measure one batch."""
+        trace = self.work.network.trace
+        if trace.reads is not None:
+            names = ", ".join(one.id for one in self.entries)
+            raise UnsupportedModelError(
+                f"{names}: no layer can be run by itself here: {trace.why_no_chain}; ask for skip instead"
+            )
         steps, todo = self.work.steps, list(self.cases.of(batch))
         # Step by step, so that the earlier ones stand together.
         every = [(case, s) for s in range(steps) for case in todo if s in self.cases.steps_of(case)]

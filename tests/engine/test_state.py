@@ -1,0 +1,211 @@
+"""Models that keep more than a residual stream: measured exactly where that can be done, else refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from families import PROMPTS, build, byte_tokenizer
+from torch import nn
+
+import depthsig
+from depthsig.engine.certificates import certify, judge
+from depthsig.engine.edits import Edit, Skip, Stop, Swap
+from depthsig.errors import CertificateError, InputError, UnsupportedModelError
+
+TOKENIZER = byte_tokenizer()
+IDS = [TOKENIZER(text).input_ids for text in PROMPTS]
+
+
+def _verdicts(model: depthsig.Model) -> dict[str, bool]:
+    return {c.name: c.passed for c in certify(model, IDS)}
+
+
+def _leaving(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Layer 1 leaves its MLP's output in a dictionary, from which the last layer adds it to its own."""
+    left: dict[str, torch.Tensor] = {}
+    layers = module.model.layers
+    source, reader = layers[1].mlp.forward, layers[3].mlp.forward
+
+    def leave(x: torch.Tensor) -> torch.Tensor:
+        left["mlp"] = source(x)
+        return left["mlp"]
+
+    layers[1].mlp.forward, layers[3].mlp.forward = leave, lambda x: reader(x) + left["mlp"]
+    return left
+
+
+def _plainly(module: nn.Module, ids: list[int], step: int) -> torch.Tensor:
+    """Logits of one forward with a layer's update left out at every position but the first."""
+
+    def skip(m: nn.Module, args: tuple, kwargs: dict, output: torch.Tensor) -> torch.Tensor:
+        return torch.cat([output[:, :1], args[0][:, 1:]], dim=1)
+
+    handle = module.model.layers[step].register_forward_hook(skip, with_kwargs=True)
+    with torch.no_grad():
+        logits = module(torch.tensor([ids]), use_cache=False).logits[0]
+    handle.remove()
+    return logits
+
+
+def test_edits_together_each_find_their_own_state() -> None:
+    module = build("llama")
+    _leaving(module)
+    model = depthsig.load(module, TOKENIZER)
+    assert model.trace.reads == 3 and all(_verdicts(model).values())
+    assert any("layer 3 uses what other layers left" in note for note in model.plan.notes)
+    found = model.run([IDS[0], IDS[4]], [Skip(0), Skip(2), Skip(1), None])
+    for edited, step in zip(found, (0, 2, 1), strict=False):
+        for logits, ids in zip(edited.logits, (IDS[0], IDS[4]), strict=True):
+            assert torch.allclose(logits, _plainly(module, ids, step), atol=1e-5)
+
+
+def test_a_model_taken_for_a_chain_is_caught() -> None:
+    module = build("llama")
+    _leaving(module)
+    model = depthsig.load(module, TOKENIZER)
+    fooled = replace(model, trace=replace(model.trace, reads=None))
+    assert not _verdicts(fooled)["edits"]
+    with pytest.raises(CertificateError, match="edits"):
+        judge(certify(fooled, IDS))
+
+
+@pytest.mark.parametrize("edit", [Swap(1, 2), Skip(0) + Swap(1, 2)], ids=str)
+def test_another_order_of_layers_that_share_is_refused(edit: Edit) -> None:
+    module = build("llama")
+    _leaving(module)
+    model = depthsig.load(module, TOKENIZER)
+    with pytest.raises(UnsupportedModelError, match="layer 3 uses what other layers left"):
+        model.run(PROMPTS[:1], [edit])
+    with pytest.raises(UnsupportedModelError, match="layer 3 uses what other layers left"):
+        depthsig.load(module, TOKENIZER, order="0,2,1,3")
+    with pytest.raises(UnsupportedModelError, match=r"local\..* ask for skip"):
+        depthsig.analyze(model, PROMPTS, metrics=["local"])
+    (stopped,) = model.run(PROMPTS[:1], [Stop(2)])
+    with torch.no_grad():
+        states = module(torch.tensor(IDS[:1]), output_hidden_states=True, use_cache=False).hidden_states
+        assert torch.allclose(stopped.logits[0], model.readout(states[2])[0], atol=1e-5)
+
+
+def _looking_ahead(module: nn.Module) -> None:
+    mlp = module.model.layers[0].mlp
+    plain = mlp.forward
+    mlp.forward = lambda x: plain(x) + 0.5 * x.mean(dim=1, keepdim=True)
+
+
+def _two_way(module: nn.Module) -> None:
+    for layer in module.model.layers:
+        layer.self_attn.forward = _unmasked(layer.self_attn.forward)
+
+
+def _unmasked(attend):
+    def forward(*args, **kwargs):
+        hidden = kwargs["hidden_states"]
+        mask = torch.zeros(hidden.shape[0], 1, hidden.shape[1], hidden.shape[1])
+        return attend(*args, **{**kwargs, "attention_mask": mask})
+
+    return forward
+
+
+def _one_ahead(module: nn.Module) -> None:
+    mlp = module.model.layers[2].mlp
+    plain = mlp.forward
+    mlp.forward = lambda x: plain(x) + 0.3 * torch.cat([x[:, 1:], x[:, -1:]], dim=1)
+
+
+def _choosing_tokens(module: nn.Module) -> None:
+    """An expert that takes the third of the tokens that score highest, wherever they stand."""
+    mlp = module.model.layers[1].mlp
+    plain = mlp.forward
+
+    def chosen(x: torch.Tensor) -> torch.Tensor:
+        best = x[..., 0].topk(max(1, x.shape[1] // 3), dim=1).indices
+        taken = torch.zeros(x.shape[:2]).scatter(1, best, 1.0)
+        return plain(x) * taken[..., None]
+
+    mlp.forward = chosen
+
+
+def _mixing_prompts(module: nn.Module) -> None:
+    mlp = module.model.layers[1].mlp
+    plain = mlp.forward
+    mlp.forward = lambda x: plain(x) + x.mean(dim=0, keepdim=True)
+
+
+@pytest.mark.parametrize("broken", [_looking_ahead, _two_way, _one_ahead, _choosing_tokens, _mixing_prompts])
+def test_a_model_that_is_not_causal_is_refused_in_that_word(broken) -> None:
+    module = build("llama")
+    broken(module)
+    with pytest.raises(CertificateError, match="not causal") as caught:
+        depthsig.analyze(module, PROMPTS, tokenizer=TOKENIZER, metrics=["lens.kl"])
+    assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
+
+
+def test_a_router_that_keeps_state_between_calls_is_refused() -> None:
+    module = build("llama")
+    mlp = module.model.layers[1].mlp
+    plain, load = mlp.forward, torch.zeros(())
+
+    def balanced(x: torch.Tensor) -> torch.Tensor:
+        load.add_(0.1)
+        return plain(x) * (1 + load)
+
+    mlp.forward = balanced
+    with pytest.raises(CertificateError, match="one call to the next"):
+        depthsig.analyze(module, PROMPTS, tokenizer=TOKENIZER, metrics=["lens.kl"])
+
+
+def _overflowing(module: nn.Module, word: int | None) -> nn.Module:
+    """Layer 1 overflows in half precision, for every token or for one."""
+    layer = module.model.layers[1]
+    with torch.no_grad():
+        if word is None:
+            layer.mlp.down_proj.weight.mul_(3000.0)
+            layer.mlp.up_proj.weight.mul_(3000.0)
+        else:
+            layer.mlp.register_forward_hook(lambda m, args, out: torch.where(flag["on"], float("inf"), out))
+            flag: dict[str, torch.Tensor] = {}
+            module.model.embed_tokens.register_forward_hook(
+                lambda m, args, out: flag.update(on=(args[0] == word)[..., None])
+            )
+    return module.half()
+
+
+def test_values_that_are_not_finite_are_named_with_layer_and_dtype() -> None:
+    with pytest.raises(InputError, match=r"layer 1 .*not finite in float16.*--dtype float32"):
+        depthsig.load(_overflowing(build("llama"), None), TOKENIZER)
+    word = IDS[2][3]
+    model = depthsig.load(_overflowing(build("llama"), word), TOKENIZER)
+    with pytest.raises(CertificateError, match=r"layer 1 .*not finite in float16.*--dtype float32"):
+        certify(model, IDS)
+    calm = [[2, 3, 4, 5], [5, 6, 7]]
+    with pytest.raises(CertificateError, match=r"layer 1 .*not finite in float16"):  # far behind the certified ones
+        depthsig.analyze(model, [*calm * 6, IDS[2], *calm * 6], metrics=["lens.kl"])
+
+
+def test_a_head_that_overflows_is_named() -> None:
+    module = build("llama")
+    with torch.no_grad():
+        module.lm_head.weight.fill_(6e4)
+    with pytest.raises(InputError, match=r"the logits .*not finite in float16"):
+        depthsig.load(module.half(), TOKENIZER)
+
+
+@pytest.mark.parametrize("family", ["llama", "shared"])
+def test_the_last_two_proofs_cost_at_most_four_forwards(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = build("llama")
+    if family == "shared":
+        _leaving(module)
+    model = depthsig.load(module, TOKENIZER)
+    prompts = [[2 + i % 200 for i in range(24)]]
+    calls: list[int] = []
+    for layer in module.model.layers:
+        layer.mlp.gate_proj.register_forward_pre_hook(lambda m, args: calls.append(args[0].shape[1]))
+    certify(model, prompts)
+    whole = sum(calls)
+    calls.clear()
+    monkeypatch.setattr("depthsig.engine.certificates._look_ahead", lambda *a: 0.0)
+    monkeypatch.setattr("depthsig.engine.certificates._together", lambda *a: 0.0)
+    certify(model, prompts)
+    assert whole - sum(calls) <= 4 * 24 * 4
