@@ -165,7 +165,8 @@ class Job:
             ready = self.prepare(show)
 
             def units() -> Units:
-                return Units.open(out, identity(ready.model, ready.prompts.tokens, ready.request), resume)
+                of = {} if out is None else identity(ready.model, ready.prompts.tokens, ready.request)
+                return Units.open(out, of, resume)
 
             signature = ready.measure(units, show, messages, started)
             claims = bool(ready.model.plan.spans) and ready.request.tests_periods

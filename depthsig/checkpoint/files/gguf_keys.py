@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -110,7 +110,7 @@ def apply_keys(header: GgufHeader, config: Any, factors: np.ndarray | None) -> N
         if not kept and not _neutral(key, value):
             _refuse(header, key, f"is {shown(value)}, which transformers does not apply to {type(config).__name__}")
     _defaults(header, config, own)
-    _rope_scaling(header, config, own, factors)
+    _rope_scaling(header, config, factors)
 
 
 def _kept(key: str, config: Any, value: Any) -> bool:
@@ -197,25 +197,33 @@ def _rope_sections(header: GgufHeader, config: Any, value: Any) -> bool:
     return isinstance(value, list) and [section for section in value if section] == rope.get("mrope_section")
 
 
-def _rope_scaling(header: GgufHeader, config: Any, own: Mapping[str, Any], factors: np.ndarray | None) -> None:
+def stretching(header: GgufHeader) -> tuple[str, float]:
+    """Kind of rope scaling and its factor, ``none`` and 1 where nothing is scaled."""
+    own = header.own()
+    stated = [own[key] for key in ("rope.scaling.factor", "rope.scale_linear") if key in own]
+    kind = own.get("rope.scaling.type", "linear" if stated else "none")  # as llama.cpp has it
+    factor = stated[0] if stated else 1.0
+    if kind == "none" or (kind == "linear" and _equal(factor, 1.0)):
+        return "none", 1.0
+    if not isinstance(factor, float) or not 0 < factor < math.inf:
+        _refuse(header, "rope.scaling.factor", f"is {shown(factor)}, which stretches nothing")
+    return str(kind), factor
+
+
+def _rope_scaling(header: GgufHeader, config: Any, factors: np.ndarray | None) -> None:
     """Linear scaling and factors by frequency, as rope parameters that transformers computes alike."""
-    factor = own.get("rope.scaling.factor", own.get("rope.scale_linear", 1.0))
-    kind = own.get(
-        "rope.scaling.type", "linear" if "rope.scaling.factor" in own or "rope.scale_linear" in own else "none"
-    )
-    rope = _rope(config)
-    already = rope is not None and rope.get("rope_type") == kind and _equal(rope.get("factor"), factor)
-    scaled = not (kind == "none" or (kind == "linear" and _equal(factor, 1.0)) or already)
-    if not _equal(own.get("rope.scaling.attn_factor", 1.0), 1.0) and not already:
-        _refuse(
-            header, "rope.scaling.attn_factor", f"is {shown(own['rope.scaling.attn_factor'])}, which is not applied"
-        )
+    rope, (kind, factor) = _rope(config), stretching(header)
+    stretched = rope is not None and rope.get("rope_type") == kind and _equal(rope.get("factor"), factor)
+    attention = header.own().get("rope.scaling.attn_factor", 1.0)
+    if not stretched and not _equal(attention, 1.0):
+        _refuse(header, "rope.scaling.attn_factor", f"is {shown(attention)}, which is not applied")
     plain = rope is not None and rope is config.rope_parameters and rope.get("rope_type", "default") == "default"
-    if scaled:
-        if kind != "linear" or not plain or not isinstance(factor, float) or not factor > 0 or factors is not None:
+    given = factors is not None and not np.all(factors == 1.0)
+    if kind != "none" and not stretched:
+        if kind != "linear" or not plain or given:
             _refuse(header, "rope.scaling.type", f"is {shown(kind)} (factor {shown(factor)}), which is not applied")
         config.rope_parameters = {**config.rope_parameters, "rope_type": "linear", "factor": factor}
-    if factors is not None and not np.all(factors == 1.0):
+    if factors is not None and given:
         if not plain or not np.all(np.isfinite(factors) & (factors > 0)):
             _refuse(header, ROPE_FACTORS, "is there, and cannot be applied")
         # Both lists alike: the frequencies are divided by them at every length, which is what the file means.
@@ -257,7 +265,7 @@ def _equal(ours: Any, theirs: Any) -> bool:
     return bool(type(ours) is type(theirs) and ours == theirs)
 
 
-def _refuse(header: GgufHeader, key: str, why: str) -> None:
+def _refuse(header: GgufHeader, key: str, why: str) -> NoReturn:
     full = key if key == ROPE_FACTORS else f"{header.architecture}.{key}"
     raise UnsupportedModelError(
         f"{str(header.file)!r}: {shown(full)[1:-1]} {why}; the checkpoint that the file was made from works"

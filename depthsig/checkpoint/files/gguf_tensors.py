@@ -11,7 +11,7 @@ from torch import nn
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
 from depthsig.checkpoint.files.gguf_header import GgufHeader
-from depthsig.checkpoint.files.gguf_keys import ROPE_FACTORS, head_dim
+from depthsig.checkpoint.files.gguf_keys import ROPE_FACTORS, head_dim, stretching
 from depthsig.checkpoint.files.reading import shown
 from depthsig.errors import UnsupportedModelError
 
@@ -56,15 +56,12 @@ def check_rotary(header: GgufHeader, module: nn.Module, factors: np.ndarray | No
     Raises:
         UnsupportedModelError: if they differ by more than rounding.
     """
-    own = header.own()
-    base, rope = own.get("rope.freq_base"), getattr(module.config, "rope_parameters", None)
-    if not isinstance(base, float) or not isinstance(rope, dict) or "rope_theta" not in rope:
-        return
+    own, rope = header.own(), getattr(module.config, "rope_parameters", None)
+    base, (kind, scale) = own.get("rope.freq_base"), stretching(header)
     width = own.get("rope.dimension_count") or head_dim(module.config)
-    scale = (
-        own.get("rope.scaling.factor", own.get("rope.scale_linear", 1.0)) if rope.get("rope_type") != "yarn" else None
-    )
-    if scale is None:
+    # Where kinds of layers have frequencies of their own, or some are stretched more, the keys alone were compared.
+    plain = isinstance(rope, dict) and "rope_theta" in rope and kind in ("none", "linear")
+    if not isinstance(base, float) or not plain or not isinstance(width, int):
         return
     wanted = 1.0 / (torch.tensor(base, dtype=torch.float64) ** (torch.arange(0, width, 2, dtype=torch.float64) / width))
     wanted = wanted / scale / (1.0 if factors is None else torch.from_numpy(factors).double())

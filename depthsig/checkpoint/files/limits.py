@@ -22,8 +22,8 @@ def model_max(config: Any) -> int | None:
     (``factor`` times ``original_max_position_embeddings``) reaches as far as that, where it is further.
 
     >>> from types import SimpleNamespace as Config
-    >>> model_max(Config(vision_config=Config(n_ctx=8), text_config={"n_ctx": 24})), model_max(Config(alibi=True, n_ctx=4))
-    (24, None)
+    >>> model_max(Config(vision_config=Config(n_ctx=8), text_config={"n_ctx": 24}))
+    24
     """
     found = [limit for part in _parts(config) for limit in _limits(part)]
     return min(found, default=None)

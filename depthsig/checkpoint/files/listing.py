@@ -163,11 +163,10 @@ def _check_tokenizer(folder: Path) -> None:
 
 
 def _native_beside_own(config: Mapping[str, Any], where: str, trust_remote_code: bool) -> list[str]:
-    if config.get("auto_map") and not trust_remote_code:
-        return [
-            f"{where} names code of its own (auto_map), which is not run: transformers' own {config['model_type']} is"
-        ]
-    return []
+    if not config.get("auto_map") or trust_remote_code:
+        return []
+    kind = config["model_type"]
+    return [f"{where} names code of its own (auto_map), which is not run: transformers' own {kind} is"]
 
 
 def _is_native(config: Mapping[str, Any]) -> bool:
