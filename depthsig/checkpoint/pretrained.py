@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import quantization_config
 
 from depthsig.checkpoint.files.gguf_keys import apply_keys
 from depthsig.checkpoint.files.gguf_tensors import rope_factors
@@ -57,6 +58,15 @@ class Target:
             found["gguf_file"] = self.files.place.name
         return found
 
+    @property
+    def weights(self) -> dict[str, Any]:
+        """For the model: how its weights are to be read."""
+        if self.files.gguf is None:
+            return {"use_safetensors": not self.files.pickled}
+        # Unpacked: kernels for packed blocks would be fetched from the hub, and run.
+        whole = getattr(quantization_config, "GgufConfig", None)
+        return {} if whole is None else {"quantization_config": whole(dequantize=True)}
+
     def config(self) -> Any:
         """The config of a causal language model, as it runs."""
         try:
@@ -78,7 +88,7 @@ class Target:
         try:
             module, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
                 self.path, config=config, dtype=dtype, device_map=self.options.device_map, output_loading_info=True,
-                use_safetensors=None if self.files.gguf is not None else not self.files.pickled, **self.arguments,
+                **self.weights, **self.arguments,
             )  # fmt: skip
         except torch.cuda.OutOfMemoryError:
             raise

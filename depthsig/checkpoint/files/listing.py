@@ -90,13 +90,13 @@ def list_files(place: Path, options: LoadOptions, where: str) -> Files:
             folder, or needs a flag that was not given.
     """
     if place.is_file():
-        return _list_gguf(place)
+        return _list_gguf(place, options)
     config = _read_config(place, where)
     _check_config(config, where, options.trust_remote_code)
-    _check_tokenizer(place)
-    found = find_weights(place, config, options.allow_pickle)
+    told = _check_tokenizer(place, where, options.trust_remote_code)
+    found = find_weights(place, config, options.allow_pickle, where)
     tensors = {} if found.pickled else by_name([t for path in found.paths for t in safetensors_header(path)])
-    notes = _native_beside_own(config, where, options.trust_remote_code)
+    notes = [*_native_beside_own(config, where, options.trust_remote_code), *told]
     if found.unused is not None:
         notes.append(
             f"{found.unused.name} of {where} names other weight files than {found.paths[0].name}, which is read"
@@ -104,11 +104,11 @@ def list_files(place: Path, options: LoadOptions, where: str) -> Files:
     return Files(place, config, found.paths, tensors, found.pickled, notes=tuple(notes))
 
 
-def _list_gguf(place: Path) -> Files:
+def _list_gguf(place: Path, options: LoadOptions) -> Files:
     _refuse_adapter(place.parent, repr(str(place)))
-    _check_tokenizer(place.parent)
+    told = _check_tokenizer(place.parent, repr(str(place)), options.trust_remote_code)
     header = read_header(place)
-    return Files(place, {}, (place,), by_name(header.tensors), gguf=header)
+    return Files(place, {}, (place,), by_name(header.tensors), gguf=header, notes=tuple(told))
 
 
 def _refuse_adapter(folder: Path, where: str) -> None:
@@ -141,6 +141,8 @@ def _check_config(config: Mapping[str, Any], where: str, trust_remote_code: bool
         raise InputError(f"{where}: the auto_map of its config is {shown(own)}; it must be an object")
     if own and not trust_remote_code and not _is_native(config):
         raise InputError(f"{where} brings its own code (auto_map); --trust-remote-code runs it, if you trust it")
+    if not trust_remote_code:
+        _refuse_kernels(config, where)
     if config.get("is_encoder_decoder"):
         raise UnsupportedModelError(
             f"{where} is an encoder-decoder model ({config.get('model_type')}); causal language models work"
@@ -153,13 +155,31 @@ def _check_config(config: Mapping[str, Any], where: str, trust_remote_code: bool
         )
 
 
-def _check_tokenizer(folder: Path) -> None:
-    """What a tokenizer's config names must be inside the folder."""
+def _refuse_kernels(config: Mapping[str, Any], where: str) -> None:
+    """An implementation called ``owner/name`` is code of a repository, which transformers would fetch and run."""
+    for key, value in config.items():
+        names = value.values() if isinstance(value, dict) else [value]
+        if key.endswith("_implementation") or key.endswith("_implementation_internal"):
+            named = next((name for name in names if isinstance(name, str) and "/" in name), None)
+            if named is not None:
+                raise InputError(
+                    f"{where}: {key} of its config names code of the hub ({shown(named)[1:-1]}); "
+                    "--trust-remote-code runs it, if you trust it"
+                )
+        elif isinstance(value, dict):
+            _refuse_kernels(value, where)
+
+
+def _check_tokenizer(folder: Path, where: str, trust_remote_code: bool) -> list[str]:
+    """What a tokenizer's config names must be inside the folder; what of it is not run is told."""
     path = folder / "tokenizer_config.json"
     if not is_file(path):
-        return
+        return []
     config = read_object(path)
     check_named_files(config, folder, repr(str(path)))
+    if not config.get("auto_map") or trust_remote_code:
+        return []
+    return [f"the tokenizer of {where} names code of its own (auto_map), which is not run: transformers' own is"]
 
 
 def _native_beside_own(config: Mapping[str, Any], where: str, trust_remote_code: bool) -> list[str]:

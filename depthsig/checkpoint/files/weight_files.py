@@ -32,34 +32,37 @@ class WeightFiles:
     unused: Path | None = None
 
 
-def find_weights(folder: Path, config: Mapping[str, Any], allow_pickle: bool) -> WeightFiles:
+def find_weights(folder: Path, config: Mapping[str, Any], allow_pickle: bool, where: str) -> WeightFiles:
     """The weight files of a folder, in transformers' own order of preference.
+
+    Args:
+        where: what the user calls it.
 
     Raises:
         InputError: if there are none, if only pickles are there and not allowed, if an index is damaged, or names a
             file that is missing, outside the folder, or a pickle that is not allowed.
         UnsupportedModelError: for a distributed checkpoint.
     """
-    _refuse_distributed(folder)
+    _refuse_distributed(folder, where)
     found = _named_by_config(folder, config) or _usual(folder, allow_pickle)
     if found is None:
-        raise InputError(_nothing(folder))
+        raise InputError(_nothing(folder, where))
     kinds = {path.suffix == ".safetensors" for path in found.paths}
     if len(kinds) > 1:
-        raise InputError(f"the weight files of {str(folder)!r} are partly safetensors and partly pickles")
+        raise InputError(f"the weight files of {where} are partly safetensors and partly pickles")
     if kinds == {False} and not allow_pickle:
         raise InputError(
-            f"{str(folder)!r} has pickled weights ({found.paths[0].name}), which can run code when loaded; "
+            f"{where} has pickled weights ({found.paths[0].name}), which can run code when loaded; "
             "--allow-pickle loads them, or convert them to safetensors"
         )
     return WeightFiles(found.paths, kinds == {False}, found.unused)
 
 
-def _refuse_distributed(folder: Path) -> None:
+def _refuse_distributed(folder: Path, where: str) -> None:
     shard = next((p.name for p in sorted(folder.iterdir()) if _DISTRIBUTED.fullmatch(p.name)), None)
     if shard is not None:
         raise UnsupportedModelError(
-            f"{str(folder)!r} is a distributed checkpoint ({shard}); save_pretrained of the whole model works"
+            f"{where} is a distributed checkpoint ({shard}); save_pretrained of the whole model works"
         )
 
 
@@ -108,8 +111,8 @@ def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
     return tuple(paths[name] for name in sorted(paths))
 
 
-def _nothing(folder: Path) -> str:
+def _nothing(folder: Path, where: str) -> str:
     kinds = ("*.safetensors", "*.safetensors.index*.json", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.msgpack")
     others = sorted({p.name for kind in kinds for p in folder.glob(kind) if not _ELSEWHERE.fullmatch(p.name)})
     beside = f" (there is {others[0]!r}, which is not read under that name)" if others else ""
-    return f"{str(folder)!r} holds no weights; {SAFE} or {SAFE_INDEX} was expected{beside}"
+    return f"{where} holds no weights; {SAFE} or {SAFE_INDEX} was expected{beside}"
