@@ -13,13 +13,15 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import quantization_config
 
+from depthsig.checkpoint.anatomy.probe import probe_ids
 from depthsig.checkpoint.files.gguf_keys import apply_keys
 from depthsig.checkpoint.files.gguf_tensors import rope_factors
 from depthsig.checkpoint.files.listing import Files
 from depthsig.checkpoint.files.reading import shown
 from depthsig.checkpoint.files.size import described_parameters
+from depthsig.checkpoint.hooks import forward, undisturbed
 from depthsig.checkpoint.loading import LoadOptions
-from depthsig.errors import InputError, UnsupportedModelError
+from depthsig.errors import DepthsigError, InputError, UnsupportedModelError
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,9 @@ class Target:
                 ) from None
             raise InputError(self.explain(error)) from None
         self._check_loaded(info)
-        return self._placed(module), set(info.get("unexpected_keys") or ())
+        module = self._placed(module)
+        self._check_runs(module)
+        return module, set(info.get("unexpected_keys") or ())
 
     def _check_loaded(self, info: Mapping[str, Any]) -> None:
         missing = sorted(info.get("missing_keys") or ())
@@ -112,6 +116,21 @@ class Target:
         mismatched = list(info.get("mismatched_keys") or ())
         if mismatched:
             raise InputError(f"{self.where} has weights of another shape than its config says (first: {mismatched[0]})")
+
+    def _check_runs(self, module: nn.Module) -> None:
+        """That transformers' own class runs with this config: some entries are only read in a forward."""
+        if not type(module).__module__.startswith("transformers."):
+            return
+        try:
+            with undisturbed(module):
+                forward(module, probe_ids(module))
+        except (DepthsigError, torch.cuda.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{self.where} loads, but its own forward fails ({type(error).__name__}: {_first_line(error)}); "
+                "is its config that of these weights?"
+            ) from None
 
     def _placed(self, module: Any) -> nn.Module:
         if self.options.device_map is None:
@@ -125,7 +144,9 @@ class Target:
     def tokenizer(self) -> tuple[Any, list[str]]:
         """The checkpoint's own tokenizer; None where it has none, with what a user should know of that."""
         try:
-            return AutoTokenizer.from_pretrained(self.path, **self.arguments), []
+            found = AutoTokenizer.from_pretrained(self.path, **self.arguments)
+            found("a", verbose=True)  # some entries are only read when it is used
+            return found, []
         except Exception as error:
             if "trust_remote_code" in str(error):
                 raise InputError(

@@ -129,8 +129,6 @@ def _defaults(header: GgufHeader, config: Any, own: Mapping[str, Any]) -> None:
     heads = _get(config, "num_attention_heads")
     if "attention.head_count_kv" not in own and _get(config, "num_key_value_heads") not in (None, heads):
         config.num_key_value_heads = heads
-    if header.architecture == "llama" and "attention.sliding_window" not in own and _get(config, "sliding_window"):
-        config.sliding_window = None  # transformers takes some for Mistral 7B 0.1, whatever they say
     rope = _rope(config)
     if "rope.freq_base" not in own and rope is not None and header.architecture in ("llama", "qwen2", "phi3"):
         rope["rope_theta"] = 10000.0
