@@ -151,8 +151,10 @@ def _config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise InputError(f"--lens {str(folder)!r} holds no {CONFIG}; it is no tuned lens") from None
+    except RecursionError:
+        raise InputError(f"{str(path)!r} is damaged (nested too deep)") from None
     except ValueError as error:
-        raise InputError(f"{str(path)!r} is damaged ({error})") from None
+        raise InputError(f"{str(path)!r} is damaged ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(config, dict):
         raise InputError(f"{str(path)!r} holds a {type(config).__name__}; the config of a tuned lens is an object")
     kind = config.get("lens_type", LENS_TYPE)
@@ -167,7 +169,7 @@ def _record(folder: Path) -> dict[str, Any]:
     """Our own record; another program's file of that name is not ours to complain about."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     ours = isinstance(record, dict) and str(record.get("schema", "")).startswith("depthsig-lens/")
     return record if ours else {}
@@ -187,7 +189,17 @@ def _state(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{str(path)!r} is truncated or damaged ({reason})") from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{str(path)!r} holds no state dict of tensors; tuned-lens' {PARAMS} was expected")
+    for name, tensor in state.items():
+        if not _is_plain(tensor):
+            raise InputError(f"{str(path)!r}: {str(name)[:60]!r} is no plain tensor with all its numbers in the file")
     return {str(k): v for k, v in state.items()}
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Dense, and with a number of its own for each entry: a view can claim far more than there is."""
+    if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _translators(state: dict[str, Tensor], config: Mapping[str, Any], path: str) -> dict[str, Tensor]:
