@@ -31,7 +31,7 @@ from depthsig.model import Model
 from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.progress import Progress
 from depthsig.signature import Signature
-from depthsig.signature.folders.naming import identity_of
+from depthsig.signature.folders.naming import IDENTITY, identity_of
 from depthsig.signature.folders.writing import ensure_writable
 from depthsig.tables.periods import beside_control, period_scores
 from depthsig.tables.samples import matrices_table, profiles_table, samples_table
@@ -115,13 +115,13 @@ def analyze(
     given = Given(model, tokenizer, loading, PlanOptions(order, loop, grown, iterations), forward)
     n_listed = None if isinstance(n, EllipsisType) else n
     job = Job(given, prompts, request, n_listed, tuple(plugins))
-    signature = job.run(lambda *_: out, resume=resume, show=Progress.of(progress))
+    signature = job.run(None if out is None else lambda *_: out, resume=resume, show=Progress.of(progress))
     if out is not None:
         signature.save(out)
     return signature
 
 
-Place = Callable[[str, str], "str | Path | None"]
+Place = Callable[[str, str], "str | Path"]
 """From a checkpoint's name and the identity of an analysis to the results folder that will be written."""
 
 
@@ -159,22 +159,26 @@ class Job:
             request = replace(request, lens=lens)
         return Prepared(self, model, request, ready)
 
-    def run(self, place: Place, *, resume: bool, show: Progress) -> Signature:
+    def run(self, place: Place | None, *, resume: bool, show: Progress) -> Signature:
         """Measure, with the control where one is due.
 
         Args:
             place: where results go, beside which unfinished work is kept; asked before the measurement.
+                None: nowhere.
         """
         started = time.perf_counter()
         with recorded_warnings() as messages:
             ready = self.prepare(show)
-            found = identity(ready.model, ready.prompts.tokens, ready.request)
-            out = place(ready.model.checkpoint.name, identity_of(found))
+            known = {} if place is None else identity(ready.model, ready.prompts.tokens, ready.request)
+            name = identity_of(known)
+            out = None if place is None else place(ready.model.checkpoint.name, name)
 
             def units() -> Units:
-                return Units.open(out, continuing(found), identity_of(found), resume)
+                return Units.open(out, continuing(known), name, resume)
 
             signature = ready.measure(units, show, messages, started)
+            if known:
+                signature.info[IDENTITY] = name
             claims = bool(ready.model.plan.spans) and ready.request.tests_periods
             if claims if ready.request.control is None else ready.request.control:
                 signature = ready.with_control(signature, show)

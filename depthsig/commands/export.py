@@ -118,6 +118,8 @@ def relayered(model: Model) -> tuple[dict[str, torch.Tensor], Any]:
     for name in found:
         setattr(new, name, len(layers))
     _per_layer(config, new, layers, count)
+    if hasattr(new, "auto_map") and not _brings_code(model.module):
+        delattr(new, "auto_map")  # the code that it names is not the model that was exported
     if hasattr(new, "depthsig"):
         entry = {k: v for k, v in new.depthsig.items() if k == "prompts"}
         delattr(new, "depthsig")
@@ -185,16 +187,19 @@ def _write(model: Model, state: dict[str, torch.Tensor], config: Any, folder: Pa
     shell.save_pretrained(folder)
     if hasattr(model.tokenizer, "save_pretrained"):
         model.tokenizer.save_pretrained(folder)
-    source = Path(model.checkpoint.source)
-    if source.is_dir():
-        for code in source.glob("*.py"):
-            shutil.copy(code, folder / code.name)
+    for code in model.checkpoint.code:  # none where it was not allowed to run
+        shutil.copy(code, folder / code.name)
+
+
+def _brings_code(module: Any) -> bool:
+    """Whether the model that runs is itself made by code of a checkpoint."""
+    return type(module).__module__.partition(".")[0] == "transformers_modules"
 
 
 @torch.no_grad()
 def _prove(model: Model, folder: Path) -> None:
     """The written checkpoint, loaded as anybody would, against the executed order; with and without cache."""
-    trusted = any(folder.glob("*.py"))
+    trusted = _brings_code(model.module)  # what runs already runs once more; nothing else does
     loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, trust_remote_code=trusted)
     loaded = loaded.to(model.device).eval()
     ids = probe_ids(model.module, 1, 8).to(model.device)

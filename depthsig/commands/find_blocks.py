@@ -161,7 +161,7 @@ def find_blocks(
         notes.append(f"weights: {copies.reason}")
     blocks = [*loops, *_copied(copies, stored, kinds)]
     if searched:
-        signature = job.run(lambda *_: None, resume=False, show=show)
+        signature = job.run(None, resume=False, show=show)
         with show.stage("activations"):
             cosines = signature.matrix(metric, part=part).to_numpy()
             period = find_matrix_period(cosines, draws=draws, seed=seed)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
+import torch
 
 from depthsig import __version__
 from depthsig.checkpoint.anatomy.patterns import layer_patterns
@@ -22,7 +23,6 @@ from depthsig.metrics import Metric
 from depthsig.metrics.entries.plugins import plugin_of
 from depthsig.model import Model
 from depthsig.prompts import TokenPrompt
-from depthsig.signature.folders.naming import IDENTITY, identity_of
 from depthsig.signature.provenance import versions
 from depthsig.signature.schema import SCHEMA
 
@@ -45,12 +45,12 @@ def describe(
     ]  # fmt: skip
     return {
         "schema": SCHEMA,
-        IDENTITY: identity_of(identity(model, prompts.tokens, request)),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {**versions(), "python": platform.python_version()},
         "checkpoint": {
-            "id": checkpoint.source, "name": checkpoint.name, "kind": checkpoint.kind,
+            "id": checkpoint.repository or checkpoint.source, "name": checkpoint.name, "kind": checkpoint.kind,
             "revision": checkpoint.revision, "content_hash": checkpoint.content_hash,
+            "tokenizer_hash": checkpoint.tokenizer_hash,
             "family": model.anatomy.family, "n_layers": len(model.anatomy.layers),
             "layer_patterns": layer_patterns(checkpoint.config, len(model.anatomy.layers)),
         },
@@ -70,7 +70,8 @@ def describe(
         "options": {**request.record(), **model.declared.record(), "prompts": prompts.name},
         "given": {**given, "prompts": _given_prompts(prompts), **_own(request, given["plugins"])},
         "metrics": [one.record() for one in request.needed.values() if one.own],
-        "warnings": [*messages, *plan.notes],
+        # A model that was loaded earlier said its notes then.
+        "warnings": list(dict.fromkeys([*checkpoint.notes, *messages, *plan.notes])),
     }  # fmt: skip
 
 
@@ -89,7 +90,7 @@ def _own(request: Request, plugins: Sequence[Mapping[str, str]]) -> dict[str, An
 def identity(model: Model, prompts: Sequence[TokenPrompt], request: Request) -> dict[str, Any]:
     """What makes an analysis what it is; a result of another identity is another result."""
     return {
-        "checkpoint": model.checkpoint.content_hash or model.checkpoint.source,
+        "checkpoint": model.checkpoint.content_hash or _weights(model), "tokenizer": model.checkpoint.tokenizer_hash,
         "plan": list(model.plan.layers), "declared": model.declared.record(),
         "dtype": str(model.dtype), "prompts": [p.tokens_sha256 for p in prompts], **request.record(),
         "content of --lens": None if request.lens is None else request.lens.content_hash,
@@ -100,6 +101,16 @@ def identity(model: Model, prompts: Sequence[TokenPrompt], request: Request) -> 
 def continuing(identity: Mapping[str, Any]) -> dict[str, Any]:
     """What must be the same for unfinished work to be gone on with: an analysis by this very version."""
     return {**identity, "version": __version__}
+
+
+def _weights(model: Model) -> str:
+    """SHA-256 over the weights of a model that came as an object, and what it is called."""
+    digest = hashlib.sha256(model.checkpoint.source.encode())
+    for name, tensor in model.checkpoint.module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if not tensor.is_meta:
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _fingerprint(one: Metric) -> str:

@@ -167,3 +167,25 @@ def test_a_lens_that_overflows_is_refused(tmp_path: Path) -> None:
     torch.save({k: v / v.abs().max() * 3e38 for k, v in state.items()}, tmp_path / "params.pt")
     with pytest.raises(InputError, match="not finite on this model"):
         depthsig.analyze(build("llama"), random_prompts(2), metrics=["tuned"], lens=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["meta", "sparse", "view"])
+def test_tensors_that_are_not_all_there(kind: str, tmp_path: Path) -> None:
+    write_as_tuned_lens(tmp_path)
+    state = torch.load(tmp_path / "params.pt", weights_only=True)
+    odd = {
+        "meta": torch.zeros(WIDTH, WIDTH, device="meta"), "sparse": torch.eye(WIDTH).to_sparse(),
+        "view": torch.zeros(1).expand(10**7, 10**7),
+    }  # fmt: skip
+    torch.save({**state, "0.weight": odd[kind]}, tmp_path / "params.pt")
+    with pytest.raises(InputError, match=r"0\.weight.*no plain tensor"):
+        read_lens(tmp_path)
+
+
+def test_json_that_is_nested_too_deep(tmp_path: Path) -> None:
+    write_as_tuned_lens(tmp_path)
+    (tmp_path / "lens.json").write_text("[" * 100_000)  # another program's file of that name may hold anything
+    assert read_lens(tmp_path).record == {}
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="nested too deep"):
+        read_lens(tmp_path)

@@ -1,0 +1,406 @@
+"""What of a checkpoint's files is read, run, hashed and reported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from families import build, byte_tokenizer
+from safetensors.torch import load_file, save_file
+
+import depthsig
+from depthsig.checkpoint.files.limits import model_max
+from depthsig.checkpoint.files.naming import name_of
+from depthsig.checkpoint.loading import LoadOptions
+from depthsig.checkpoint.open import Checkpoint, open_checkpoint
+from depthsig.commands.record import identity
+from depthsig.errors import DepthsigWarning, InputError, UnsupportedModelError
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+LORA = {"peft_type": "LORA", "base_model_name_or_path": "owner/other", "r": 2, "target_modules": ["q_proj"]}
+EVIL = """import pathlib
+from transformers import LlamaConfig as C, LlamaForCausalLM as M
+pathlib.Path({!r}).write_text("ran")
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files") / "llama"
+    build("llama").save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+@pytest.fixture
+def unpickled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What torch.load is asked to open."""
+    asked: list[str] = []
+    load = torch.load
+
+    def watch(file: Any, *args: Any, **options: Any) -> Any:
+        asked.append(str(file))
+        return load(file, *args, **options)
+
+    monkeypatch.setattr(torch, "load", watch)
+    return asked
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Copies: the file itself is written over."""
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
+
+
+def configure(folder: Path, **entries: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    state = read_state(folder / "model.safetensors")
+    change(state)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def point_index(folder: Path, shard: str, *, index: str = "model.safetensors.index.json") -> None:
+    state = read_state(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "decoy.safetensors")
+    (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(state, shard)}))
+
+
+def refused(folder: Path, **options: Any) -> str:
+    with pytest.raises(InputError) as told:
+        open_checkpoint(folder, options=LoadOptions(**options))
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.safetensors", "a/../../x.safetensors", "ABSOLUTE", "C:\\x", "..\\x", "file://x"]
+)
+def test_a_name_that_leads_out_is_not_followed(name: str, folder: Path) -> None:
+    outside = folder.parent / "x.safetensors"
+    shutil.copy(folder / "model.safetensors", outside)
+    name = str(outside) if name == "ABSOLUTE" else name
+    point_index(folder, name)
+    assert "outside the checkpoint's folder" in refused(folder)
+    (folder / "model.safetensors.index.json").unlink()
+    configure(folder, transformers_weights=name)
+    assert "outside the checkpoint's folder" in refused(folder)
+
+
+@pytest.mark.parametrize("name", [3, None, "", "a\0b", "n" * 5000, ".", "missing.safetensors", ["a"]])
+def test_a_name_that_is_none_is_named(name: Any, folder: Path) -> None:
+    point_index(folder, name)
+    assert "names" in refused(folder)
+
+
+def test_a_link_of_the_file_system_is_followed_and_hashed(folder: Path, saved: Path) -> None:
+    outside = folder.parent / "blob"
+    (folder / "model.safetensors").rename(outside)
+    (folder / "model.safetensors").symlink_to(outside)
+    assert open_checkpoint(folder).content_hash == open_checkpoint(saved).content_hash
+
+
+def test_a_tokenizer_file_outside_is_refused_where_it_is_there(folder: Path) -> None:
+    outside = Path(shutil.copy(folder / "tokenizer.json", folder.parent / "t.json"))
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "tokenizer_file": str(outside)}))
+    assert "tokenizer_file" in refused(folder)
+    path.write_text(json.dumps({**config, "tokenizer_file": "/no/such/machine/t.json"}))
+    assert open_checkpoint(folder).tokenizer is not None
+
+
+def _index_of_pickle(folder: Path) -> None:
+    torch.save(read_state(folder / "model.safetensors"), folder / "w.bin")
+    point_index(folder, "w.bin")
+
+
+def _named_pickle(folder: Path) -> None:
+    torch.save(read_state(folder / "model.safetensors"), folder / "adapter_model.bin")
+    configure(folder, transformers_weights="adapter_model.bin")
+
+
+def _pickle_alone(folder: Path) -> None:
+    torch.save(read_state(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def _pickled_index(folder: Path) -> None:
+    torch.save(read_state(folder / "model.safetensors"), folder / "w.bin")
+    point_index(folder, "w.bin", index="pytorch_model.bin.index.json")
+
+
+def _pickle_called_safetensors(folder: Path) -> None:
+    torch.save(read_state(folder / "model.safetensors"), folder / "model.safetensors")
+
+
+def _adapter_beside(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps(LORA))
+    torch.save({}, folder / "adapter_model.bin")
+
+
+PICKLES = [
+    _index_of_pickle, _named_pickle, _pickle_alone, _pickled_index, _pickle_called_safetensors, _adapter_beside,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", PICKLES, ids=lambda make: make.__name__)
+def test_no_pickle_without_the_flag(make: Callable[[Path], None], folder: Path, unpickled: list[str]) -> None:
+    make(folder)
+    refused(folder)
+    assert unpickled == []
+
+
+def test_pickles_with_the_flag(folder: Path, saved: Path) -> None:
+    _pickle_alone(folder)
+    found = open_checkpoint(folder, options=LoadOptions(allow_pickle=True))
+    assert torch.equal(found.module.lm_head.weight, open_checkpoint(saved).module.lm_head.weight)
+
+
+def test_a_trainers_files_are_no_part_of_the_model(folder: Path, saved: Path) -> None:
+    for name in ("optimizer.pt", "rng_state.pth", "scheduler.pt", "training_args.bin"):
+        torch.save({}, folder / name)
+    assert open_checkpoint(folder).content_hash == open_checkpoint(saved).content_hash
+    (folder / "model.safetensors").unlink()
+    assert "optimizer" not in refused(folder) and "holds no weights" in refused(folder)
+
+
+def test_distributed_checkpoints_are_refused_by_name(folder: Path) -> None:
+    shutil.copy(folder / "model.safetensors", folder / "shard-00000-model-00001-of-00001.safetensors")
+    assert "distributed" in refused(folder)
+
+
+def test_the_hash_covers_shards_in_subfolders_and_nothing_unused(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    shutil.copy(folder / "model.safetensors", folder / "sub/w.safetensors")
+    point_index(folder, "sub/w.safetensors")
+    before = open_checkpoint(folder)
+    (folder / "decoy.safetensors").unlink()
+    (folder / "notes.bin").write_bytes(b"x")
+    assert open_checkpoint(folder).content_hash == before.content_hash
+    state = read_state(folder / "sub/w.safetensors")
+    save_file({k: v + 1 for k, v in state.items()}, folder / "sub/w.safetensors", metadata={"format": "pt"})
+    assert open_checkpoint(folder).content_hash != before.content_hash
+
+
+def test_work_is_gone_on_with_only_on_the_same_model_and_tokenizer(folder: Path) -> None:
+    def of(model: depthsig.Model) -> Any:
+        request = SimpleNamespace(record=dict, lens=None, needed={})
+        return identity(model, [], request)  # type: ignore[arg-type]
+
+    before = of(depthsig.load(folder))
+    assert of(depthsig.load(folder)) == before
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "clean_up_tokenization_spaces": True}))
+    assert of(depthsig.load(folder)) != before
+    module = build("llama")
+    live = of(depthsig.load(module))
+    assert live == of(depthsig.load(module))
+    module.lm_head.weight.data[0, 0] += 1
+    assert of(depthsig.load(module)) != live
+
+
+@pytest.fixture
+def hub(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub cache with one repository; gives its snapshot."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    repository = tmp_path / "cache/models--owner--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text(COMMIT)
+    return Path(shutil.copytree(saved, repository / "snapshots" / COMMIT))
+
+
+def test_a_snapshot_is_called_by_its_repository(hub: Path, saved: Path) -> None:
+    found = open_checkpoint(hub)
+    assert (found.name, found.repository, found.revision) == ("tiny", "owner/tiny", COMMIT)
+    assert found.content_hash == open_checkpoint(saved).content_hash
+
+
+def test_a_hub_id_is_its_commit_and_its_files(hub: Path, saved: Path) -> None:
+    found = open_checkpoint("owner/tiny")
+    assert (found.name, found.kind, found.repository, found.revision) == ("tiny", "hub", "owner/tiny", COMMIT)
+    assert found.content_hash == open_checkpoint(saved).content_hash and found.tokenizer is not None
+    other = Path(shutil.copytree(hub, hub.parent / COMMIT[::-1]))
+    change_weights(other, lambda s: s["lm_head.weight"].add_(1))
+    (hub.parent.parent / "refs/main").write_text(COMMIT[::-1])
+    moved = open_checkpoint("owner/tiny")
+    assert moved.revision == COMMIT[::-1] and moved.content_hash != found.content_hash
+    again = open_checkpoint("owner/tiny", options=LoadOptions(revision=COMMIT))
+    assert again.content_hash == found.content_hash
+
+
+@pytest.mark.parametrize("make", PICKLES, ids=lambda make: make.__name__)
+def test_a_hub_id_is_looked_at_as_a_folder_is(make: Callable[[Path], None], hub: Path, unpickled: list[str]) -> None:
+    make(hub)
+    with pytest.raises(InputError):
+        open_checkpoint("owner/tiny")
+    assert unpickled == []
+
+
+def test_names_that_a_person_recognises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run-a/checkpoint-500").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "run-a/checkpoint-500")
+    assert name_of(Path()) == name_of(Path("../checkpoint-500/")) == "run-a-checkpoint-500"
+    assert name_of(tmp_path / "run-a") == "run-a" and name_of(Path("a/B.GGUF")) == "B"
+
+
+def test_code_runs_only_where_it_is_allowed(folder: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    (folder / "evil.py").write_text(EVIL.format(str(mark)))
+    configure(folder, auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"})
+    with pytest.warns(DepthsigWarning, match="which is not run"):
+        model = depthsig.load(folder)
+    assert model.checkpoint.code == () and not mark.exists()
+    out = depthsig.export(model, tmp_path / "out", order="0:2,1:4")
+    assert not mark.exists() and list(out.glob("*.py")) == []
+    assert "auto_map" not in json.loads((out / "config.json").read_text())
+    configure(folder, model_type="mystery")
+    assert "--trust-remote-code" in refused(folder) and not mark.exists()
+
+
+@pytest.mark.parametrize("entry", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_kernels_of_the_hub_are_code(entry: str, folder: Path) -> None:
+    configure(folder, **{entry: "owner/kernel"})
+    assert "--trust-remote-code" in refused(folder)
+    configure(folder, **{entry: None, "text_config": {entry: {"": "owner/kernel"}}})
+    assert "--trust-remote-code" in refused(folder)
+
+
+def opened(folder: Path, told: str) -> Checkpoint:
+    with pytest.warns(DepthsigWarning, match=told):
+        found = open_checkpoint(folder)
+    assert len(found.notes) == 1
+    return found
+
+
+def test_weights_without_a_place_are_told(folder: Path) -> None:
+    change_weights(
+        folder, lambda s: s.update({"model.layers.9.mlp.up_proj.weight": torch.zeros(3), "zeta": torch.zeros(2)})
+    )
+    opened(folder, r"holds 2 weights that LlamaForCausalLM does not use \(first: model\.layers\.9\.mlp")
+    with pytest.warns(DepthsigWarning, match="holds 2 weights"):
+        signature = depthsig.analyze(depthsig.load(folder), ["some text"], metrics=["lens.kl"])
+    assert any("holds 2 weights" in message for message in signature.info["warnings"])
+
+
+def test_tables_of_older_versions_are_not_worth_a_word(folder: Path) -> None:
+    names = ("model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.attn.masked_bias", "model.position_ids")
+    change_weights(folder, lambda s: s.update({name: torch.zeros(4) for name in names}))
+    assert open_checkpoint(folder).notes == ()
+
+
+def _fp8(state: dict[str, torch.Tensor]) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    state[name] = state[name].to(torch.float8_e4m3fn)
+
+
+def _int8(state: dict[str, torch.Tensor]) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    state[name] = state[name].to(torch.int8)
+
+
+def _scale(state: dict[str, torch.Tensor]) -> None:
+    state["model.layers.0.mlp.up_proj.weight_scale_inv"] = torch.ones(1, 1)
+
+
+def _gptq(state: dict[str, torch.Tensor]) -> None:
+    state["model.layers.0.mlp.up_proj.qweight"] = torch.ones(4, 4, dtype=torch.int32)
+
+
+def _mlx(state: dict[str, torch.Tensor]) -> None:
+    state["model.layers.0.mlp.up_proj.scales"] = torch.ones(4, 4)
+
+
+@pytest.mark.parametrize("change", [_fp8, _int8, _scale, _gptq, _mlx], ids=lambda c: c.__name__)
+def test_quantised_weights_that_nothing_explains(change: Callable[..., None], folder: Path) -> None:
+    change_weights(folder, change)
+    with pytest.raises(UnsupportedModelError, match=r"no quantization_config.*up_proj|up_proj.*no quantization_config"):
+        open_checkpoint(folder)
+
+
+def test_heads_that_the_config_and_the_files_see_otherwise(folder: Path) -> None:
+    configure(folder, tie_word_embeddings=True)
+    found = opened(folder, "ties the head to the embeddings")
+    held = read_state(folder / "model.safetensors")["lm_head.weight"]
+    assert torch.equal(found.module.lm_head.weight, held) == ("which is used" in found.notes[0])
+    change_weights(folder, lambda s: s.pop("lm_head.weight"))
+    assert open_checkpoint(folder).notes == ()
+    configure(folder, tie_word_embeddings=False)
+    assert "lm_head.weight" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("final_logit_softcapping", 30.0), ("residual_multiplier", 0.2), ("sliding_window", 8)]
+)
+def test_entries_that_the_family_does_not_read_are_told(name: str, value: Any, folder: Path) -> None:
+    configure(folder, **{name: value})
+    opened(folder, f"says {name} = {value}, which LlamaForCausalLM does not read")
+
+
+def test_two_files_with_other_numbers_for_one_weight(folder: Path) -> None:
+    state = read_state(folder / "model.safetensors")
+    point_index(folder, "decoy.safetensors")
+    index = folder / "model.safetensors.index.json"
+    save_file({"lm_head.weight": state["lm_head.weight"] + 1}, folder / "z.safetensors", metadata={"format": "pt"})
+    index.write_text(
+        json.dumps({"metadata": {}, "weight_map": {**dict.fromkeys(state, "decoy.safetensors"), "x": "z.safetensors"}})
+    )
+    assert "lm_head.weight" in refused(folder)
+
+
+HUGE = {
+    "num_hidden_layers": 10**9, "vocab_size": 10**12, "hidden_size": 10**9, "intermediate_size": 10**10,
+    "num_labels": 10**9, "num_attention_heads": 10**30,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(HUGE))
+def test_a_config_of_another_size_than_the_files(name: str, folder: Path) -> None:
+    configure(folder, **{name: HUGE[name]})
+    assert name in refused(folder)
+
+
+def test_a_config_that_describes_more_than_the_files_hold(folder: Path) -> None:
+    configure(folder, hidden_size=2**12, intermediate_size=2**14, vocab_size=2**16)
+    assert "describes more than" in refused(folder)
+
+
+LIMITS = [
+    ({"max_position_embeddings": 64}, 64),
+    ({"n_positions": 64, "n_ctx": 32}, 32),
+    ({"max_position_embeddings": 1000, "text_config": {"max_position_embeddings": 24}}, 24),
+    ({"llm_config": SimpleNamespace(seq_length=48), "vision_config": {"max_position_embeddings": 4}}, 48),
+    ({"decoder": {"text_config": {"max_context_length": 16}}}, 16),
+    ({"alibi": True, "max_position_embeddings": 64}, None),
+    ({"model_type": "bloom", "seq_length": 64}, None),
+    ({"max_position_embeddings": float("nan"), "n_ctx": True, "max_seq_len": "9"}, None),
+    ({"max_position_embeddings": 32, "rope_parameters": {
+        "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}}, 128),
+    ({"max_position_embeddings": 128, "rope_scaling": {
+        "type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32}}, 128),
+    ({"max_position_embeddings": 128, "rope_parameters": {
+        "rope_type": "llama3", "factor": 32.0, "original_max_position_embeddings": 64}}, 128),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("entries", "wanted"), LIMITS, ids=str)
+def test_the_longest_input_wherever_it_is_kept(entries: dict[str, Any], wanted: int | None) -> None:
+    assert model_max(SimpleNamespace(**entries)) == wanted
+
+
+def test_a_revision_goes_with_a_hub_id(folder: Path) -> None:
+    assert "goes with a hub id" in refused(folder, revision="v2")
