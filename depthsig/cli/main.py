@@ -38,6 +38,9 @@ app.command("models")(listings.models)
 app.command("prompts")(listings.prompts)
 app.command("metrics")(listings.metrics)
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, by convention."""
+
 
 def _version(show: bool) -> None:
     if show:
@@ -65,10 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
         result = app(args=arguments, standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
-        return result if isinstance(result, int) else 0
+        return _interrupted() if result == INTERRUPTED else result if isinstance(result, int) else 0
     except KeyboardInterrupt:
-        _say("interrupted")
-        return 130
+        return _interrupted()
     except SystemExit as ended:
         # The command line's library leaves in this way where nobody reads what is printed, and in no other.
         _discard_output()
@@ -80,6 +82,14 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             raise
         return _explain(error)
+
+
+def _interrupted() -> int:
+    """Say so, and what is kept."""
+    folders = sys.modules.get("depthsig.signature.folders.writing")  # not there where nothing was begun
+    kept = ", ".join(map(str, folders.kept())) if folders is not None else ""
+    _say("interrupted" + (f"; finished pieces are kept in {kept}: the same command with --resume" if kept else ""))
+    return INTERRUPTED
 
 
 def _take_any_encoding() -> None:
@@ -111,8 +121,7 @@ def _discard_output() -> None:
 def _explain(error: Exception) -> int:
     """One line on standard error, and the exit code that goes with it."""
     if type(error).__name__ == "Abort":
-        _say("interrupted")
-        return 130
+        return _interrupted()
     if hasattr(error, "format_message"):  # of the command line's library
         _say(error.format_message())
         return getattr(error, "exit_code", 2)

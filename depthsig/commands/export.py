@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from depthsig.errors import CertificateError, InputError, UnsupportedModelError
 from depthsig.model import Model
 from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.progress import Progress
-from depthsig.signature.folders.writing import partial_path
+from depthsig.signature.folders.writing import ensure_writable, writing
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
@@ -71,22 +72,9 @@ def write_relayered(model: Model, out: str | Path) -> Path:
     target = Path(out)
     ensure_new(target)
     state, config = relayered(model)
-    partial = partial_path(target)
-    created = [p for p in partial.absolute().parents if not p.exists()]
-    try:
-        partial.mkdir(parents=True)
-        with quiet(False):
-            _write(model, state, config, partial)
-            _prove(model, partial)
-        partial.rename(target)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        for parent in created:
-            if parent.exists() and not any(parent.iterdir()):
-                parent.rmdir()
-        if isinstance(error, OSError):
-            raise InputError(f"--out {str(target)!r} cannot be written: {error.strerror or error}") from error
-        raise
+    with writing(target, record=None) as partial, quiet(False):
+        _write(model, state, config, partial)
+        _prove(model, partial)
     return target
 
 
@@ -94,11 +82,11 @@ def ensure_new(out: str | Path) -> None:
     """Refuse a folder that exists: a checkpoint is never overwritten.
 
     Raises:
-        InputError: if there is something at ``out``, or at the name it has while being written.
+        InputError: if there is something at ``out``, or it cannot be written.
     """
-    for path in (Path(out), partial_path(out)):
-        if path.exists():
-            raise InputError(f"--out {str(path)!r} exists already; name a folder that does not")
+    if os.path.lexists(out):
+        raise InputError(f"--out {str(out)!r} exists already; name a folder that does not")
+    ensure_writable(out, record=None)
 
 
 def relayered(model: Model) -> tuple[dict[str, torch.Tensor], Any]:

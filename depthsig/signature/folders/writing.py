@@ -150,6 +150,11 @@ def begin(
     return partial
 
 
+def kept() -> list[Path]:
+    """Folders of unfinished work that this process has begun, with pieces that ``--resume`` can go on with."""
+    return [folder for folder in locks.every() if any((folder / UNITS).glob("*.npz"))]
+
+
 def end(directory: str | Path, suffix: str = PARTIAL) -> None:
     """Leave nothing of unfinished work on ``directory`` behind, and let others work there."""
     partial = partial_path(directory, suffix)
