@@ -13,6 +13,7 @@ import typer
 
 from depthsig.errors import DepthsigWarning
 from depthsig.progress import Progress
+from depthsig.untrusted import is_there
 
 if TYPE_CHECKING:
     from depthsig.checkpoint.loading import LoadOptions
@@ -89,5 +90,5 @@ def plain_warnings() -> Iterator[None]:
 def default_out(checkpoint: str) -> Path:
     """``depthsig-results/NAME``, NAME being the last piece of what was given."""
     path = Path(checkpoint).expanduser()
-    path = path.resolve() if path.exists() else path  # "." has a name, too
+    path = path.resolve() if is_there(path) else path  # "." has a name, too
     return Path("depthsig-results") / (path.stem if path.suffix == ".gguf" else path.name or "model")

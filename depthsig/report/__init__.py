@@ -11,6 +11,7 @@ from depthsig.report.html import render
 from depthsig.report.page import replace_page
 from depthsig.signature import Signature, storage
 from depthsig.signature.compared import RECORD
+from depthsig.untrusted import is_there
 
 
 def save(signature: Signature, directory: str | Path) -> Path:
@@ -40,7 +41,7 @@ def build(directory: str | Path) -> Path:
         The path of the page.
     """
     folder = Path(directory)
-    if (folder / RECORD).exists():
+    if is_there(folder / RECORD):
         return compared_page.build(folder)
     try:
         _draw(Signature.load(folder), folder)
