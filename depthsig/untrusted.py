@@ -30,6 +30,22 @@ def size_of(path: Path) -> int:
     return found.st_size
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether there is such a file or folder; False too for what cannot be a path."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; False too for what cannot be a path."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def read_json(path: Path, most: int = LARGEST_RECORD) -> Any:
     """What a JSON file holds, as long as it can be written again.
 

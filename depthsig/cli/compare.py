@@ -10,6 +10,7 @@ import typer
 
 from depthsig.cli import shared as opt
 from depthsig.errors import InputError
+from depthsig.untrusted import is_there
 
 if TYPE_CHECKING:
     from depthsig.signature import Comparison
@@ -78,7 +79,7 @@ def _refuse_overlap(out: Path, given: list[Path]) -> None:
 
 def _named(name: str, given: list[Path]) -> bool:
     """Whether a role names a folder that was given by the folder's own name."""
-    return not Path(name).exists() and any(path.resolve().name == name for path in given)
+    return not is_there(name) and any(path.resolve().name == name for path in given)
 
 
 def _show(found: Comparison) -> None:

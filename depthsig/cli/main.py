@@ -73,10 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _interrupted()
     except SystemExit as ended:
         # The command line's library leaves in this way where nobody reads what is printed, and in no other.
-        _discard_output()
         return 0 if isinstance(ended.__context__, BrokenPipeError) else int(ended.code or 0)
     except BrokenPipeError:
-        _discard_output()
         return 0
     except Exception as error:
         if debug:
@@ -112,12 +110,6 @@ def _check_text(arguments: list[str]) -> None:
             raise InputError(f"{argument!r} is no text in this system's encoding; rename what it names") from None
 
 
-def _discard_output() -> None:
-    """Nobody reads what is printed (``| head``): Python must not complain of it again when it ends."""
-    with suppress(AttributeError, OSError, ValueError):  # where there is no such output at all
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
-
-
 def _explain(error: Exception) -> int:
     """One line on standard error, and the exit code that goes with it."""
     if type(error).__name__ == "Abort":
@@ -134,7 +126,6 @@ def _explain(error: Exception) -> int:
     if isinstance(error, OSError) and error.strerror:
         about = f"{str(error.filename)!r}: " if error.filename is not None else ""
         _say(f"{about}{error.strerror}")
-        _discard_output()
         return 1
     _say(f"unexpected {type(error).__name__}: {error}; --debug shows where")
     return 1
@@ -148,7 +139,15 @@ def _say(message: str) -> None:
 
 def run() -> None:
     """Entry point of the console script."""
-    sys.exit(main())
+    code = main()
+    try:
+        for stream in (sys.stdout, sys.__stdout__):
+            if stream is not None:
+                stream.flush()
+    except (OSError, ValueError):
+        # Nobody reads it (`| head`) or the disk is full, which was said: Python must not say it again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from depthsig.comparison.inputs import Input
 from depthsig.errors import InputError, shown
 from depthsig.signature import Signature
 from depthsig.signature.tested import choose_span
+from depthsig.untrusted import is_folder
 
 ROLES = ("looped", "grown", "baseline")
 _FORM = "--roles looped=DIR,grown=DIR,baseline=DIR, several DIRs of one role joined with +"
@@ -57,7 +58,7 @@ def folders(text: str) -> list[str]:
     pieces, found = text.split("+"), []
     while pieces:
         # The longest run of pieces that is a folder, else the first piece alone.
-        length = next((n for n in range(len(pieces), 0, -1) if Path("+".join(pieces[:n])).is_dir()), 1)
+        length = next((n for n in range(len(pieces), 0, -1) if is_folder(Path("+".join(pieces[:n])))), 1)
         found.append("+".join(pieces[:length]).strip())
         pieces = pieces[length:]
     return found

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from depthsig.errors import DepthsigWarning, InputError, shown
-from depthsig.prompts.files import exists, is_file_name, read_prompts
+from depthsig.prompts.files import is_file_name, read_prompts
 from depthsig.prompts.primitives import TASKS, generate
 from depthsig.prompts.prompt import Prompt
 from depthsig.prompts.shipped import data_path
 from depthsig.prompts.tokens import as_prompt
+from depthsig.untrusted import is_there
 
 DEFAULT_N = 20
 
@@ -99,7 +100,7 @@ def _by_name(source: str | Path, n: int | None, seed: int) -> list[Prompt]:
     name = str(source)
     if name in BUILTIN:
         return builtin_prompts(name, n, seed)
-    if exists(source):
+    if is_there(source):
         return read_prompts(source, n)
     if isinstance(source, str) and any(c.isspace() for c in source.strip()) and not is_file_name(source):
         warnings.warn(

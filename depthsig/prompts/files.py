@@ -13,7 +13,7 @@ from typing import Any
 
 from depthsig.errors import DepthsigWarning, InputError, shown
 from depthsig.prompts.prompt import Prompt
-from depthsig.untrusted import size_of
+from depthsig.untrusted import is_there, size_of
 
 FORMS = (
     "a .txt file has one prompt a line; .jsonl (an object a line), .json (a list), .csv and .parquet have `text` and "
@@ -55,14 +55,6 @@ def read_prompts(path: str | Path, n: int | None = None) -> list[Prompt]:
     return found
 
 
-def exists(path: str | Path) -> bool:
-    """Whether there is such a file or folder; False too for what cannot be a path."""
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):
-        return False
-
-
 def is_file_name(text: str) -> bool:
     """Whether a text ends as the name of a prompt file does."""
     return Path(text).suffix.lower() in {*_READERS, *_OTHERS, ".txt", ".md"}
@@ -75,7 +67,7 @@ Found = tuple[list[Prompt], int]
 def _check(path: Path, n: int | None) -> None:
     if n is not None and n < 1:
         raise InputError(f"the number of prompts is {n}; 1 is the least")
-    if not exists(path):
+    if not is_there(path):
         raise InputError(f"prompt file {shown(str(path))} does not exist; `depthsig prompts` lists built-in ones")
     if path.is_dir():
         raise InputError(f"prompt file {shown(str(path))} is a folder; {FORMS}")

@@ -12,6 +12,7 @@ from depthsig.signature import Signature
 from depthsig.signature.compared import RECORD
 from depthsig.signature.folders.kinds import PAGE
 from depthsig.signature.folders.writing import redrawing, writing
+from depthsig.untrusted import is_there
 
 
 def save(signature: Signature, directory: str | Path) -> Path:
@@ -41,7 +42,7 @@ def build(directory: str | Path) -> Path:
         The path of the page.
     """
     folder = Path(directory)
-    if (folder / RECORD).exists():
+    if is_there(folder / RECORD):
         return compared_page.build(folder)
     signature = Signature.load(folder)
     with redrawing(folder, leave=MADE) as partial:

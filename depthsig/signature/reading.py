@@ -15,7 +15,7 @@ from depthsig.signature.folders.kinds import SIGNATURE
 from depthsig.signature.records import SignatureRecord, as_record
 from depthsig.signature.schema import FILES, READS, TABLES
 from depthsig.signature.tabular import Columns
-from depthsig.untrusted import read_json
+from depthsig.untrusted import is_folder, read_json
 
 CONTROL = "control"
 """Where a results folder keeps the result of its re-initialised control."""
@@ -99,19 +99,3 @@ def check_record(record: SignatureRecord) -> None:
             raise InputError(f"{where} lies outside its {steps} steps")
         if span.size * span.count != span.end - span.start:
             raise InputError(f"{where} is not {span.count} x {span.size} steps")
-
-
-def has_control(folder: Path) -> bool:
-    """Whether a results folder keeps the result of a control."""
-    try:
-        return (folder / CONTROL).exists()
-    except OSError:
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """Whether there is such a folder; False too for what cannot be a path."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False

@@ -17,11 +17,12 @@ from depthsig.metrics.registry import with_own
 from depthsig.metrics.rules import SHOWN_TOKENS
 from depthsig.signature import storage
 from depthsig.signature.folders.writing import writing
-from depthsig.signature.reading import CONTROL, has_control, read_tables
+from depthsig.signature.reading import CONTROL, read_tables
 from depthsig.signature.records import STEP_COLUMNS, RecordedStep
 from depthsig.signature.schema import FILES, TABLES
 from depthsig.signature.tabular import conform
 from depthsig.terms import NONE
+from depthsig.untrusted import is_there
 
 
 def _empty() -> pd.DataFrame:
@@ -142,10 +143,10 @@ class Signature:
         """
         found = cls._read(directory)
         folder = Path(directory)
-        if not has_control(folder):
+        if not is_there(folder / CONTROL):
             return found
         inside = folder / CONTROL
-        if has_control(inside):
+        if is_there(inside / CONTROL):
             raise InputError(f"{str(inside)!r} is damaged: the result of a control has no control of its own")
         control = cls._read(inside)
         if len(control.info["plan"]) != len(found.info["plan"]):
