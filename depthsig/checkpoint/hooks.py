@@ -122,7 +122,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
                 one.training = False
                 stack.callback(setattr, one, "training", True)
         # A model inside a wrapper is not asked to leave its cache out, and would keep keys and values.
-        configs = {id(c): c for c in (getattr(m, "config", None) for m in modules)}.values()
+        configs = {id(c): c for c in (m.__dict__.get("config") for m in modules)}.values()
         for config in configs:
             if isinstance(config, PretrainedConfig) and getattr(config, "use_cache", None) is True:
                 config.use_cache = False
