@@ -7,8 +7,9 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
+from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 from torch import nn
-from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
 from depthsig.checkpoint.files.gguf_header import GgufHeader
 from depthsig.checkpoint.files.gguf_keys import ROPE_FACTORS, head_dim, stretching
@@ -85,6 +86,22 @@ def _told_by_loader(architecture: str) -> bool:
 
 
 def _taken(header: GgufHeader, module: nn.Module) -> set[str]:
-    """The names that transformers' older reader looks up."""
+    """The names that transformers' older reader looks up.
+
+    It asks for every part of the model under the names within that part; here they are asked for at once.
+    """
+    architecture = next(key for key, name in MODEL_ARCH_NAMES.items() if name == header.architecture)
+    names = get_tensor_name_map(architecture, int(header.own()["block_count"]))
     processor = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)(config={})
-    return set(get_gguf_hf_weights_map(module, processor))
+    found: dict[str, str] = {}
+    for full in module.state_dict():
+        pieces = processor.preprocess_name(full).split(".")
+        for name in (".".join(pieces[at:]) for at in range(len(pieces))):
+            stem, dot, last = name.rpartition(".")
+            stem, suffix = (stem, dot + last) if last in ("weight", "bias") else (name, "")
+            known = names.get_name(stem)
+            if known is None:
+                processor.perform_fallback_tensor_mapping(found, suffix, "", name)
+            else:
+                found[known + suffix] = full
+    return set(found)
