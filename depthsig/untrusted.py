@@ -13,6 +13,10 @@ LARGEST_RECORD = 64 << 20
 """Bytes of a JSON record: the largest plan takes a hundredth of it."""
 
 
+DEEPEST = 64
+"""How deeply a record may be nested; ours are by five."""
+
+
 def size_of(path: Path) -> int:
     """Bytes of a regular file (or of one that a link leads to), which nothing has opened yet.
 
@@ -59,9 +63,18 @@ def read_json(path: Path, most: int = LARGEST_RECORD) -> Any:
         raise InputError(f"{str(path)!r} is damaged: it has {size:,} bytes, at most {most:,} can be meant")
     try:
         found = json.loads(path.read_bytes().decode("utf-8-sig"))
-        json.dumps(found, indent=1, ensure_ascii=False).encode()
+        deep = not _is_flat(found)
+        json.dumps(found if not deep else None, ensure_ascii=False).encode()
     except RecursionError:
-        raise InputError(f"{str(path)!r} is damaged: it is nested too deeply") from None
+        deep = True
     except ValueError as error:
         raise InputError(f"{str(path)!r} is damaged: {' '.join(str(error).split())[:200]}") from None
+    if deep:
+        raise InputError(f"{str(path)!r} is damaged: it is nested too deeply")
     return found
+
+
+def _is_flat(value: Any, deepest: int = DEEPEST) -> bool:
+    """Whether a JSON value is nested at most so deeply."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return deepest > 0 and all(_is_flat(one, deepest - 1) for one in inner)

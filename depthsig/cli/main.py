@@ -6,7 +6,9 @@ import codecs
 import io
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -62,7 +64,6 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    _take_any_encoding()
     try:
         _check_text(arguments)
         result = app(args=arguments, standalone_mode=False)
@@ -91,14 +92,22 @@ def _interrupted() -> int:
 
 
 def _take_any_encoding() -> None:
-    """Outputs that are not UTF-8 (cp1252 where Windows redirects them) get ASCII, other characters as numbers.
+    """What goes to an output that is not UTF-8 (cp1252 where Windows redirects one) is ASCII, the rest as numbers.
 
-    Whoever reads what was redirected may take it for UTF-8 or for the console's encoding: ASCII is both.
+    Nothing then fails for a character that the encoding lacks, and whoever reads what was redirected may take it for
+    UTF-8 or for the console's encoding: ASCII is both.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            unicode = codecs.lookup(stream.encoding).name.startswith("utf")
-            stream.reconfigure(encoding=None if unicode else "ascii", errors="backslashreplace")
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        stream.reconfigure(errors="backslashreplace")
+        if not codecs.lookup(stream.encoding).name.startswith("utf"):
+            stream.write = partial(_write_ascii, stream.write)  # type: ignore[method-assign]
+
+
+def _write_ascii(write: Callable[[str], int], text: str) -> int:
+    write(text.encode("ascii", "backslashreplace").decode())
+    return len(text)
 
 
 def _check_text(arguments: list[str]) -> None:
@@ -139,6 +148,7 @@ def _say(message: str) -> None:
 
 def run() -> None:
     """Entry point of the console script."""
+    _take_any_encoding()
     code = main()
     try:
         for stream in (sys.stdout, sys.__stdout__):

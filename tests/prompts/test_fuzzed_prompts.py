@@ -67,4 +67,4 @@ def test_prompt_files(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_many_prompt_files(tmp_path: Path) -> None:
-    settings(8000)(given(st.data())(lambda data: check(tmp_path, data)))()
+    settings(3000)(given(st.data())(lambda data: check(tmp_path, data)))()

@@ -11,6 +11,7 @@ from pathlib import Path
 from depthsig.errors import DepthsigError, InputError
 from depthsig.metrics.entries.fields import Metric
 from depthsig.metrics.registry import all_metrics
+from depthsig.untrusted import size_of
 
 _DECLARED: dict[str, tuple[Metric, dict[str, str]]] = {}
 """What files declared, by id, and which file that was."""
@@ -33,6 +34,7 @@ def import_plugins(files: str | Path | Sequence[str | Path]) -> list[dict[str, s
 
 def _import_plugin(path: Path) -> dict[str, str]:
     try:
+        size_of(path)
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"--plugin {str(path)!r} cannot be read: {error.strerror}; name a Python file") from None
@@ -49,7 +51,9 @@ def _import_plugin(path: Path) -> dict[str, str]:
         exec(compile(content, str(path), "exec"), module.__dict__)
     except DepthsigError as error:
         raise InputError(f"--plugin {str(path)!r}: {error}") from None
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's own code raises, the program's end included
         said = " ".join(str(error).split()) or "no message"
         raise InputError(f"--plugin {str(path)!r} failed: {type(error).__name__}: {said}") from error
     record = {"path": str(path), "sha256": digest}
