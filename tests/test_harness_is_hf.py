@@ -314,6 +314,6 @@ def test_code_of_a_checkpoint_or_a_tokenizer_runs_only_where_trusted(folder, tmp
 @pytest.mark.slow
 def test_a_gguf_file_is_hfs() -> None:
     file = gguf()
-    hf = _scores(HFLM(str(file.parent), gguf_file=file.name, device="cpu", batch_size=3))
+    hf = _scores(HFLM(str(file.parent), gguf_file=file.name, device="cpu", batch_size=2), 2)
     for given in ({"pretrained": str(file)}, {"pretrained": str(file.parent), "gguf_file": file.name}):
-        assert _scores(DepthsigLM(**given, batch_size=3)) == pytest.approx(hf, abs=1e-5)
+        assert _scores(DepthsigLM(**given, batch_size=2), 2) == pytest.approx(hf, abs=1e-5)
