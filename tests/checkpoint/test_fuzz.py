@@ -160,6 +160,7 @@ def test_spoiled_checkpoints(spoil: Spoil, saved: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("spoil", SPOILED, ids=lambda spoil: spoil.__name__)
 def test_many_spoiled_checkpoints(spoil: Spoil, saved: Path, tmp_path: Path) -> None:
     found = run(spoil, saved, tmp_path, 2000)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from families import build, byte_tokenizer
 
+LONG = [pytest.mark.slow, pytest.mark.long]
 PROGRAM = Path(__file__).with_name("killed_commands.py")
 
 
@@ -24,8 +25,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("command", "stride", "how"),
     [
         ("analyze", 12, "old"),
-        *(pytest.param(c, 1, "old", marks=pytest.mark.slow) for c in ("analyze", "repeat", "compare", "fit-lens")),
-        pytest.param("analyze", 1, "new", marks=pytest.mark.slow),
+        *(pytest.param(c, 1, "old", marks=LONG) for c in ("analyze", "repeat", "compare", "fit-lens")),
+        pytest.param("analyze", 1, "new", marks=LONG),
         pytest.param("report", 1, "old", marks=pytest.mark.slow),
     ],
 )

@@ -70,6 +70,7 @@ def test_grammars() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_grammars_at_length() -> None:
     settings(6000)(given(texts())(check))()
 

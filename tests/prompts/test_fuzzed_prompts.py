@@ -66,5 +66,6 @@ def test_prompt_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_many_prompt_files(tmp_path: Path) -> None:
     settings(3000)(given(st.data())(lambda data: check(tmp_path, data)))()
