@@ -17,6 +17,8 @@ from depthsig.prompts.tokens import as_prompt
 from depthsig.untrusted import is_there
 
 DEFAULT_N = 20
+MOST_GENERATED = 100_000
+"""More prompts than this would be made for hours before the first is measured."""
 
 BUILTIN: dict[str, str] = {
     "gsm8k": "grade-school maths, question and gold answer (200 of the GSM8K test set, MIT)",
@@ -33,7 +35,7 @@ def builtin_prompts(name: str, n: int | None = DEFAULT_N, seed: int = 0) -> list
     ship. None takes all of a set that is finite, and 20 generated ones.
 
     Raises:
-        InputError: for an unknown name, or an ``n`` below 1.
+        InputError: for an unknown name, or an ``n`` below 1 or without end.
 
     >>> builtin_prompts("gsm8k", 1)[0].answer[-7:]
     '#### 18'
@@ -41,6 +43,8 @@ def builtin_prompts(name: str, n: int | None = DEFAULT_N, seed: int = 0) -> list
     if n is not None and n < 1:
         raise InputError(f"the number of prompts is {n}; 1 is the least")
     if name in TASKS:
+        if n is not None and n > MOST_GENERATED:
+            raise InputError(f"the number of prompts is {shown(n)}; at most {MOST_GENERATED:,} are generated")
         return generate(name, DEFAULT_N if n is None else n, seed)
     if name not in BUILTIN:
         raise InputError(f"no built-in prompts are called {name!r}; there are {', '.join(BUILTIN)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -43,6 +44,7 @@ def read_prompts(path: str | Path, n: int | None = None) -> list[Prompt]:
     """
     path = Path(path)
     _check(path, n)
+    n = None if n is None else min(n, sys.maxsize)
     try:
         found, left_out = _READERS.get(path.suffix.lower(), _from_lines(_from_text))(path, n)
     except OSError as error:

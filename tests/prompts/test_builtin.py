@@ -99,3 +99,8 @@ def test_shipped_files():
 def test_prompts_need_no_torch():
     code = "import sys, depthsig.prompts; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_count_without_end_is_refused():
+    with pytest.raises(InputError, match="at most 100,000"):
+        builtin_prompts(next(iter(TASKS)), 10**400)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 
+import pandas as pd
 import pytest
 
 from depthsig.errors import DepthsigWarning, InputError
@@ -93,3 +95,78 @@ def test_a_large_file_is_quick_with_n(tmp_path):
     with pytest.warns(DepthsigWarning, match="of 400000 prompts"):
         read_prompts(path, 20)
     assert time.perf_counter() - started < 2
+
+
+ROWS = [Prompt("two, and", "4"), Prompt('a "b"\nc')]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.json", '\ufeff[{"text": "two, and", "answer": "4"}, "a \\"b\\"\\nc"]'),
+        ("p.JSON", '[{"text": "two, and", "answer": "4"}, {"text": "a \\"b\\"\\nc", "answer": null}]'),
+        ("p.csv", '\ufefftext,answer,other\r\n"two, and",4,x\r\n\r\n"a ""b""\nc",,y\r\n'),
+        ("p.CSV", 'answer,text\n4,"two, and"\n,"a ""b""\nc"\n'),
+        ("p.tsv", 'text\tanswer\ntwo, and\t4\n"a ""b""\nc"\t\n'),
+        ("p.ndjson", '{"text": "two, and", "answer": "4"}\n{"text": "a \\"b\\"\\nc"}\n'),
+    ],
+)
+def test_files_are_read_as_what_they_are(tmp_path, name, content):
+    path = write(tmp_path / name, content)
+    assert read_prompts(path) == ROWS
+    with pytest.warns(DepthsigWarning, match="first 1 of 2"):
+        assert read_prompts(path, 1) == ROWS[:1]
+
+
+@pytest.mark.parametrize("name", ["p.parquet", "p.PARQUET"])
+def test_parquet(tmp_path, name):
+    table = pd.DataFrame({"other": [1, 2], "text": [p.text for p in ROWS], "answer": [p.answer for p in ROWS]})
+    table.to_parquet(tmp_path / name)
+    assert read_prompts(tmp_path / name) == ROWS
+    with pytest.warns(DepthsigWarning, match="first 1 of 2"):
+        assert read_prompts(tmp_path / name, 1) == ROWS[:1]
+    table.assign(text=[1, 2]).to_parquet(tmp_path / name)
+    with pytest.raises(InputError, match="row 0: `text` is int"):
+        read_prompts(tmp_path / name)
+    table.drop(columns="text").to_parquet(tmp_path / name)
+    with pytest.raises(InputError, match="no column `text`"):
+        read_prompts(tmp_path / name)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:100])
+    with pytest.raises(InputError):
+        read_prompts(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.json", '{"text": "a"}', "holds dict"),
+        ("p.json", "[1]", "entry 1 has no `text`, found int"),
+        ("p.json", '["a", {"text": "b", "answer": 3}]', "entry 2: `answer` is int"),
+        ("p.json", "[" * 100_000, "is not JSON"),
+        ("p.json", "[]", "holds no prompts"),
+        ("p.csv", "prompt\na\n", "no column `text`"),
+        ("p.csv", "text,text\na,b\n", "no column `text`"),
+        ("p.csv", "text,answer\na\n", "line 2 has 1 cells"),
+        ("p.csv", 'text\n"a', "is no table"),
+        ("p.csv", "text\n", "holds no prompts"),
+        ("p.csv", b"text\ncaf\xe9\n", "not UTF-8"),
+        ("p.yaml", "- text: a\n", "not read"),
+        ("p.txt.gz", b"\x1f\x8b", "not read"),
+    ],
+)
+def test_other_content_is_refused_in_one_line(tmp_path, name, content, message):
+    with pytest.raises(InputError, match=message) as refused:
+        read_prompts(write(tmp_path / name, content))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["p.txt", "p.jsonl", "p.json", "p.csv", "p.parquet"])
+def test_nothing_but_regular_files_of_some_size_is_opened(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="no regular file"):
+        read_prompts(tmp_path / name)
+    (tmp_path / name).unlink()
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(2 << 30)  # a hole, which takes no place on the disk
+    with pytest.raises(InputError, match="at most"):
+        read_prompts(tmp_path / name)
