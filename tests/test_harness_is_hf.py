@@ -312,6 +312,7 @@ def test_code_of_a_checkpoint_or_a_tokenizer_runs_only_where_trusted(folder, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_gguf_file_is_hfs() -> None:
     file = gguf()
     hf = _scores(HFLM(str(file.parent), gguf_file=file.name, device="cpu", batch_size=2), 2)

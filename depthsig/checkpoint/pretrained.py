@@ -17,11 +17,10 @@ from depthsig.checkpoint.anatomy.probe import probe_ids
 from depthsig.checkpoint.files.gguf_keys import apply_keys
 from depthsig.checkpoint.files.gguf_tensors import rope_factors
 from depthsig.checkpoint.files.listing import Files
-from depthsig.checkpoint.files.reading import shown
 from depthsig.checkpoint.files.size import described_parameters
 from depthsig.checkpoint.hooks import forward, undisturbed
 from depthsig.checkpoint.loading import LoadOptions
-from depthsig.errors import DepthsigError, InputError, UnsupportedModelError
+from depthsig.errors import DepthsigError, InputError, UnsupportedModelError, shown
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def analyze(
     # The request is checked before torch is imported and a model loaded (start-up time).
     from depthsig.measure.request import Request  # start-up time
     from depthsig.metrics.entries.plugins import import_plugins  # start-up time
-    from depthsig.signature.folders.naming import ensure_results  # start-up time
+    from depthsig.signature.folders.choosing import ensure_results  # start-up time
     from depthsig.signature.folders.writing import ensure_writable  # start-up time
 
     plugins = import_plugins(plugin or ())

@@ -42,7 +42,7 @@ def compare(
     from depthsig.comparison.roles import folders, split_roles  # start-up time
     from depthsig.report.compared_page import save  # start-up time
     from depthsig.signature.compared import RECORD  # start-up time
-    from depthsig.signature.folders.naming import IDENTITY, ensure_results  # start-up time
+    from depthsig.signature.folders.choosing import IDENTITY, ensure_results  # start-up time
     from depthsig.signature.folders.writing import ensure_writable  # start-up time
 
     given = list(directories or [])

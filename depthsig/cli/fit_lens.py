@@ -43,8 +43,8 @@ def fit_lens(
 ) -> None:
     """Fit a tuned lens: one affine map a depth, for `depthsig analyze --lens`."""
     from depthsig.engine.memory import parse_memory  # start-up time
+    from depthsig.signature.folders.choosing import IDENTITY, ensure_results  # start-up time
     from depthsig.signature.folders.kinds import LENS  # start-up time
-    from depthsig.signature.folders.naming import IDENTITY, ensure_results  # start-up time
     from depthsig.signature.folders.writing import ensure_writable  # start-up time
 
     ensure_results() if out is None else ensure_writable(out, LENS)

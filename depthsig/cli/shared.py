@@ -110,8 +110,8 @@ class Places:
         Raises:
             InputError: if it cannot be written.
         """
+        from depthsig.signature.folders.choosing import IDENTITY, settle  # start-up time
         from depthsig.signature.folders.kinds import read_json  # start-up time
-        from depthsig.signature.folders.naming import IDENTITY, settle  # start-up time
 
         self.target = settle(name, identity, self.record) if self.named is None else self.named
         before = read_json(self.target / self.record)

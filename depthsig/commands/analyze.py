@@ -31,7 +31,7 @@ from depthsig.model import Model
 from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.progress import Progress
 from depthsig.signature import Signature
-from depthsig.signature.folders.naming import IDENTITY, identity_of
+from depthsig.signature.folders.choosing import IDENTITY, identity_of
 from depthsig.signature.folders.writing import ensure_writable
 from depthsig.tables.periods import beside_control, period_scores
 from depthsig.tables.samples import matrices_table, profiles_table, samples_table

@@ -21,7 +21,7 @@ from depthsig.comparison.roles import Roles, guess_roles, read_roles
 from depthsig.progress import Progress
 from depthsig.signature import Comparison, Signature
 from depthsig.signature.compared import RECORD, SCHEMA
-from depthsig.signature.folders.naming import IDENTITY, identity_of
+from depthsig.signature.folders.choosing import IDENTITY, identity_of
 from depthsig.signature.folders.writing import ensure_writable
 from depthsig.signature.provenance import TABLES_ONLY, versions
 from depthsig.statistics.convergence import POINTS, prompt_weights, seed_weights

@@ -30,8 +30,8 @@ from depthsig.progress import Progress
 from depthsig.prompts import BUILTIN, Prompt, TokenPrompt, load_prompts
 from depthsig.prompts.builtin import DEFAULT_N
 from depthsig.prompts.primitives import TASKS
+from depthsig.signature.folders.choosing import IDENTITY, identity_of
 from depthsig.signature.folders.kinds import LENS
-from depthsig.signature.folders.naming import IDENTITY, identity_of
 from depthsig.signature.folders.writing import ensure_writable, writing
 from depthsig.signature.provenance import versions
 

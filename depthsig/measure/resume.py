@@ -15,7 +15,7 @@ import numpy as np
 
 from depthsig.errors import DepthsigError, InputError
 from depthsig.measure.token_rows import TokenRows
-from depthsig.signature.folders.naming import IDENTITY, REQUEST
+from depthsig.signature.folders.choosing import IDENTITY, REQUEST
 from depthsig.signature.folders.writing import UNITS, begin, end, partial_path, storing
 from depthsig.tables.samples import Samples
 

@@ -18,8 +18,8 @@ from killing import kills
 from depthsig.errors import DepthsigError, InputError
 from depthsig.signature.folders import exchange, locks
 from depthsig.signature.folders import writing as folders
+from depthsig.signature.folders.choosing import IDENTITY, RESULTS, ensure_results, settle
 from depthsig.signature.folders.kinds import OURS, RECORDS, SIGNATURE, result_kind
-from depthsig.signature.folders.naming import IDENTITY, RESULTS, ensure_results, settle
 
 
 def _write(out: Path, text: str, record: str = SIGNATURE, extra: str = "") -> None:

@@ -16,9 +16,8 @@ from torch import nn
 from depthsig.checkpoint.files.gguf_keys import head_dim
 from depthsig.checkpoint.files.gguf_tensors import check_rotary, check_tensors_used, rope_factors
 from depthsig.checkpoint.files.listing import Files
-from depthsig.checkpoint.files.reading import shown
 from depthsig.checkpoint.files.tensors import HeldTensor, read_tensor
-from depthsig.errors import UnsupportedModelError
+from depthsig.errors import UnsupportedModelError, shown
 
 _HARMLESS = re.compile(
     r"(rotary_(pos_)?emb\.inv_freq|(attn|attention|self_attn)\.(masked_)?bias|position_ids|token_type_ids|"

@@ -16,9 +16,8 @@ from typing import Any, NoReturn
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from depthsig.checkpoint.files.reading import shown
 from depthsig.checkpoint.files.tensors import HeldTensor
-from depthsig.errors import InputError, UnsupportedModelError
+from depthsig.errors import InputError, UnsupportedModelError, shown
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9

@@ -14,8 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from depthsig.checkpoint.files.gguf_header import GgufHeader
-from depthsig.checkpoint.files.reading import shown
-from depthsig.errors import UnsupportedModelError
+from depthsig.errors import UnsupportedModelError, shown
 
 ROPE_FACTORS = "rope_freqs.weight"
 """Llama 3's factors: what each rotary frequency is divided by."""

@@ -13,8 +13,7 @@ from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorPr
 
 from depthsig.checkpoint.files.gguf_header import GgufHeader
 from depthsig.checkpoint.files.gguf_keys import ROPE_FACTORS, head_dim, stretching
-from depthsig.checkpoint.files.reading import shown
-from depthsig.errors import UnsupportedModelError
+from depthsig.errors import UnsupportedModelError, shown
 
 
 def rope_factors(header: GgufHeader) -> np.ndarray | None:

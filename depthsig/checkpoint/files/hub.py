@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from depthsig.checkpoint.files.reading import is_file, leads_out, read_object
+from depthsig.checkpoint.files.names import is_file, leads_out, read_object
 from depthsig.checkpoint.files.weight_files import PICKLE, PICKLE_INDEX, SAFE, SAFE_INDEX
 
 _SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.spm")

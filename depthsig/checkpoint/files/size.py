@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn.modules import module as registration
 
 from depthsig.checkpoint.files.listing import Files
-from depthsig.checkpoint.files.reading import shown
-from depthsig.errors import InputError
+from depthsig.errors import InputError, shown
 
 _FREE = (
     "theta",

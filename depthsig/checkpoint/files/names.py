@@ -8,19 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from depthsig.errors import InputError
-
-_SHOWN = 60
-
-
-def shown(value: Any) -> str:
-    """A value out of a file as it stands in a message: one line, not long.
-
-    >>> shown("a" * 100)
-    "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa …'"
-    """
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= _SHOWN + 2 else f"{text[:_SHOWN]} …{text[0] if text[0] in chr(39) + chr(34) else ''}"
+from depthsig.errors import InputError, shown
 
 
 def read_object(path: Path) -> dict[str, Any]:
