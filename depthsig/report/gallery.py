@@ -214,7 +214,7 @@ def file_name(name: str, taken: Container[str] = ()) -> str:
     """A figure's name as the name of a file in one folder: tables may hold any text as a part or a scope.
 
     >>> file_name("skip.kl.layer"), file_name("lens.kl.../../x"), file_name("a", {"a"})
-    ('skip.kl.layer', 'lens.kl.-..-x', 'a-2')
+    ('skip.kl.layer', 'lens.kl..-.-x', 'a-2')
     """
     safe = re.sub(r"[^\w.,+=()-]", "-", name).replace("..", ".").strip(".")[:LONGEST_NAME] or "figure"
     numbered = (safe if number == 1 else f"{safe}-{number}" for number in count(1))
