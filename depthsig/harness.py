@@ -268,9 +268,10 @@ def _is_hfs(opened: Model, program: Program | None) -> bool:
         return False
     ids = torch.arange(8, device=opened.device)[None] % max(1, opened.readout.vocab)
     plain = opened.logits(ids)
+    as_hf = {"use_cache": True} if getattr(opened.module.config, "use_cache", False) else {}
     with undisturbed(opened.module):
         try:
-            cached = getattr(opened.module(ids), "logits", None)
+            cached = getattr(opened.module(ids, **as_hf), "logits", None)
         except RuntimeError:
             cached = torch.full_like(plain, torch.inf)
     if cached is None:

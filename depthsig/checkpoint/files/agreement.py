@@ -118,7 +118,10 @@ def _heads(files: Files, module: nn.Module, where: str) -> Iterator[str]:
 
 
 def _end(module: nn.Module, getter: str) -> torch.Tensor | None:
-    found = getattr(getattr(module, getter)(), "weight", None) if hasattr(module, getter) else None
+    try:
+        found = getattr(getattr(module, getter)(), "weight", None)
+    except (AttributeError, NotImplementedError):  # classes that do not say where their ends are
+        return None
     return found if isinstance(found, torch.Tensor) else None
 
 
