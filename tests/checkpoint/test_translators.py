@@ -178,7 +178,7 @@ def test_tensors_that_are_not_all_there(kind: str, tmp_path: Path) -> None:
         "view": torch.zeros(1).expand(10**7, 10**7),
     }  # fmt: skip
     torch.save({**state, "0.weight": odd[kind]}, tmp_path / "params.pt")
-    with pytest.raises(InputError, match=r"0\.weight.*no plain tensor"):
+    with pytest.raises(InputError, match=r"0\.weight.*(plain tensors can be read|more than the file)"):
         read_lens(tmp_path)
 
 

@@ -14,7 +14,7 @@ from looped_cases import CASES
 import depthsig
 from depthsig.cli.main import main
 from depthsig.commands.export import export, mergekit_yaml
-from depthsig.errors import InputError, UnsupportedModelError
+from depthsig.errors import DepthsigError, InputError, UnsupportedModelError
 from depthsig.prompts.shipped import shipped_checkpoints
 
 TOKENIZER = byte_tokenizer()
@@ -95,6 +95,6 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("depthsig.commands.export._prove", full)
-    with pytest.raises(InputError, match="No space left"):
+    with pytest.raises(DepthsigError, match="No space left"):
         export(model, tmp_path / "a" / "out")
     assert not (tmp_path / "a").exists()

@@ -235,11 +235,11 @@ def test_the_coda_lens(tmp_path: Path) -> None:
 
 
 def test_figures_and_the_round_trip(tmp_path: Path) -> None:
-    from depthsig.report.gallery import figures_for
+    from depthsig.report.gallery import figures_for, file_name
 
     found = depthsig.analyze(hrm(), PROMPTS, tokenizer=TOKENIZER, metrics=["loop"], agg="both")
     again = depthsig.Signature.load(found.save(tmp_path / "out"))
-    names = [drawn.name for drawn in figures_for(again)]
+    names = [file_name(drawn.name) for drawn in figures_for(again)]
     assert any("loop.step_norm" in n and "0-6" in n for n in names) and any("loop.pca" in n for n in names)
     assert not any(":" in n for n in names)
     assert again.plot("loop.pca").get_xlabel() == "first component"
