@@ -31,7 +31,7 @@ from torch.nn.functional import linear
 
 from depthsig.checkpoint.finite import is_finite
 from depthsig.errors import InputError, shown
-from depthsig.untrusted import read_json, size_of
+from depthsig.untrusted import is_folder, read_json, size_of
 
 CONFIG, PARAMS, SAFE, RECORD = "config.json", "params.pt", "params.safetensors", "lens.json"
 SCHEMA = "depthsig-lens/1"
@@ -125,8 +125,10 @@ def read_lens(source: str | Path) -> TunedLens:
             is not an affine map a depth.
     """
     folder = Path(source).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"--lens {str(source)!r} is no folder; name one with {CONFIG} and {PARAMS} of a tuned lens")
+    if not is_folder(folder):
+        raise InputError(
+            f"--lens {shown(str(source))} is no folder; name one with {CONFIG} and {PARAMS} of a tuned lens"
+        )
     config = _config(folder)
     path = next((folder / name for name in (SAFE, PARAMS) if (folder / name).is_file()), None)
     if path is None:

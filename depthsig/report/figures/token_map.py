@@ -18,7 +18,9 @@ MOST_POSITIONS = 32
 
 def draw_token_map(ax: Axes, tokens: pd.DataFrame, entry: Metric, plan: pd.DataFrame) -> Axes:
     """Draw one prompt's rows of a token metric; deepest depth on top, blocks' borders as lines."""
-    table = tokens.pivot(index="index", columns="position", values="value").iloc[:, -MOST_POSITIONS:]
+    # What a table lacks is undefined, and what it has twice counts once.
+    table = tokens.pivot_table(index="index", columns="position", values="value", aggfunc="first", dropna=False)
+    table = table.iloc[:, -MOST_POSITIONS:]
     values = table.to_numpy(dtype=float)
     ax.set_facecolor(UNDEFINED)
     image = ax.imshow(

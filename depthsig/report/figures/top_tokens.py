@@ -15,19 +15,26 @@ MOST_POSITIONS, DEPTHS = 16, 26
 def draw_top_tokens(ax: Axes, tokens: pd.DataFrame) -> Axes:
     """Draw rank-1 tokens of one prompt, coloured by probability; deepest depth on top."""
     top = tokens[tokens["rank"] == 1]
+    if top.empty:
+        ax.set_axis_off()
+        return ax
     positions = np.sort(top["position"].unique())[-MOST_POSITIONS:]
     depths = np.sort(top["index"].unique())
     stride = -(-len(depths) // DEPTHS)
     depths = np.array(sorted({*depths[::-1][::stride]}))
-    cells = top.set_index(["index", "position"])
-    values = np.array([[cells.loc[(d, p), "value"] for p in positions] for d in depths], dtype=float)
+    cells = top.drop_duplicates(["index", "position"]).set_index(["index", "position"])
+    # What a table lacks is an empty cell.
+    cells = cells.reindex(pd.MultiIndex.from_product([depths, positions], names=["index", "position"]))
+    shape = (len(depths), len(positions))
+    values = cells["value"].to_numpy(float).reshape(shape)
+    texts, inputs = (cells[c].fillna("").to_numpy().reshape(shape) for c in ("token", "input_token"))
     image = ax.imshow(values, origin="lower", aspect="auto", cmap="YlGnBu", vmin=0, vmax=1)
-    for i, depth in enumerate(depths):
-        for j, position in enumerate(positions):
-            text = readable(str(cells.loc[(depth, position), "token"]))
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            text = readable(str(texts[i, j]))
             colour = "white" if values[i, j] > 0.55 else "black"
             ax.text(j, i, text, ha="center", va="center", fontsize=5.2, color=colour, parse_math=False)
-    given = [readable(str(cells.loc[(depths[0], p), "input_token"])) for p in positions]
+    given = [readable(next(filter(None, map(str, column)), "")) for column in inputs.T]
     ax.set_xticks(
         range(len(positions)),
         [f"{g}\n{p}" for g, p in zip(given, positions, strict=True)],

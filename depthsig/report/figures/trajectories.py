@@ -18,7 +18,9 @@ def draw_trajectories(ax: Axes, tokens: pd.DataFrame) -> Axes:
     shades = colormaps["viridis"](np.linspace(0.1, 0.9, passes))
     for position in positions:
         rows = tokens[tokens["position"] == position]
-        path = rows.pivot(index="index", columns="rank", values="value").to_numpy(dtype=float)
+        path = rows.pivot_table(index="index", columns="rank", values="value", aggfunc="first").to_numpy(dtype=float)
+        if path.shape[1] < 2:  # a table that lacks a component has no path to draw
+            continue
         ax.plot(path[:, 0], path[:, 1], color="0.75", lw=0.7, zorder=1)
         ax.scatter(path[:, 0], path[:, 1], c=shades[: len(path)], s=9, zorder=2, lw=0)
         ax.annotate(str(position), path[-1], fontsize=5.5, xytext=(2, 2), textcoords="offset points")
