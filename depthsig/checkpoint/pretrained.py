@@ -132,6 +132,8 @@ class Target:
             ) from None
 
     def _placed(self, module: Any) -> nn.Module:
+        if self.options.device == "meta":
+            raise InputError("--device 'meta' holds no numbers; cpu, cuda or auto works")
         if self.options.device_map is None:
             try:
                 module = module.to(_device(self.options.device))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from depthsig.engine.memory import parse_memory
-from depthsig.errors import InputError
+from depthsig.errors import InputError, shown
 from depthsig.metrics.entries.fields import Metric
 from depthsig.metrics.registry import needed, select
 from depthsig.metrics.rules import DEFAULT_METRICS, FAMILY, OF_LAYERS, WITH_LENS, WITH_SPAN
@@ -15,6 +15,7 @@ from depthsig.terms import PARTS, POSITIONS, SCOPES, Part
 
 Names = str | Sequence[str]
 """``"a,b"`` and ``["a", "b"]`` are the same list."""
+LARGEST_SEED = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class Request:
         _choice("ablation", (self.ablation,), ("zero", "mean"))
         for name, least in (("n", 1), ("max_tokens", 2), ("cuts", 1), ("batch_size", 1), ("seed", 0)):
             check_least(name, getattr(self, name), least)
+        if self.seed >= LARGEST_SEED:
+            raise InputError(f"--seed {shown(self.seed)} is too large; it must be below {LARGEST_SEED}")
         if self.keep_first and self.positions != "all":
             raise InputError("--keep-first goes with --positions all only")
         object.__setattr__(self, "selected", tuple(select(self.metrics or ())))
