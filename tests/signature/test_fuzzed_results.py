@@ -91,7 +91,7 @@ def test_damaged_folders(folders: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.long
 def test_many_damaged_folders(folders: Path, tmp_path: Path) -> None:
-    settings(1500)(given(st.data())(lambda data: check(folders, tmp_path / "copy", data)))()
+    settings(500)(given(st.data())(lambda data: check(folders, tmp_path / "copy", data)))()
 
 
 def test_every_field_of_a_record_may_be_anything(folders: Path) -> None:
