@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -25,6 +26,8 @@ from depthsig.errors import CertificateError
 from depthsig.terms import Part
 
 PROMPTS = 4
+_ROUTED = re.compile("moe|expert|router", re.IGNORECASE)
+"""In the names of classes that choose among experts."""
 
 _MEANING = {
     "readout": (
@@ -151,7 +154,7 @@ def _look_ahead(network: Network, ids: Sequence[int], plain: Float[Tensor, "1 to
     words = network.readout.vocab
     changed = [*ids[:middle], *((token + 1) % words or 1 for token in ids[middle:end])]
     moved = network.logits(make_batch([changed], [0], network.device).ids)
-    return _typical(moved[:, :middle], plain[:, :middle])
+    return _off(network, moved[:, :middle], plain[:, :middle])
 
 
 def _beside_another(network: Network, ids: Sequence[int]) -> float:
@@ -159,7 +162,7 @@ def _beside_another(network: Network, ids: Sequence[int]) -> float:
     words = network.readout.vocab
     other = [(token + 1) % words or 1 for token in ids]
     both = network.logits(make_batch([ids, other], [0, 1], network.device).ids)
-    return _typical(both[:1], network.logits(make_batch([ids], [0], network.device).ids))
+    return _off(network, both[:1], network.logits(make_batch([ids], [0], network.device).ids))
 
 
 def _together(network: Network, ids: Sequence[int], run: CleanRun, relative: float) -> float:
@@ -175,7 +178,7 @@ def _together(network: Network, ids: Sequence[int], run: CleanRun, relative: flo
     gaps = [0.0]
     for number, trial in enumerate(trials):
         removals: Removals = {step: (part, list(where)) for step, (part, where) in trial.items()}
-        gaps.append(_typical(network.read(found[number]), plain_logits(network, batch.ids, removals)))
+        gaps.append(_off(network, network.read(found[number]), plain_logits(network, batch.ids, removals)))
     return max(gaps, key=lambda gap: (gap != gap, gap))
 
 
@@ -198,13 +201,14 @@ def _trials(network: Network, tokens: int, *, parts: bool) -> list[Trial]:
     return [first, second]
 
 
-def _typical(a: Float[Tensor, "*row token vocab"], b: Float[Tensor, "*row token vocab"]) -> float:
-    """The largest deviation of a position's logits; in half precision that of a typical position.
+def _off(network: Network, a: Float[Tensor, "*row token vocab"], b: Float[Tensor, "*row token vocab"]) -> float:
+    """The largest deviation of a position's logits; where a router decides in half precision, of a typical one.
 
-    There two shapes of the same product round differently, which turns a router's near ties.
+    There two shapes of the same product round differently, which turns near ties.
     """
     each = (a.float() - b.float()).abs().amax(-1)
-    return float(each.median() if b.dtype in HALF else each.max())
+    routed = b.dtype in HALF and any(_ROUTED.search(type(m).__name__) for m in network.module.modules())
+    return float(each.median() if routed else each.max())
 
 
 def _answered(network: Network, ids: Sequence[int]) -> Float[Tensor, "token d"]:

@@ -142,6 +142,16 @@ def test_a_model_that_is_not_causal_is_refused_in_that_word(broken) -> None:
     assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("broken", [_looking_ahead, _one_ahead])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_single_position_that_moves_shows_in_half_precision(broken, dtype: torch.dtype) -> None:
+    module = build("llama").to(dtype)
+    broken(module)
+    verdicts = _verdicts(depthsig.load(module, TOKENIZER))
+    assert not verdicts["causal"]
+    assert all(_verdicts(depthsig.load(build("llama").to(dtype), TOKENIZER)).values())
+
+
 def test_a_router_that_keeps_state_between_calls_is_refused() -> None:
     module = build("llama")
     mlp = module.model.layers[1].mlp
