@@ -12,7 +12,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from families import build, byte_tokenizer
+from families import build
 from safetensors.torch import load_file, save_file
 
 import depthsig
@@ -31,17 +31,9 @@ pathlib.Path({!r}).write_text("ran")
 """
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("files") / "llama"
-    build("llama").save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(saved, tmp_path / "model"))
+def folder(checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / "model"))
 
 
 @pytest.fixture
@@ -107,11 +99,11 @@ def test_a_name_that_is_none_is_named(name: Any, folder: Path) -> None:
     assert "names" in refused(folder)
 
 
-def test_a_link_of_the_file_system_is_followed_and_hashed(folder: Path, saved: Path) -> None:
+def test_a_link_of_the_file_system_is_followed_and_hashed(folder: Path, checkpoint: Path) -> None:
     outside = folder.parent / "blob"
     (folder / "model.safetensors").rename(outside)
     (folder / "model.safetensors").symlink_to(outside)
-    assert open_checkpoint(folder).content_hash == open_checkpoint(saved).content_hash
+    assert open_checkpoint(folder).content_hash == open_checkpoint(checkpoint).content_hash
 
 
 def test_a_tokenizer_file_outside_is_refused_where_it_is_there(folder: Path) -> None:
@@ -165,16 +157,16 @@ def test_no_pickle_without_the_flag(make: Callable[[Path], None], folder: Path, 
     assert unpickled == []
 
 
-def test_pickles_with_the_flag(folder: Path, saved: Path) -> None:
+def test_pickles_with_the_flag(folder: Path, checkpoint: Path) -> None:
     _pickle_alone(folder)
     found = open_checkpoint(folder, options=LoadOptions(allow_pickle=True))
-    assert torch.equal(found.module.lm_head.weight, open_checkpoint(saved).module.lm_head.weight)
+    assert torch.equal(found.module.lm_head.weight, open_checkpoint(checkpoint).module.lm_head.weight)
 
 
-def test_a_trainers_files_are_no_part_of_the_model(folder: Path, saved: Path) -> None:
+def test_a_trainers_files_are_no_part_of_the_model(folder: Path, checkpoint: Path) -> None:
     for name in ("optimizer.pt", "rng_state.pth", "scheduler.pt", "training_args.bin"):
         torch.save({}, folder / name)
-    assert open_checkpoint(folder).content_hash == open_checkpoint(saved).content_hash
+    assert open_checkpoint(folder).content_hash == open_checkpoint(checkpoint).content_hash
     (folder / "model.safetensors").unlink()
     assert "optimizer" not in refused(folder) and "holds no weights" in refused(folder)
 
@@ -215,25 +207,25 @@ def test_work_is_gone_on_with_only_on_the_same_model_and_tokenizer(folder: Path)
 
 
 @pytest.fixture
-def hub(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def hub(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A hub cache with one repository; gives its snapshot."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     repository = tmp_path / "cache/models--owner--tiny"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs/main").write_text(COMMIT)
-    return Path(shutil.copytree(saved, repository / "snapshots" / COMMIT))
+    return Path(shutil.copytree(checkpoint, repository / "snapshots" / COMMIT))
 
 
-def test_a_snapshot_is_called_by_its_repository(hub: Path, saved: Path) -> None:
+def test_a_snapshot_is_called_by_its_repository(hub: Path, checkpoint: Path) -> None:
     found = open_checkpoint(hub)
     assert (found.name, found.repository, found.revision) == ("tiny", "owner/tiny", COMMIT)
-    assert found.content_hash == open_checkpoint(saved).content_hash
+    assert found.content_hash == open_checkpoint(checkpoint).content_hash
 
 
-def test_a_hub_id_is_its_commit_and_its_files(hub: Path, saved: Path) -> None:
+def test_a_hub_id_is_its_commit_and_its_files(hub: Path, checkpoint: Path) -> None:
     found = open_checkpoint("owner/tiny")
     assert (found.name, found.kind, found.repository, found.revision) == ("tiny", "hub", "owner/tiny", COMMIT)
-    assert found.content_hash == open_checkpoint(saved).content_hash and found.tokenizer is not None
+    assert found.content_hash == open_checkpoint(checkpoint).content_hash and found.tokenizer is not None
     other = Path(shutil.copytree(hub, hub.parent / COMMIT[::-1]))
     change_weights(other, lambda s: s["lm_head.weight"].add_(1))
     (hub.parent.parent / "refs/main").write_text(COMMIT[::-1])

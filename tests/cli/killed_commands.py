@@ -22,7 +22,7 @@ import depthsig.commands.repeat
 import depthsig.report
 import depthsig.report.repeat_figures
 from depthsig.cli.main import main
-from depthsig.signature.folders.kinds import RECORDS
+from depthsig.signature.folders.kinds import OURS, RECORDS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -97,6 +97,7 @@ def study(checkpoint: str, work: Path, command: str, stride: int, old: bool) -> 
         shutil.copytree(work / "old", out)
     again = arguments(command, checkpoint, work, "0")
     done(work, again)
+    assert {p.name for p in out.iterdir()} <= OURS
     before, after = content(work / "old") if old else {}, content(out)
 
     def prepare() -> None:

@@ -12,17 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import build, byte_tokenizer
+from families import build
 
 from depthsig.cli.main import main
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoints") / "llama"
-    build("llama").save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -7,18 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from families import build, byte_tokenizer
 
 LONG = [pytest.mark.slow, pytest.mark.long]
 PROGRAM = Path(__file__).with_name("killed_commands.py")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoints") / "llama"
-    build("llama").save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize(
