@@ -42,6 +42,14 @@ def is_there(path: str | Path) -> bool:
         return False
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is an ordinary file; False too for what cannot be a path."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def is_folder(path: Path) -> bool:
     """Whether there is such a folder; False too for what cannot be a path."""
     try:
@@ -50,13 +58,15 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def read_json(path: Path, most: int = LARGEST_RECORD) -> Any:
-    """What a JSON file holds, as long as it can be written again.
+def read_json(path: Path, most: int = LARGEST_RECORD, *, kept: bool = True) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        kept: whether it will be written again, as records are: then half a character (a lone surrogate) is refused.
 
     Raises:
         OSError: where the file is not there or cannot be read.
-        InputError: in one line, for one that is no regular file, too large, no JSON, nested so deeply that
-            nothing could write it, or that holds half a character (a lone surrogate).
+        InputError: in one line, for one that is no regular file, too large, no JSON, or nested too deeply.
     """
     size = size_of(path)
     if size > most:
@@ -64,11 +74,12 @@ def read_json(path: Path, most: int = LARGEST_RECORD) -> Any:
     try:
         found = json.loads(path.read_bytes().decode("utf-8-sig"))
         deep = not _is_flat(found)
-        json.dumps(found if not deep else None, ensure_ascii=False).encode()
+        if kept and not deep:
+            json.dumps(found, ensure_ascii=False).encode()
     except RecursionError:
         deep = True
     except ValueError as error:
-        raise InputError(f"{str(path)!r} is damaged: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{str(path)!r} is damaged, not valid JSON: {' '.join(str(error).split())[:200]}") from None
     if deep:
         raise InputError(f"{str(path)!r} is damaged: it is nested too deeply")
     return found

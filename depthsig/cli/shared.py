@@ -111,10 +111,10 @@ class Places:
             InputError: if it cannot be written.
         """
         from depthsig.signature.folders.choosing import IDENTITY, settle  # start-up time
-        from depthsig.signature.folders.kinds import read_json  # start-up time
+        from depthsig.signature.folders.kinds import record_in  # start-up time
 
         self.target = settle(name, identity, self.record) if self.named is None else self.named
-        before = read_json(self.target / self.record)
+        before = record_in(self.target / self.record)
         if before and before.get(IDENTITY) != identity:
             self.replaced = f" (in the place of another result, of {before.get('created', 'unknown date')})"
         return self.target

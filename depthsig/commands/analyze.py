@@ -32,7 +32,7 @@ from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.progress import Progress
 from depthsig.signature import Signature
 from depthsig.signature.folders.choosing import IDENTITY, identity_of
-from depthsig.signature.folders.writing import ensure_writable
+from depthsig.signature.folders.writing import ensure_writable, leave
 from depthsig.tables.periods import beside_control, period_scores
 from depthsig.tables.samples import matrices_table, profiles_table, samples_table
 from depthsig.tables.score_rows import scores_table
@@ -176,12 +176,17 @@ class Job:
             def units() -> Units:
                 return Units.open(out, continuing(known), name, resume)
 
-            signature = ready.measure(units, show, messages, started)
-            if known:
-                signature.info[IDENTITY] = name
-            claims = bool(ready.model.plan.spans) and ready.request.tests_periods
-            if claims if ready.request.control is None else ready.request.control:
-                signature = ready.with_control(signature, show)
+            try:
+                signature = ready.measure(units, show, messages, started)
+                if known:
+                    signature.info[IDENTITY] = name
+                claims = bool(ready.model.plan.spans) and ready.request.tests_periods
+                if claims if ready.request.control is None else ready.request.control:
+                    signature = ready.with_control(signature, show)
+            except BaseException:
+                if out is not None:
+                    leave(out)  # a notebook lives on, and another process may be asked to resume
+                raise
         return signature
 
 

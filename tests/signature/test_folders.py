@@ -241,6 +241,17 @@ def test_two_processes_do_not_write_one_result(tmp_path: Path) -> None:
     assert _left(tmp_path) == ["out"]
 
 
+def test_interrupted_work_is_left_to_others(tmp_path: Path) -> None:
+    partial = folders.begin(tmp_path / "out")
+    (partial / folders.UNITS).mkdir()
+    (partial / folders.UNITS / "piece.npz").touch()
+    code = f"from depthsig.signature.folders.writing import begin; begin({str(tmp_path / 'out')!r})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode != 0
+    folders.leave(tmp_path / "out")
+    assert folders.kept() == [partial]
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
 def test_a_folder_taken_away_meanwhile_is_said(tmp_path: Path) -> None:
     _write(tmp_path / "out", "old")
     before = _content(tmp_path)

@@ -45,12 +45,18 @@ class Probe:
 
 def embedding_of(module: nn.Module) -> Tensor | None:
     """The weight [token, d] of the embedding of tokens, where the model tells which it is; else None."""
-    find: Any = getattr(module, "get_input_embeddings", None)
-    if find is None:
-        return None
+    return _weight(module, "get_input_embeddings")
+
+
+def head_of(module: nn.Module) -> Tensor | None:
+    """The weight [token, d] of the head, where the model tells which it is; else None."""
+    return _weight(module, "get_output_embeddings")
+
+
+def _weight(module: Any, getter: str) -> Tensor | None:
     try:
-        weight = getattr(find(), "weight", None)
-    except (NotImplementedError, AttributeError):
+        weight = getattr(getattr(module, getter)(), "weight", None)
+    except (NotImplementedError, AttributeError):  # classes that do not say where their ends are
         return None
     return weight if isinstance(weight, Tensor) else None
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from depthsig.checkpoint.anatomy.probe import embedding_of, head_of
 from depthsig.checkpoint.files.gguf_keys import head_dim
 from depthsig.checkpoint.files.gguf_tensors import check_rotary, check_tensors_used, rope_factors
 from depthsig.checkpoint.files.listing import Files
@@ -100,7 +101,7 @@ def _unused(left: Collection[str], module: nn.Module, where: str) -> Iterator[st
 
 def _heads(files: Files, module: nn.Module, where: str) -> Iterator[str]:
     """A head that the config ties to the embeddings, while the files hold another."""
-    embedding, head = (_end(module, name) for name in ("get_input_embeddings", "get_output_embeddings"))
+    embedding, head = embedding_of(module), head_of(module)
     if embedding is None or head is None or embedding.is_meta or head.is_meta:
         return
     if embedding is head:
@@ -115,14 +116,6 @@ def _heads(files: Files, module: nn.Module, where: str) -> Iterator[str]:
             f"the config of {where} ties the head to the embeddings, but its files hold a head of its own, which is "
             "used; tie_word_embeddings=false in the config would say so"
         )
-
-
-def _end(module: nn.Module, getter: str) -> torch.Tensor | None:
-    try:
-        found = getattr(getattr(module, getter)(), "weight", None)
-    except (AttributeError, NotImplementedError):  # classes that do not say where their ends are
-        return None
-    return found if isinstance(found, torch.Tensor) else None
 
 
 def _says_tied(config: Any) -> bool:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from depthsig.checkpoint.files.names import is_file, leads_out, read_object
+from depthsig.checkpoint.files.names import leads_out, read_object
 from depthsig.checkpoint.files.weight_files import PICKLE, PICKLE_INDEX, SAFE, SAFE_INDEX
+from depthsig.untrusted import is_file
 
 _SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.spm")
 _CODE = "*.py"

@@ -12,12 +12,13 @@ from typing import Any
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from depthsig.checkpoint.files.gguf_header import GgufHeader, read_header
-from depthsig.checkpoint.files.names import check_named_files, is_file, read_object
+from depthsig.checkpoint.files.names import check_named_files, read_object
 from depthsig.checkpoint.files.naming import name_of, repository_of
 from depthsig.checkpoint.files.tensors import HeldTensor, by_name, safetensors_header
 from depthsig.checkpoint.files.weight_files import find_weights
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.errors import InputError, UnsupportedModelError, shown
+from depthsig.untrusted import is_file
 
 _TOKENIZER = (
     "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",

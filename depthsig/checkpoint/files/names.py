@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from depthsig.errors import InputError, shown
+from depthsig.untrusted import is_file, read_json
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -18,11 +18,7 @@ def read_object(path: Path) -> dict[str, Any]:
         InputError: if it cannot be read, is no JSON, is nested too deep, or is no object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise InputError(f"{str(path)!r} is not valid JSON (nested too deep)") from None
-    except ValueError as error:
-        raise InputError(f"{str(path)!r} is not valid JSON ({' '.join(str(error).split())[:200]})") from None
+        found = read_json(path, kept=False)
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from None
     if not isinstance(found, dict):
@@ -61,14 +57,6 @@ def leads_out(name: str) -> bool:
     return (
         ".." in parts or name.startswith(("/", "\\", "~")) or re.match(r"[A-Za-z]:", name) is not None or "://" in name
     )
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is an ordinary file; False too where the name itself cannot be one."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def check_named_files(config: Mapping[str, Any], folder: Path, said_by: str) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depthsig.checkpoint.files.names import file_inside, is_file, read_object
+from depthsig.checkpoint.files.names import file_inside, read_object
 from depthsig.errors import InputError, UnsupportedModelError, shown
+from depthsig.untrusted import is_file
 
 SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"

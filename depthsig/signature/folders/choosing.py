@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from depthsig.signature.folders.kinds import SIGNATURE, read_json, result_kind
+from depthsig.signature.folders.kinds import SIGNATURE, record_in, result_kind
 from depthsig.signature.folders.writing import UNITS, ensure_writable, partial_path
 
 RESULTS = Path("depthsig-results")
@@ -60,8 +60,8 @@ def settle(name: str, identity: str, record: str = SIGNATURE) -> Path:
 def _owner(path: Path, record: str) -> str | None:
     """The identity of what lies at a name, empty where it has none that we know; None where nothing does."""
     if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
-        return str(read_json(path / record).get(IDENTITY, "")) if result_kind(path) == record else ""
+        return str(record_in(path / record).get(IDENTITY, "")) if result_kind(path) == record else ""
     partial = partial_path(path)
     if not os.path.lexists(partial / UNITS):
         return None if partial.is_dir() or not os.path.lexists(partial) else ""
-    return str(read_json(partial / UNITS / REQUEST).get(IDENTITY, ""))
+    return str(record_in(partial / UNITS / REQUEST).get(IDENTITY, ""))

@@ -31,12 +31,12 @@ def is_result(directory: str | Path) -> bool:
 def result_kind(directory: str | Path) -> str | None:
     """Which of :data:`RECORDS` a folder holds; None if it is no result of ours."""
     for name, schema in RECORDS.items():
-        if str(read_json(Path(directory) / name).get("schema", "")).startswith(schema):
+        if str(record_in(Path(directory) / name).get("schema", "")).startswith(schema):
             return name
     return None
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def record_in(path: Path) -> dict[str, Any]:
     """The object that a file holds; an empty one where there is none that can be read."""
     try:
         found = untrusted.read_json(path)

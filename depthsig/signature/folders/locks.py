@@ -47,11 +47,6 @@ def held(folder: Path) -> list[Path] | None:
     return _HELD[folder][1] if folder in _HELD else None
 
 
-def every() -> list[Path]:
-    """All folders that this process holds."""
-    return list(_HELD)
-
-
 def release(folder: Path) -> None:
     """Let others work there."""
     descriptor, _ = _HELD.pop(folder, (None, []))

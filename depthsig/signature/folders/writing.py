@@ -71,7 +71,7 @@ def ensure_writable(directory: str | Path, record: str | None = SIGNATURE, suffi
     """Check that a result can be written to ``directory``, before anything is computed.
 
     Args:
-        record: which of :data:`~depthsig.signature.records.RECORDS` will be written; only a result of that
+        record: which of :data:`~depthsig.signature.folders.kinds.RECORDS` will be written; only a result of that
             kind is replaced. None: something else, which replaces nothing.
 
     Raises:
@@ -150,9 +150,20 @@ def begin(
     return partial
 
 
+_LEFT: set[Path] = set()
+"""Partial folders that work of this process was interrupted in."""
+
+
+def leave(directory: str | Path) -> None:
+    """Let others go on with the unfinished work on ``directory``, which stays."""
+    partial = partial_path(directory)
+    _LEFT.add(partial)
+    locks.release(partial)
+
+
 def kept() -> list[Path]:
-    """Folders of unfinished work that this process has begun, with pieces that ``--resume`` can go on with."""
-    return [folder for folder in locks.every() if any((folder / UNITS).glob("*.npz"))]
+    """Folders of interrupted work of this process, with pieces that ``--resume`` can go on with."""
+    return [folder for folder in sorted(_LEFT) if any((folder / UNITS).glob("*.npz"))]
 
 
 def end(directory: str | Path, suffix: str = PARTIAL) -> None:
@@ -188,6 +199,9 @@ def writing(directory: str | Path, record: str | None = SIGNATURE, suffix: str =
             land(partial, real)
     except Exception:
         end(directory, suffix)
+        raise
+    except BaseException:
+        _LEFT.add(partial)
         raise
     finally:
         locks.release(partial)
