@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import _thread
 import codecs
 import io
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -66,7 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = [a for a in arguments if a != "--debug"]
     try:
         _check_text(arguments)
-        result = app(args=arguments, standalone_mode=False)
+        with _interrupts_heard():
+            result = app(args=arguments, standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
         return _interrupted() if result == INTERRUPTED else result if isinstance(result, int) else 0
@@ -81,6 +84,29 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             raise
         return _explain(error)
+
+
+@contextmanager
+def _interrupts_heard() -> Iterator[None]:
+    """Raise an interrupt again that arrived where Python drops what is raised: in a finaliser, or within an import."""
+    before = sys.unraisablehook
+
+    def again(dropped: Any) -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            _thread.start_new_thread(_interrupt_soon, ())  # from here it would be dropped as well
+        else:
+            before(dropped)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _interrupt_soon() -> None:
+    time.sleep(0.01)
+    _thread.interrupt_main()
 
 
 def _interrupted() -> int:

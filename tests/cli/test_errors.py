@@ -227,3 +227,23 @@ def test_interruption_is_exit_130(
     out = tmp_path / "out"
     assert main(["analyze", str(checkpoint), "--prompts", str(prompts), "--out", str(out)]) == 130
     assert not out.exists()
+
+
+class Finalised:
+    """Ctrl-C comes while this is taken away, where Python drops whatever is raised."""
+
+    def __del__(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_interruption_that_python_drops_is_heard(
+    checkpoint: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        Finalised()
+        time.sleep(30)
+
+    monkeypatch.setattr("depthsig.measure.schedule._run_clean", interrupted)
+    begun = time.monotonic()
+    assert main(["analyze", str(checkpoint), "--prompts", str(prompts), "--out", str(tmp_path / "out")]) == 130
+    assert time.monotonic() - begun < 25
