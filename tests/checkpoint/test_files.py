@@ -7,16 +7,22 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import huggingface_hub
 import pytest
 import torch
 from families import build
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import depthsig
+from depthsig.checkpoint.files.agreement import _unknown_entries
 from depthsig.checkpoint.files.limits import model_max
+from depthsig.checkpoint.files.listing import Files
 from depthsig.checkpoint.files.naming import name_of
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.open import Checkpoint, open_checkpoint
@@ -341,6 +347,21 @@ def test_heads_that_the_config_and_the_files_see_otherwise(folder: Path) -> None
 def test_entries_that_the_family_does_not_read_are_told(name: str, value: Any, folder: Path) -> None:
     configure(folder, **{name: value})
     opened(folder, f"says {name} = {value}, which LlamaForCausalLM does not read")
+
+
+def test_entries_that_nothing_knows_are_told_and_those_about_training_are_not(folder: Path) -> None:
+    configure(folder, attn_soft_cap=30.0, deep_norm={"alpha": 2}, pretraining_tp=2, temperature=0.5, unsloth_fixed=True)
+    opened(folder, "entries that LlamaForCausalLM does not know: attn_soft_cap, deep_norm")
+
+
+@pytest.mark.parametrize("family", sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+def test_a_family_knows_the_entries_that_it_writes(family: str) -> None:
+    try:
+        config = CONFIG_MAPPING[family]()
+    except StrictDataclassError:
+        pytest.skip("has no default")
+    written = cast("Files", SimpleNamespace(config=json.loads(config.to_json_string(use_diff=False))))
+    assert list(_unknown_entries(written, cast("nn.Module", SimpleNamespace(config=config)), "x")) == []
 
 
 def test_two_files_with_other_numbers_for_one_weight(folder: Path) -> None:

@@ -87,8 +87,8 @@ def study(checkpoint: str, work: Path, command: str, stride: int, old: bool) -> 
     at.mkdir(parents=True)
     first = "analyze" if command == "report" else command
     if command == "compare":
-        for name, seed in (("a", "0"), ("b", "1")):
-            done(work, arguments("analyze", checkpoint, work, seed))
+        for name in ("a", "b"):  # of one seed: the prompts are then the same
+            done(work, arguments("analyze", checkpoint, work, "0"))
             out.rename(work / name)
     if old:
         done(work, arguments(first, checkpoint, work, "1"))

@@ -241,9 +241,9 @@ def test_an_interruption_that_python_drops_is_heard(
 ) -> None:
     def interrupted(*args: object, **kwargs: object) -> None:
         Finalised()
-        time.sleep(30)
+        for _ in range(300):
+            time.sleep(0.1)
+        raise TimeoutError("the interruption was not heard")
 
     monkeypatch.setattr("depthsig.measure.schedule._run_clean", interrupted)
-    begun = time.monotonic()
     assert main(["analyze", str(checkpoint), "--prompts", str(prompts), "--out", str(tmp_path / "out")]) == 130
-    assert time.monotonic() - begun < 25

@@ -6,12 +6,15 @@ differences that make numbers wrong are refused, those that a user should know b
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from depthsig.checkpoint.anatomy.probe import embedding_of, head_of
 from depthsig.checkpoint.files.gguf_keys import head_dim
@@ -43,6 +46,13 @@ _COMPUTES: Mapping[str, tuple[Any, ...]] = {
     "num_kv_shared_layers": (0,), "attention_sinks": (False,),
 }  # fmt: skip
 """Entries of configs that change what is computed, each with the values (besides None) that change nothing."""
+_QUIET = re.compile(
+    r"^(_.*|.*(version|dropout|dropout_rate|_pdrop|layerdrop|_fixed)|auto_map|depthsig|finetuning_task|"
+    r"(gradient|activation)_checkpointing|initializer_.*|init_.*|model_max_length|n_ctx|pretraining_tp|prefix|"
+    r"quantization_config|summary_.*|task_specific_params|tokenizer_class|.*use_cache|.*_token_ids?|"
+    r"(use_|attn_)?(flash_attn|flash_attention|implementation)(_2)?|unsloth_.*|vocab_file|max_window_layers)$"
+)
+"""Entries about training, saving, tokens and kernels, which change no output."""
 
 
 def check_agreement(files: Files, module: nn.Module, unexpected: Collection[str], where: str) -> list[str]:
@@ -137,22 +147,40 @@ def _is_like(held: HeldTensor, tensor: torch.Tensor) -> bool:
 
 
 def _unknown_entries(files: Files, module: nn.Module, where: str) -> Iterator[str]:
-    """Entries of the config that change the computation of other families, and are not read by this one."""
+    """Entries of the config that the model's class does not know: those that compute elsewhere, and all others."""
     config: Any = module.config
     if not type(config).__module__.startswith("transformers."):
         return  # what a class of another's making reads cannot be told
     text = config.get_text_config(decoder=True)
-    known = {name for one in (config, text) for name in (*dir(type(one)), *getattr(one, "attribute_map", {}))}
+    known = _known(config) | _known(text)
     known |= {"rope_theta", "rope_scaling", "partial_rotary_factor"} if hasattr(text, "rope_parameters") else set()
-    for name, neutral in _COMPUTES.items():
-        value = files.config.get(name)
-        if value is None or value in neutral or name in known or _derived(name, value, text):
-            continue
-        yield f"the config of {where} says {name} = {shown(value)}, which {type(module).__name__} does not read"
+    nested = files.config.get("text_config")
+    entries = {**(nested if isinstance(nested, dict) else {}), **files.config}
+    left = {name: entries[name] for name in entries.keys() - known if not _derived(name, entries[name], text)}
+    kind = type(module).__name__
+    for name in sorted(_COMPUTES.keys() & left):
+        if left[name] is not None and left[name] not in _COMPUTES[name]:
+            yield f"the config of {where} says {name} = {shown(left[name])}, which {kind} does not read"
+    others = [shown(name)[1:-1] for name in left if name not in _COMPUTES and left[name] and not _QUIET.search(name)]
+    if others:
+        listed = ", ".join(sorted(others)[:5]) + ", ..." * (len(others) > 5)
+        yield f"the config of {where} has entries that {kind} does not know: {listed}"
+
+
+def _known(config: Any) -> set[str]:
+    """Names that the class of a config gives a meaning."""
+    kind = type(config)
+    names = {*dir(kind), *getattr(kind, "attribute_map", {}), *inspect.signature(kind).parameters}
+    names |= set(GenerationConfig().to_dict())  # older checkpoints keep them here
+    with suppress(Exception):  # a few have entries without defaults
+        names |= set(vars(kind()))  # those that it derives
+    return names
 
 
 def _derived(name: str, value: Any, config: Any) -> bool:
     """Whether an entry only states what holds without it."""
     if name == "head_dim":
         return value == head_dim(config)
+    if name == "hidden_act":  # Gemma's files say it twice
+        return value == getattr(config, "hidden_activation", None)
     return name == "layer_types" and isinstance(value, list) and set(map(str, value)) == {"full_attention"}
