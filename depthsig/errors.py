@@ -11,6 +11,10 @@ class DepthsigError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        # What another library said, and is quoted, may have lines.
+        return " ".join(line.strip() for line in super().__str__().splitlines())
+
 
 class InputError(DepthsigError, ValueError):
     """Bad input or usage: a checkpoint, prompt file, option or edit that cannot be used as given."""

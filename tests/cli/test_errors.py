@@ -15,6 +15,7 @@ import torch
 from families import build
 
 from depthsig.cli.main import main
+from depthsig.errors import InputError
 
 
 @pytest.fixture
@@ -215,6 +216,10 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
+
+
+def test_a_message_that_quotes_lines_is_one_line() -> None:
+    assert str(InputError("the template failed (a\n  b\n)")) == "the template failed (a b )"
 
 
 def test_interruption_is_exit_130(
