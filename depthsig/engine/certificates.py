@@ -26,6 +26,8 @@ from depthsig.errors import CertificateError
 from depthsig.terms import Part
 
 PROMPTS = 4
+ROWS = 10
+"""In the batch that shows whether many rows leave each other alone."""
 _ROUTED = re.compile("moe|expert|router", re.IGNORECASE)
 """In the names of classes that choose among experts."""
 
@@ -99,7 +101,8 @@ Trial = dict[int, tuple[Part, tuple[int, ...]]]
 def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certificate]:
     """All certificates of ``network`` on up to four prompts, the shortest and longest among them.
 
-    ``causal`` and ``edits`` are proved on the shortest alone, in four forwards of it.
+    ``causal`` and ``edits`` are proved on the shortest alone, in four forwards of it; where padding fails,
+    ``causal`` on the longest, too.
 
     Args:
         prompts: token ids; those of fewer than two tokens are not used.
@@ -109,6 +112,7 @@ def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certific
     """
     chosen = _choose(prompts)
     relative = tolerance(network.dtype)
+    alone: Tensor
     worst = dict.fromkeys(("readout", "neutral", "identity", "causal", "edits", "padding", "parts"), 0.0)
     scale, has_parts = 0.0, False
     padded = network.clean(make_batch(chosen, range(len(chosen)), network.device).ids).outputs[-1]
@@ -133,8 +137,9 @@ def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certific
         deviations["padding"] = _deviation(network, padded[row : row + 1, : len(ids)], alone)
         if row == 0:
             scale = max(scale, float(alone.float().abs().max()))
-            deviations["causal"] = _look_ahead(network, ids, plain)
-            deviations["edits"] = _together(network, ids, run, relative)
+            cut, half = _truncated(network, ids, alone)
+            deviations["causal"] = max(cut, _beginning(network, ids, plain), key=lambda v: (v != v, v))
+            deviations["edits"] = _together(network, ids, half, relative)
         parts = parts_error(run)
         if parts is not None:
             has_parts, deviations["parts"] = True, parts
@@ -143,18 +148,36 @@ def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certific
     if not has_parts:
         del worst["parts"]
     if not worst["padding"] <= relative * scale:
-        worst["causal"] = max(worst["causal"], _beside_another(network, chosen[0]), key=lambda v: (v != v, v))
+        again = (_beside_another(network, chosen[0]), _truncated(network, chosen[-1], alone)[0])
+        worst["causal"] = max(worst["causal"], *again, key=lambda v: (v != v, v))
     return [Certificate(n, v, relative if n == "parts" else relative * scale) for n, v in worst.items()]
 
 
-def _look_ahead(network: Network, ids: Sequence[int], plain: Float[Tensor, "1 token vocab"]) -> float:
-    """How far logits move when later tokens are others, and fewer."""
-    middle = len(ids) // 2 | 1  # odd, so that blocks of an even number of tokens lie across it
-    end = middle + max(1, len(ids) // 8)
+def _truncated(network: Network, ids: Sequence[int], alone: Float[Tensor, "1 token vocab"]) -> tuple[float, CleanRun]:
+    """How far logits move when the second half of the tokens is not there; and the run of the first."""
+    kept = min(len(ids), max(2, len(ids) // 2 | 1))  # odd, so that blocks of an even number of tokens lie across it
+    run = network.clean(make_batch([ids[:kept]], [0], network.device).ids, parts=True)
+    return _off(network, network.read(run.outputs[-1]), alone[:, :kept]), run
+
+
+def _beginning(network: Network, ids: Sequence[int], plain: Float[Tensor, "1 token vocab"]) -> float:
+    """How far the first logits move in a batch of beginnings, of which each goes on in another way.
+
+    The middle of a prompt does not show what looks ahead within its first tokens only, or in blocks that end there,
+    nor two rows what is done to many.
+    """
     words = network.readout.vocab
-    changed = [*ids[:middle], *((token + 1) % words or 1 for token in ids[middle:end])]
-    moved = network.logits(make_batch([changed], [0], network.device).ids)
-    return _off(network, moved[:, :middle], plain[:, :middle])
+    tokens = min(len(ids), 3)
+    rows = [list(ids[:tokens])]
+    for row in range(1, ROWS):
+        cut = 1 + row % (tokens - 1)
+        rows.append([*ids[:cut], *((token + row) % words or 1 for token in ids[cut:tokens])])
+    found = network.logits(make_batch(rows, range(ROWS), network.device).ids)
+    gaps = [_off(network, found[:1], plain[:, :tokens])]
+    for row in range(1, ROWS):
+        cut = 1 + row % (tokens - 1)
+        gaps.append(_off(network, found[row : row + 1, :cut], plain[:, :cut]))
+    return max(gaps, key=lambda gap: (gap != gap, gap))
 
 
 def _beside_another(network: Network, ids: Sequence[int]) -> float:
@@ -166,10 +189,15 @@ def _beside_another(network: Network, ids: Sequence[int]) -> float:
 
 
 def _together(network: Network, ids: Sequence[int], run: CleanRun, relative: float) -> float:
-    """How far the logits of different edits in one run are from a hooked plain forward each."""
-    batch = make_batch([ids], [0], network.device)
+    """How far the logits of different edits in one run are from a hooked plain forward each.
+
+    Args:
+        run: of the first tokens of ``ids``, on which it is proved.
+    """
+    tokens = run.outputs[-1].shape[1]
+    batch = make_batch([ids[:tokens]], [0], network.device)
     error = parts_error(run)
-    trials = _trials(network, len(ids), parts=error is not None and error <= relative)
+    trials = _trials(network, tokens, parts=error is not None and error <= relative)
     edits = [Edits(tuple(Skip(step, part, where) for step, (part, where) in trial.items())) for trial in trials]
     programs = [compile_edit(edit, len(network.plan), network.has_parts) for edit in edits]
     found: dict[int, Tensor] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -133,7 +134,46 @@ def _mixing_prompts(module: nn.Module) -> None:
     mlp.forward = lambda x: plain(x) + x.mean(dim=0, keepdim=True)
 
 
-@pytest.mark.parametrize("broken", [_looking_ahead, _two_way, _one_ahead, _choosing_tokens, _mixing_prompts])
+def _mixing(module: nn.Module, mix: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    mlp = module.model.layers[2].mlp
+    plain = mlp.forward
+    mlp.forward = lambda x: plain(x) + 0.5 * mix(x)
+
+
+def _two_way_at_first(tokens: int) -> Callable[[nn.Module], None]:
+    def first(x: torch.Tensor) -> torch.Tensor:
+        seen = x[:, :tokens].mean(1, keepdim=True).expand(-1, min(tokens, x.shape[1]), -1)
+        return torch.cat([seen, torch.zeros_like(x[:, tokens:])], dim=1)
+
+    return lambda module: _mixing(module, first)
+
+
+def _two_way_in_blocks(tokens: int) -> Callable[[nn.Module], None]:
+    def blocks(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([b.mean(1, keepdim=True).expand_as(b) for b in x.split(tokens, dim=1)], dim=1)
+
+    return lambda module: _mixing(module, blocks)
+
+
+def _two_way_where_long(module: nn.Module) -> None:
+    shortest, longest = min(map(len, IDS)), max(map(len, IDS))
+    assert shortest < longest - 1
+    _mixing(module, lambda x: x.mean(1, keepdim=True) if x.shape[1] >= longest else torch.zeros_like(x))
+
+
+def _mixing_many_prompts(module: nn.Module) -> None:
+    _mixing(module, lambda x: x.mean(0, keepdim=True) if len(x) >= 8 else torch.zeros_like(x))
+
+
+NOT_CAUSAL = {
+    "mean": _looking_ahead, "unmasked": _two_way, "one ahead": _one_ahead, "tokens chosen": _choosing_tokens,
+    "prompts mixed": _mixing_prompts, "many prompts mixed": _mixing_many_prompts, "where long": _two_way_where_long,
+    **{f"first {k}": _two_way_at_first(k) for k in (2, 3, 4, 8)},
+    **{f"blocks of {k}": _two_way_in_blocks(k) for k in (2, 3, 5, 7)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", NOT_CAUSAL.values(), ids=list(NOT_CAUSAL))
 def test_a_model_that_is_not_causal_is_refused_in_that_word(broken) -> None:
     module = build("llama")
     broken(module)
@@ -211,11 +251,12 @@ def test_the_last_two_proofs_cost_at_most_four_forwards(family: str, monkeypatch
     prompts = [[2 + i % 200 for i in range(24)]]
     calls: list[int] = []
     for layer in module.model.layers:
-        layer.mlp.gate_proj.register_forward_pre_hook(lambda m, args: calls.append(args[0].shape[1]))
+        layer.mlp.gate_proj.register_forward_pre_hook(lambda m, args: calls.append(args[0][..., 0].numel()))
     certify(model, prompts)
     whole = sum(calls)
     calls.clear()
-    monkeypatch.setattr("depthsig.engine.certificates._look_ahead", lambda *a: 0.0)
+    monkeypatch.setattr("depthsig.engine.certificates._truncated", lambda *a: (0.0, None))
+    monkeypatch.setattr("depthsig.engine.certificates._beginning", lambda *a: 0.0)
     monkeypatch.setattr("depthsig.engine.certificates._together", lambda *a: 0.0)
     certify(model, prompts)
     assert whole - sum(calls) <= 4 * 24 * 4
