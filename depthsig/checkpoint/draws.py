@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from depthsig.checkpoint.anatomy.probe import probe_ids
 from depthsig.checkpoint.hooks import forward, undisturbed
+from depthsig.errors import UnsupportedModelError
 
 _BLOCK = 64
 """Tokens are drawn this many at a time, so that a longer prompt begins with a shorter one's noise."""
@@ -42,6 +43,11 @@ class PositionalDraws(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         if name not in _KINDS:
+            if torch.Tag.nondeterministic_seeded in func.tags and _draws(func, args, kwargs):
+                raise UnsupportedModelError(
+                    f"the model's own forward draws at random ({name}), which cannot be fixed token by token; "
+                    "dropout that stays on in evaluation mode is such a draw, and has to go"
+                )
             return func(*args, **kwargs)
         out = func(*args, **kwargs)
         values = self._draw(tuple(out.shape), _KINDS[name])
@@ -62,6 +68,12 @@ class PositionalDraws(TorchDispatchMode):
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.calls) * 65_537 + index)
         make = torch.rand if kind == "uniform" else torch.randn
         return make((_BLOCK, width), generator=generator)
+
+
+def _draws(func: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether a kernel that may draw does: those of attention only with dropout."""
+    named = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+    return bool(named.get("dropout_p", 0.0)) if "attention" in func.overloadpacket.__name__ else True
 
 
 _KINDS = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from depthsig.errors import UnsupportedModelError
+from depthsig.errors import InputError, UnsupportedModelError
 
 
 class StopForward(Exception):
@@ -108,8 +108,15 @@ def answered(modules: Sequence[nn.Module], answer: Answer) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients, caches or compiled code; everything is restored afterwards."""
+    """Evaluation mode, without gradients, caches or compiled code; everything is restored afterwards.
+
+    Only what the model's own forward changes (a buffer that counts calls) stays as that leaves it.
+
+    Raises:
+        InputError: within ``torch.autocast``: numbers would be of another precision than the model's.
+    """
     modules = list(module.modules())
+    _refuse_autocast({p.device.type for p in module.parameters()})
     devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
@@ -128,6 +135,17 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
                 config.use_cache = False
                 stack.callback(setattr, config, "use_cache", True)
         yield
+
+
+def _refuse_autocast(devices: Iterable[str]) -> None:
+    """Refuse to compute in another precision than what results would say."""
+    for device in sorted(devices):
+        if torch.is_autocast_enabled(device):
+            kind = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
+            raise InputError(
+                f"torch.autocast is on, and would compute in {kind} what is reported in the model's own precision; "
+                f"leave it, or load the model in {kind}"
+            )
 
 
 def _is_compiled(module: nn.Module) -> bool:

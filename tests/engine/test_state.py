@@ -260,3 +260,17 @@ def test_the_last_two_proofs_cost_at_most_four_forwards(family: str, monkeypatch
     monkeypatch.setattr("depthsig.engine.certificates._together", lambda *a: 0.0)
     certify(model, prompts)
     assert whole - sum(calls) <= 4 * 24 * 4
+
+
+def test_dropout_that_stays_on_is_refused_by_name() -> None:
+    module = build("llama")
+    plain = module.model.layers[1].mlp.forward
+    module.model.layers[1].mlp.forward = lambda x: nn.functional.dropout(plain(x), 0.1, training=True)
+    with pytest.raises(UnsupportedModelError, match="draws at random"):
+        depthsig.load(module, TOKENIZER)
+
+
+def test_autocast_is_refused() -> None:
+    model = depthsig.load(build("llama"), TOKENIZER)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(InputError, match=r"autocast .*bfloat16"):
+        depthsig.analyze(model, PROMPTS, metrics=["lens.kl"])
