@@ -1,13 +1,18 @@
-"""Reading files that somebody else may have written: only regular ones, of a size that can be meant."""
+"""What somebody else may have written: files are read if regular and of a size that can be meant, programs in time."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import stat
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from depthsig.errors import InputError
+
+T = TypeVar("T")
 
 LARGEST_RECORD = 64 << 20
 """Bytes of a JSON record: the largest plan takes a hundredth of it."""
@@ -89,3 +94,30 @@ def _is_flat(value: Any, deepest: int = DEEPEST) -> bool:
     """Whether a JSON value is nested at most so deeply."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return deepest > 0 and all(_is_flat(one, deepest - 1) for one in inner)
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """What ``call`` gives, which is ended where it takes too long: a template is a program, and may loop.
+
+    Raises:
+        TimeoutError: where it took longer; else whatever it raises.
+    """
+    given: list[T] = []
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            given.append(call())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        # Raised in the thread at its next instruction; what computes outside Python ends when it returns.
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(TimeoutError))
+        raise TimeoutError(f"it runs for more than {seconds:g} s")
+    if raised:
+        raise raised[0]
+    return given[0]

@@ -23,6 +23,7 @@ from depthsig.checkpoint.files.listing import list_files
 from depthsig.checkpoint.files.size import check_counts
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.pretrained import Target, explain
+from depthsig.checkpoint.weights import Fingerprint, fingerprint
 from depthsig.checkpoint.wrappers import config_of, unwrapped
 from depthsig.checkpoint.xtransformers import is_wrapper, step_view
 from depthsig.errors import DepthsigError, DepthsigWarning, InputError
@@ -47,6 +48,7 @@ class Checkpoint:
         given_tokenizer: whether the tokenizer came as an object, and not from the checkpoint.
         code: files with code of the checkpoint, where it was allowed to run.
         notes: what the files say or hold that is not what runs.
+        weights: what the weights were when they were loaded; empty for a live model.
     """
 
     module: nn.Module
@@ -64,6 +66,7 @@ class Checkpoint:
     given_tokenizer: bool = False
     code: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    weights: Fingerprint = field(default_factory=dict, repr=False)
 
 
 def open_checkpoint(
@@ -115,6 +118,7 @@ def open_checkpoint(
         given_tokenizer=tokenizer is not None,
         code=tuple(sorted(files.folder.glob("*.py"))) if options.trust_remote_code else (),
         notes=tuple(notes),
+        weights=fingerprint(module),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from depthsig.checkpoint.loading import LoadOptions
+from depthsig.checkpoint.weights import check_unchanged
 from depthsig.errors import InputError
 from depthsig.model import Model, open_model
 from depthsig.plan.declared import PlanOptions
@@ -39,7 +40,8 @@ class Given:
         """The model, loaded if it is not yet, with the declared order and labels.
 
         Raises:
-            InputError: for what cannot be loaded, and for options that a loaded model cannot follow.
+            InputError: for what cannot be loaded, for options that a loaded model cannot follow, and for weights
+                that were changed since they were loaded.
         """
         if not isinstance(self.model, Model):
             with show.stage("loading"):
@@ -50,6 +52,8 @@ class Given:
         given = [*self.loading.given(), *["forward"] * (self.forward is not None)]
         if given:
             raise InputError(f"{given[0]!r} goes with a checkpoint, not with a loaded model")
+        checkpoint = self.model.checkpoint
+        check_unchanged(checkpoint.module, checkpoint.weights, checkpoint.source)
         declared = self.plan.given()
         return self.model.relabelled(**declared) if declared else self.model  # type: ignore[arg-type]
 

@@ -191,8 +191,9 @@ def _from_parquet(path: Path, n: int | None) -> Found:
     try:
         with pq.ParquetFile(path) as file:
             there = [name for name in ("text", "answer") if name in file.schema_arrow.names]
-            if "text" not in there:
-                raise InputError(f"{path.name} has no column `text`, found {shown(file.schema_arrow.names)}; {FORMS}")
+            names = file.schema_arrow.names
+            if "text" not in there or any(names.count(name) > 1 for name in there):
+                raise InputError(f"{path.name} has no column `text`, or two, found {shown(names)}; {FORMS}")
             total = file.metadata.num_rows
             found: list[Prompt] = []
             for batch in file.iter_batches(batch_size=min(n or 1024, 1024), columns=there):
@@ -203,7 +204,7 @@ def _from_parquet(path: Path, n: int | None) -> Found:
                     break
     except InputError:
         raise
-    except (pa.ArrowException, ValueError, TypeError, LookupError, NotImplementedError) as error:
+    except (pa.ArrowException, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError) as error:
         reason = shown(" ".join(str(error).split()), 120)
         raise InputError(f"{path.name} is no parquet file that can be read ({reason}); {FORMS}") from None
     return found, total - len(found)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from depthsig.errors import InputError
+from depthsig.errors import InputError, shown
 from depthsig.prompts.prompt import Prompt
+from depthsig.untrusted import within
 
 Span = tuple[int, int]
+_SECONDS = 20.0
+_ROOM = 1_000_000
+"""Characters that a template may write around what is said: system prompts and tools are long."""
 _PLACEHOLDER = "\ue000answer\ue000"  # private use: no template and no prompt has it
 
 
@@ -43,6 +48,10 @@ def render(prompt: Prompt, tokenizer: Any, chat_template: bool) -> Rendered:
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("--chat-template: this tokenizer has no chat template; leave the option out")
     text = _apply(tokenizer, prompt.text, prompt.answer)
+    if prompt.text.strip() not in text and text == _apply(tokenizer, prompt.text + _PLACEHOLDER, prompt.answer):
+        raise InputError(
+            "--chat-template: the tokenizer's template leaves out what the user says; leave the option out"
+        )
     if not prompt.answer:
         return Rendered(text, len(text), len(text), special_tokens=False)
     before, _, after = _apply(tokenizer, prompt.text, _PLACEHOLDER).partition(_PLACEHOLDER)
@@ -59,10 +68,18 @@ def _apply(tokenizer: Any, text: str, answer: str | None) -> str:
     messages = [{"role": "user", "content": text}]
     if answer:
         messages.append({"role": "assistant", "content": answer})
+    write = partial(tokenizer.apply_chat_template, messages, tokenize=False, add_generation_prompt=not answer)
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not answer)
+        rendered = within(_SECONDS, write)
     except Exception as error:  # whatever a template raises is about the template
-        raise InputError(f"--chat-template: the tokenizer's template failed ({error}); leave the option out") from error
+        reason = shown(f"{error}" or type(error).__name__, 400)[1:-1]
+        raise InputError(
+            f"--chat-template: the tokenizer's template failed ({reason}); leave the option out"
+        ) from error
+    if not isinstance(rendered, str) or len(rendered) > _ROOM + 2 * len(text) + 2 * len(answer or ""):
+        found = f"{len(rendered):,} characters" if isinstance(rendered, str) else type(rendered).__name__
+        raise InputError(f"--chat-template: this template makes {found} of a message; leave the option out")
+    return rendered
 
 
 def encode(rendered: Rendered, tokenizer: Any) -> tuple[tuple[int, ...], Span | None]:

@@ -6,6 +6,8 @@ import os
 import time
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from depthsig.errors import DepthsigWarning, InputError
@@ -134,6 +136,17 @@ def test_parquet(tmp_path, name):
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:100])
     with pytest.raises(InputError):
         read_prompts(tmp_path / name)
+
+
+def test_parquet_of_odd_columns(tmp_path):
+    path = tmp_path / "p.parquet"
+    for column in (pa.array([2**62], pa.duration("s")), pa.array([2**30], pa.date32()), pa.array([[1]])):
+        pq.write_table(pa.table({"text": column}), path)
+        with pytest.raises(InputError):
+            read_prompts(path)
+    pq.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), path)
+    with pytest.raises(InputError, match="or two"):
+        read_prompts(path)
 
 
 @pytest.mark.parametrize(

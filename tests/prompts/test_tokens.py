@@ -231,9 +231,13 @@ def test_chat_template_opens_the_turn_where_there_is_no_answer():
         (None, "has no chat template"),
         ("{{ raise_exception('no users here') }}", "no users here"),
         ("{% for m in messages %}{{ m.content|upper }}{% endfor %}", "changes the assistant's words"),
+        ("hello", "leaves out what the user says"),
+        ("{{ 'x' * 9999999 }}", "makes 9,999,999 characters"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "more than 0.5 s"),
     ],
 )
-def test_chat_templates_that_do_not_work(template, message):
+def test_chat_templates_that_do_not_work(template, message, monkeypatch):
+    monkeypatch.setattr("depthsig.prompts.spans._SECONDS", 0.5)
     with pytest.raises(InputError, match=message):
         tokenize([Prompt("why?", "because")], with_template(template), chat_template=True)
 
