@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -135,7 +135,10 @@ def _call(tokenizer: Any, text: str, **options: Any) -> Any:
     # A lone surrogate, which JSON can hold, is no text: it has no UTF-8.
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         raise InputError(f"a prompt holds a lone surrogate, which is no text: {text[:40]!r}; remove it")
-    return tokenizer(text, verbose=False, **options)
+    found = tokenizer(text, verbose=False, **options)
+    if not isinstance(found, Mapping) or "input_ids" not in found:
+        raise InputError(f"the tokenizer gives {type(found).__name__}, where a mapping with input_ids was expected")
+    return found
 
 
 def clip(span: Span | None, limit: int) -> Span | None:

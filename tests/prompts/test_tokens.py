@@ -208,6 +208,11 @@ def test_a_lone_surrogate_is_refused():
         tokenize(["a\ud800b"], byte_tokenizer())
 
 
+def test_a_tokenizer_that_gives_no_mapping_is_named():
+    with pytest.raises(InputError, match="gives list"):
+        tokenize(["abc"], lambda text, **options: [1, 2, 3])
+
+
 def test_chat_template_ids_and_span():
     tokenizer = with_template(TEMPLATE)
     # The letters of the answer are in the template too, before and after it.
