@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from checkpoint_folders import change_weights, configure, read_state, refused
+from checkpoint_folders import change_weights, configure, opened, read_state, refused
 from families import build
 from safetensors.torch import save_file
 
@@ -298,3 +299,38 @@ def test_the_longest_input_wherever_it_is_kept(entries: dict[str, Any], wanted: 
 
 def test_a_revision_goes_with_a_hub_id(folder: Path) -> None:
     assert "goes with a hub id" in refused(folder, revision="v2")
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ({"vocab_size": 300}, r"'lm_head\.weight' is \d+×\d+ in its files, and would be 300×"),
+        ({"num_hidden_layers": "x"}, "LlamaConfig .*'num_hidden_layers': TypeError: .* got str"),
+        ({"layer_types": ["zork"] * 4}, "'validate_layer_type': ValueError: "),
+        ({"num_key_value_heads": 0}, r"config\.json of .* does not build a LlamaForCausalLM \(ZeroDivisionError: "),
+        ({"text_config": {"a": 1}}, "does not build a LlamaForCausalLM .*AttributeError"),
+        ({"rope_parameters": {"rope_type": "zork", "rope_theta": 1e4}}, "does not build a Llama.*KeyError: 'zork'"),
+        ({"dtype": "nn"}, "does not build a LlamaConfig .*cannot pickle"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_named(entries: dict[str, Any], told: str, folder: Path) -> None:
+    configure(folder, **entries)
+    assert re.search(told, refused(folder))
+
+
+def test_an_entry_of_ours_that_would_be_passed_over(folder: Path) -> None:
+    configure(folder, depthsig={"ordr": "0:2,1:4"})
+    assert "unknown key 'ordr'; there are order, loop, grown" in refused(folder)
+
+
+def test_outputs_of_finite_weights_that_are_not_finite(folder: Path) -> None:
+    configure(folder, rms_norm_eps=-100.0)
+    with pytest.raises(InputError, match=r"its weights are finite, so .* its config"):
+        depthsig.load(folder)
+
+
+def test_a_tokenizer_that_nobody_knows(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": "Zork"}))
+    opened(folder, "is a Zork, which transformers does not know")
