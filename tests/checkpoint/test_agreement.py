@@ -145,6 +145,14 @@ def test_rope_entries_that_change_nothing(entries: dict[str, Any], told: str, fo
     opened(folder, told)
 
 
+def test_an_older_name_beside_the_new_one(tmp_path: Path) -> None:
+    build("neox_parallel").save_pretrained(tmp_path)
+    configure(tmp_path, rotary_pct=0.25, rotary_emb_base=10000)
+    assert open_checkpoint(tmp_path).notes == ()
+    configure(tmp_path, rotary_pct=0.5)
+    opened(tmp_path, "rotary_pct = 0.5, which is not applied")
+
+
 @pytest.mark.parametrize("theta", [0, -10000.0])
 def test_a_base_that_gives_no_frequencies(theta: float, folder: Path) -> None:
     configure(folder, rope_parameters={**ROPE, "rope_theta": theta})

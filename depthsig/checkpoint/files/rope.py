@@ -22,6 +22,11 @@ INV_FREQ = re.compile(r"rotary_(pos_)?emb\.inv_freq$")
 """Frequencies that older versions saved."""
 _SAME_TYPE = {("su", "longrope"), ("yarn", "longrope"), ("mrope", "default"), ("default", "axial")}
 """Older names of kinds of rope, with the kind that transformers reads them as."""
+_OLDER = {
+    "rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor", "rope_local_base_freq": "rope_theta",
+    "global_rope_theta": "rope_theta", "local_rope_theta": "rope_theta",
+}  # fmt: skip
+"""Entries of some families, with the parameter that they become."""
 _UNREAD = re.compile(r"Unrecognized keys in `rope_parameters` for 'rope_type'='(.*)': (\{.*\})")
 
 
@@ -125,6 +130,9 @@ def _claims(entries: Mapping[str, Any], config: Any) -> Iterator[tuple[str, str,
     ropes = _by_layer_type(config)
     for name in ("rope_theta", "partial_rotary_factor"):
         yield name, name, entries.get(name), None
+    for name, key in _OLDER.items():
+        if any(key in rope for rope in ropes.values()):  # else the entry means nothing here, which is told elsewhere
+            yield name, key, entries.get(name), None
     for entry in ("rope_scaling", "rope_parameters"):
         said = entries.get(entry)
         for key, value in said.items() if isinstance(said, dict) else ():
