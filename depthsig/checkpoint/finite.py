@@ -58,7 +58,14 @@ def not_finite(name: str, dtype: torch.dtype) -> str:
     """
     kind = str(dtype).removeprefix("torch.")
     if dtype in (torch.float16, torch.bfloat16):
-        remedy = "it overflows there; --dtype float32 works (a live model: .float())"
+        remedy = (
+            "it overflows there, or its config is not that of its weights; --dtype float32 works in the first case "
+            "(a live model: .float())"
+        )
     else:
-        remedy = "its weights are damaged or too large; another checkpoint or another prompt works"
+        # Weights that are not finite were refused before, by name.
+        remedy = (
+            "its weights are finite, so they are too large for this dtype, or its config (an epsilon, a scale, a rope) "
+            "is not that of these weights; the config that they were trained with works"
+        )
     return f"{name} gives values that are not finite in {kind}: {remedy}"

@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 from transformers.utils import logging
 
+from depthsig.checkpoint.declared import check_declared
 from depthsig.checkpoint.files.agreement import check_agreement
 from depthsig.checkpoint.files.hub import fetch_snapshot
 from depthsig.checkpoint.files.limits import model_max
@@ -113,7 +114,7 @@ def open_checkpoint(
         revision=commit,
         content_hash=files.content_hash(_code_of(module)),
         tokenizer_hash=files.tokenizer_hash() if tokenizer is None and found is not None else None,
-        declared=_declared(config, str(source)),
+        declared=check_declared(getattr(config, "depthsig", None), where),
         model_max=model_max(config),
         given_tokenizer=tokenizer is not None,
         code=tuple(sorted(files.folder.glob("*.py"))) if options.trust_remote_code else (),
@@ -183,15 +184,6 @@ def quiet(progress: bool) -> Iterator[None]:
         (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
 
 
-def _declared(config: Any, source: str) -> Mapping[str, Any]:
-    entry = getattr(config, "depthsig", None)
-    if entry is None:
-        return {}
-    if not isinstance(entry, dict):
-        raise InputError(f'{source!r}: the "depthsig" entry of its config is {entry!r}; it must be an object')
-    return entry
-
-
 def _code_of(module: nn.Module) -> list[Path]:
     """The files of code that transformers fetched and ran for a model: its class's, and what lies with it."""
     package, _, _ = type(module).__module__.rpartition(".")
@@ -220,6 +212,6 @@ def _live(module: nn.Module, tokenizer: Any) -> Checkpoint:
         name=name,
         source=name,
         kind="bridge" if is_bridge else "live",
-        declared=_declared(config, name),
+        declared=check_declared(getattr(config, "depthsig", None), repr(name)),
         model_max=model_max(config),
     )

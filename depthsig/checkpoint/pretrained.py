@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import quantization_config
 
 from depthsig.checkpoint.anatomy.probe import probe_ids
@@ -72,8 +74,11 @@ class Target:
         """The config of a causal language model, as it runs."""
         try:
             config = AutoConfig.from_pretrained(self.path, **self.arguments)
-        except Exception as error:
+        except (OSError, ValueError, ImportError) as error:  # about the files, in words for users
             raise InputError(self.explain(error)) from None
+        except Exception as error:
+            kind = self.files.config.get("model_type")
+            raise InputError(self._unbuilt(CONFIG_MAPPING_NAMES.get(str(kind), "config"), error)) from None
         _check_kind(config, self.where, self.kind)
         if self.files.gguf is not None:
             apply_keys(self.files.gguf, config, rope_factors(self.files.gguf))
@@ -83,12 +88,13 @@ class Target:
         """The model on its device, and the names of weights that it had no place for."""
         from transformers import AutoModelForCausalLM  # start-up time
 
-        dtype = self.dtype(config, described_parameters(config, self.files, self.where))
+        described = described_parameters(config, self.files, self.where)
         module: Any
         info: dict[str, Any]
         try:
             module, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
-                self.path, config=config, dtype=dtype, device_map=self.options.device_map, output_loading_info=True,
+                self.path, config=config, dtype=self.dtype(config, described), device_map=self.options.device_map,
+                output_loading_info=True, ignore_mismatched_sizes=True,  # told below, by name and shape
                 **self.weights, **self.arguments,
             )  # fmt: skip
         except torch.cuda.OutOfMemoryError:
@@ -98,6 +104,14 @@ class Target:
                 raise UnsupportedModelError(
                     f"{self.where} is no causal language model ({config.model_type}); models that "
                     "AutoModelForCausalLM loads work"
+                ) from None
+            if not described and not getattr(config, "auto_map", None):
+                kind = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "model")
+                raise InputError(self._unbuilt(kind if isinstance(kind, str) else kind[0], error)) from None
+            if "above report" in str(error):  # which went to a log
+                raise InputError(
+                    f"{self.where} has weights that cannot be put together as its config says; one of them is of "
+                    "another model"
                 ) from None
             raise InputError(self.explain(error)) from None
         self._check_loaded(info)
@@ -112,9 +126,13 @@ class Target:
                 f"{self.where} lacks {len(missing)} weights of its own architecture (first: {missing[0]!r}), which "
                 "would be random; the checkpoint is incomplete or of another model class"
             )
-        mismatched = list(info.get("mismatched_keys") or ())
+        mismatched = sorted(info.get("mismatched_keys") or (), key=lambda found: str(found[0]))
         if mismatched:
-            raise InputError(f"{self.where} has weights of another shape than its config says (first: {mismatched[0]})")
+            name, held, wanted = mismatched[0]
+            raise InputError(
+                f"{self.where} has weights of another shape than its config says ({len(mismatched)}; first: {name!r} "
+                f"is {_shape(held)} in its files, and would be {_shape(wanted)}); one of them is of another model"
+            )
 
     def _check_runs(self, module: nn.Module) -> None:
         """That transformers' own class runs with this config: some entries are only read in a forward."""
@@ -154,11 +172,11 @@ class Target:
                     f"the tokenizer of {self.where} is code of its own; --trust-remote-code runs it, if you trust it"
                 ) from None
             if isinstance(error, ImportError):  # a package is missing: the message names it
-                raise InputError(f"the tokenizer of {self.where} cannot be loaded: {_first_line(error)}") from None
+                raise InputError(f"the tokenizer of {self.where} cannot be loaded: {_said(error)}") from None
             if self.files.tokenizer:
-                raise InputError(f"the tokenizer of {self.where} is damaged: {_first_line(error)}") from None
+                raise InputError(f"the tokenizer of {self.where} is damaged: {_said(error)}") from None
             if self.files.gguf is not None and "tokenizer.ggml.model" in self.files.gguf.keys:
-                return None, [f"the tokenizer of {self.where} cannot be read: {_first_line(error)}"]
+                return None, [f"the tokenizer of {self.where} cannot be read: {_said(error)}"]
             return None, []  # a checkpoint without a tokenizer can still be given token ids
 
     def dtype(self, config: Any, parameters: int) -> torch.dtype | str:
@@ -177,6 +195,11 @@ class Target:
                 return "auto"
         return torch.float32
 
+    def _unbuilt(self, kind: str, error: Exception) -> str:
+        """One line for a config that its own class cannot use."""
+        said_by = "config.json" if self.files.gguf is None else "the header"
+        return f"{said_by} of {self.where} does not build a {kind} ({_said(error)})"
+
     def explain(self, error: Exception) -> str:
         """One line for what transformers said in many."""
         return explain(error, self.where[1:-1] if self.files.gguf is None else str(self.files.place), self.kind)
@@ -184,22 +207,39 @@ class Target:
 
 def explain(error: Exception, target: str, kind: str) -> str:
     """One line for what transformers said in many."""
-    first = _first_line(error)
     if "trust_remote_code" in str(error):
         return f"{target!r} brings its own code; --trust-remote-code runs it, if you trust it"
     if kind == "hub":
-        offline = (isinstance(error, OSError) and "couldn't connect" in str(error)) or os.environ.get("HF_HUB_OFFLINE")
-        if offline:
+        offline = "couldn't connect" in str(error) or os.environ.get("HF_HUB_OFFLINE")
+        if offline and isinstance(error, OSError):
             return (
                 f"{target!r} is no local folder, and the hub cannot be reached (or is switched off); give a local path"
             )
-        return f"{target!r} could not be loaded from the hub: {first}"
-    return f"{target!r} could not be loaded: {first}"
+        return f"{target!r} could not be loaded from the hub: {_said(error)}"
+    return f"{target!r} could not be loaded: {_said(error)}"
+
+
+_BARE = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
+"""Errors of Python itself, whose text says little without their name."""
+
+
+def _said(error: Exception) -> str:
+    """What an error says, in one line."""
+    return f"{type(error).__name__}: {_first_line(error)}" if isinstance(error, _BARE) else _first_line(error)
 
 
 def _first_line(error: Exception) -> str:
-    lines = (line.strip() for line in str(error).splitlines() if line.strip())
-    return next(lines, type(error).__name__)[:500]
+    """The first line of an error's text, with the next where it announces that."""
+    found = ""
+    for line in str(error).splitlines():
+        found = f"{found} {line.strip()}".strip()
+        if found and not found.endswith(":"):
+            break
+    return (found or type(error).__name__)[:500]
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return "×".join(map(str, shape)) or "one number"
 
 
 def _check_kind(config: Any, where: str, kind: str) -> None:

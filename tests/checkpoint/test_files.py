@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import huggingface_hub
 import pytest
 import torch
+from checkpoint_folders import change_weights, configure, opened, read_state, refused
 from families import build
-from huggingface_hub.errors import StrictDataclassError
-from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from safetensors.torch import save_file
 
 import depthsig
-from depthsig.checkpoint.files.agreement import _unknown_entries
 from depthsig.checkpoint.files.limits import model_max
-from depthsig.checkpoint.files.listing import Files
 from depthsig.checkpoint.files.naming import name_of
 from depthsig.checkpoint.loading import LoadOptions
-from depthsig.checkpoint.open import Checkpoint, open_checkpoint
+from depthsig.checkpoint.open import open_checkpoint
 from depthsig.commands.record import identity
-from depthsig.errors import DepthsigWarning, InputError, UnsupportedModelError
+from depthsig.errors import DepthsigWarning, InputError
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 LORA = {"peft_type": "LORA", "base_model_name_or_path": "owner/other", "r": 2, "target_modules": ["q_proj"]}
@@ -35,11 +31,6 @@ EVIL = """import pathlib
 from transformers import LlamaConfig as C, LlamaForCausalLM as M
 pathlib.Path({!r}).write_text("ran")
 """
-
-
-@pytest.fixture
-def folder(checkpoint: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(checkpoint, tmp_path / "model"))
 
 
 @pytest.fixture
@@ -56,33 +47,10 @@ def unpickled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Copies: the file itself is written over."""
-    return {name: tensor.clone() for name, tensor in load_file(path).items()}
-
-
-def configure(folder: Path, **entries: Any) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
-
-
-def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
-    state = read_state(folder / "model.safetensors")
-    change(state)
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-
-
 def point_index(folder: Path, shard: str, *, index: str = "model.safetensors.index.json") -> None:
     state = read_state(folder / "model.safetensors")
     (folder / "model.safetensors").rename(folder / "decoy.safetensors")
     (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(state, shard)}))
-
-
-def refused(folder: Path, **options: Any) -> str:
-    with pytest.raises(InputError) as told:
-        open_checkpoint(folder, options=LoadOptions(**options))
-    assert "\n" not in str(told.value)
-    return str(told.value)
 
 
 @pytest.mark.parametrize(
@@ -278,92 +246,6 @@ def test_kernels_of_the_hub_are_code(entry: str, folder: Path) -> None:
     assert "--trust-remote-code" in refused(folder)
 
 
-def opened(folder: Path, told: str) -> Checkpoint:
-    with pytest.warns(DepthsigWarning, match=told):
-        found = open_checkpoint(folder)
-    assert len(found.notes) == 1
-    return found
-
-
-def test_weights_without_a_place_are_told(folder: Path) -> None:
-    change_weights(
-        folder, lambda s: s.update({"model.layers.9.mlp.up_proj.weight": torch.zeros(3), "zeta": torch.zeros(2)})
-    )
-    opened(folder, r"holds 2 weights that LlamaForCausalLM does not use \(first: model\.layers\.9\.mlp")
-    with pytest.warns(DepthsigWarning, match="holds 2 weights"):
-        signature = depthsig.analyze(depthsig.load(folder), ["some text"], metrics=["lens.kl"])
-    assert any("holds 2 weights" in message for message in signature.info["warnings"])
-
-
-def test_tables_of_older_versions_are_not_worth_a_word(folder: Path) -> None:
-    names = ("model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.attn.masked_bias", "model.position_ids")
-    change_weights(folder, lambda s: s.update({name: torch.zeros(4) for name in names}))
-    assert open_checkpoint(folder).notes == ()
-
-
-def _fp8(state: dict[str, torch.Tensor]) -> None:
-    name = "model.layers.0.mlp.up_proj.weight"
-    state[name] = state[name].to(torch.float8_e4m3fn)
-
-
-def _int8(state: dict[str, torch.Tensor]) -> None:
-    name = "model.layers.0.mlp.up_proj.weight"
-    state[name] = state[name].to(torch.int8)
-
-
-def _scale(state: dict[str, torch.Tensor]) -> None:
-    state["model.layers.0.mlp.up_proj.weight_scale_inv"] = torch.ones(1, 1)
-
-
-def _gptq(state: dict[str, torch.Tensor]) -> None:
-    state["model.layers.0.mlp.up_proj.qweight"] = torch.ones(4, 4, dtype=torch.int32)
-
-
-def _mlx(state: dict[str, torch.Tensor]) -> None:
-    state["model.layers.0.mlp.up_proj.scales"] = torch.ones(4, 4)
-
-
-@pytest.mark.parametrize("change", [_fp8, _int8, _scale, _gptq, _mlx], ids=lambda c: c.__name__)
-def test_quantised_weights_that_nothing_explains(change: Callable[..., None], folder: Path) -> None:
-    change_weights(folder, change)
-    with pytest.raises(UnsupportedModelError, match=r"no quantization_config.*up_proj|up_proj.*no quantization_config"):
-        open_checkpoint(folder)
-
-
-def test_heads_that_the_config_and_the_files_see_otherwise(folder: Path) -> None:
-    configure(folder, tie_word_embeddings=True)
-    found = opened(folder, "ties the head to the embeddings")
-    held = read_state(folder / "model.safetensors")["lm_head.weight"]
-    assert torch.equal(found.module.lm_head.weight, held) == ("which is used" in found.notes[0])
-    change_weights(folder, lambda s: s.pop("lm_head.weight"))
-    assert open_checkpoint(folder).notes == ()
-    configure(folder, tie_word_embeddings=False)
-    assert "lm_head.weight" in refused(folder)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("final_logit_softcapping", 30.0), ("residual_multiplier", 0.2), ("sliding_window", 8)]
-)
-def test_entries_that_the_family_does_not_read_are_told(name: str, value: Any, folder: Path) -> None:
-    configure(folder, **{name: value})
-    opened(folder, f"says {name} = {value}, which LlamaForCausalLM does not read")
-
-
-def test_entries_that_nothing_knows_are_told_and_those_about_training_are_not(folder: Path) -> None:
-    configure(folder, attn_soft_cap=30.0, deep_norm={"alpha": 2}, pretraining_tp=2, temperature=0.5, unsloth_fixed=True)
-    opened(folder, "entries that LlamaForCausalLM does not know: attn_soft_cap, deep_norm")
-
-
-@pytest.mark.parametrize("family", sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
-def test_a_family_knows_the_entries_that_it_writes(family: str) -> None:
-    try:
-        config = CONFIG_MAPPING[family]()
-    except StrictDataclassError:
-        pytest.skip("has no default")
-    written = cast("Files", SimpleNamespace(config=json.loads(config.to_json_string(use_diff=False))))
-    assert list(_unknown_entries(written, cast("nn.Module", SimpleNamespace(config=config)), "x")) == []
-
-
 def test_two_files_with_other_numbers_for_one_weight(folder: Path) -> None:
     state = read_state(folder / "model.safetensors")
     point_index(folder, "decoy.safetensors")
@@ -417,3 +299,38 @@ def test_the_longest_input_wherever_it_is_kept(entries: dict[str, Any], wanted: 
 
 def test_a_revision_goes_with_a_hub_id(folder: Path) -> None:
     assert "goes with a hub id" in refused(folder, revision="v2")
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ({"vocab_size": 300}, r"'lm_head\.weight' is \d+×\d+ in its files, and would be 300×"),
+        ({"num_hidden_layers": "x"}, "LlamaConfig .*'num_hidden_layers': TypeError: .* got str"),
+        ({"layer_types": ["zork"] * 4}, "'validate_layer_type': ValueError: "),
+        ({"num_key_value_heads": 0}, r"config\.json of .* does not build a LlamaForCausalLM \(ZeroDivisionError: "),
+        ({"text_config": {"a": 1}}, "does not build a LlamaForCausalLM .*AttributeError"),
+        ({"rope_parameters": {"rope_type": "zork", "rope_theta": 1e4}}, "does not build a Llama.*KeyError: 'zork'"),
+        ({"dtype": "nn"}, "does not build a LlamaConfig .*cannot pickle"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_named(entries: dict[str, Any], told: str, folder: Path) -> None:
+    configure(folder, **entries)
+    assert re.search(told, refused(folder))
+
+
+def test_an_entry_of_ours_that_would_be_passed_over(folder: Path) -> None:
+    configure(folder, depthsig={"ordr": "0:2,1:4"})
+    assert "unknown key 'ordr'; there are order, loop, grown" in refused(folder)
+
+
+def test_outputs_of_finite_weights_that_are_not_finite(folder: Path) -> None:
+    configure(folder, rms_norm_eps=-100.0)
+    with pytest.raises(InputError, match=r"its weights are finite, so .* its config"):
+        depthsig.load(folder)
+
+
+def test_a_tokenizer_that_nobody_knows(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": "Zork"}))
+    opened(folder, "is a Zork, which transformers does not know")

@@ -6,20 +6,19 @@ differences that make numbers wrong are refused, those that a user should know b
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig
 
 from depthsig.checkpoint.anatomy.probe import embedding_of, head_of
-from depthsig.checkpoint.files.gguf_keys import head_dim
+from depthsig.checkpoint.files.entries import other_class, unapplied_rope, unknown_entries
 from depthsig.checkpoint.files.gguf_tensors import check_rotary, check_tensors_used, rope_factors
 from depthsig.checkpoint.files.listing import Files
+from depthsig.checkpoint.files.places import Place, find_places, refuse_collisions
+from depthsig.checkpoint.files.rope import check_frequencies, partial_rotation, saved_frequencies
 from depthsig.checkpoint.files.tensors import HeldTensor, read_tensor
 from depthsig.errors import UnsupportedModelError, shown
 
@@ -28,6 +27,7 @@ _HARMLESS = re.compile(
     r"\.masked_bias|num_batches_tracked)$"
 )
 """Tables that older versions saved: computed from the config, the same in every checkpoint."""
+_MASK = re.compile(r"(attn|attention|self_attn)\.(masked_)?bias$")
 _QUANTISED = re.compile(
     r"(weight_scale(_inv)?|weight_(packed|shape|zero_point)|_scale_inv|\.q(weight|zeros)|\.g_idx|\.absmax|\.quant_map|"
     r"\.quant_state\..*|\.nested_(absmax|quant_map)|\.SCB|\.(input|output)_scale)$"
@@ -35,24 +35,6 @@ _QUANTISED = re.compile(
 """Names that only quantised weights have: without their meaning, the integers beside them are no weights."""
 _SCALES = re.compile(r"(\.scales?|_scales|_blocks|\.biases|\.zeros|\.zero_points?)$")
 """Names that quantised weights share with others: telling only where the model has no place for them."""
-_COMPUTES: Mapping[str, tuple[Any, ...]] = {
-    "alibi": (False,), "attention_bias": (False,), "attention_multiplier": (), "attn_logit_softcapping": (0,),
-    "clip_qkv": (0,), "dim_model_base": (), "embedding_multiplier": (1,), "final_logit_softcapping": (0,),
-    "head_dim": (), "layer_types": (), "logit_scale": (1,),
-    "logits_scaling": (1,), "mlp_bias": (False,), "no_rope_layers": (), "partial_rotary_factor": (1,),
-    "parallel_attn": (), "qk_layernorm": (False,), "qk_norm": (False,), "query_pre_attn_scalar": (),
-    "residual_multiplier": (1,), "rope_scaling": ({},), "rope_theta": (), "scale_depth": (), "scale_emb": (1,),
-    "sliding_window": (0,), "sliding_window_pattern": (), "use_parallel_residual": (), "use_qk_norm": (False,),
-    "num_kv_shared_layers": (0,), "attention_sinks": (False,),
-}  # fmt: skip
-"""Entries of configs that change what is computed, each with the values (besides None) that change nothing."""
-_QUIET = re.compile(
-    r"^(_.*|.*(version|dropout|dropout_rate|_pdrop|layerdrop|_fixed)|auto_map|depthsig|finetuning_task|"
-    r"(gradient|activation)_checkpointing|initializer_.*|init_.*|model_max_length|n_ctx|pretraining_tp|prefix|"
-    r"quantization_config|summary_.*|task_specific_params|tokenizer_class|.*use_cache|.*_token_ids?|"
-    r"(use_|attn_)?(flash_attn|flash_attention|implementation)(_2)?|unsloth_.*|vocab_file|max_window_layers)$"
-)
-"""Entries about training, saving, tokens and kernels, which change no output."""
 
 
 def check_agreement(files: Files, module: nn.Module, unexpected: Collection[str], where: str) -> list[str]:
@@ -72,16 +54,23 @@ def check_agreement(files: Files, module: nn.Module, unexpected: Collection[str]
         check_tensors_used(files.gguf, module, unexpected)
         check_rotary(files.gguf, module, rope_factors(files.gguf))
         unexpected = ()
-    left = sorted(name for name in unexpected if not _HARMLESS.search(name))
+    places = find_places(files, module)
+    refuse_collisions(files, module, places, where)
+    check_frequencies(module, where)
     if not files.config.get("quantization_config") and files.gguf is None:
-        _refuse_quantised(files, module, unexpected, where)
-    found = list(_unused(left, module, where))
-    found += _heads(files, module, where)
-    found += _unknown_entries(files, module, where)
+        _refuse_quantised(files, module, unexpected, places, where)
+    left = {name for name in unexpected if not _HARMLESS.search(name)} | _no_masks(files, module, places)
+    found = list(_unused(sorted(left), module, where))
+    found += _heads(files, module, places, where)
+    found += other_class(files, module, where)
+    found += unknown_entries(files, module, where)
+    found += _rope(files, module, places, where)
     return found
 
 
-def _refuse_quantised(files: Files, module: nn.Module, unexpected: Collection[str], where: str) -> None:
+def _refuse_quantised(
+    files: Files, module: nn.Module, unexpected: Collection[str], places: Mapping[str, Place], where: str
+) -> None:
     """Integers and scales that would be taken for plain weights, or left out."""
     names = [name for name in files.tensors if _QUANTISED.search(name)]
     names += [name for name in unexpected if _QUANTISED.search(name) or _SCALES.search(name)]
@@ -90,14 +79,33 @@ def _refuse_quantised(files: Files, module: nn.Module, unexpected: Collection[st
             f"{where} holds quantised weights ({shown(names[0])[1:-1]}), but its config has no quantization_config "
             "that says how to read them; the unquantised checkpoint works"
         )
-    own = {name: tensor for name, tensor in module.state_dict().items() if not tensor.is_floating_point()}
-    for held in files.tensors.values():
-        plain = held.is_floating or len(held.shape) < 2 or held.name in unexpected or held.name in own
-        if not plain and not _HARMLESS.search(held.name):
+    floats = {name for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    for name, held in files.tensors.items():
+        if not held.is_floating and places[name].name in floats:
             raise UnsupportedModelError(
-                f"{where} holds {held.kind} numbers as {shown(held.name)[1:-1]}, and no quantization_config says what "
+                f"{where} holds {held.kind} numbers as {shown(name)[1:-1]}, and no quantization_config says what "
                 "they mean; the unquantised checkpoint works"
             )
+
+
+def _no_masks(files: Files, module: nn.Module, places: Mapping[str, Place]) -> set[str]:
+    """Tensors that are called as the masks of older versions are, and are none: those are square, or one number."""
+    state = module.state_dict().keys()
+    found = set()
+    for name, place in places.items():
+        shape = files.tensors[name].shape
+        square = len(shape) > 1 and shape[-1] == shape[-2]
+        if place.name not in state and _MASK.search(place.name) and not square and files.tensors[name].count != 1:
+            found.add(name)
+    return found
+
+
+def _rope(files: Files, module: nn.Module, places: Mapping[str, Place], where: str) -> Iterator[str]:
+    """What the config and the files say of rotary positions, and is not what the model rotates by."""
+    if files.gguf is None and type(module.config).__module__.startswith("transformers."):
+        yield from unapplied_rope(files, module, where)
+        yield from partial_rotation(module, where)
+        yield from saved_frequencies(files, module, places, where)
 
 
 def _unused(left: Collection[str], module: nn.Module, where: str) -> Iterator[str]:
@@ -109,13 +117,13 @@ def _unused(left: Collection[str], module: nn.Module, where: str) -> Iterator[st
         )
 
 
-def _heads(files: Files, module: nn.Module, where: str) -> Iterator[str]:
+def _heads(files: Files, module: nn.Module, places: Mapping[str, Place], where: str) -> Iterator[str]:
     """A head that the config ties to the embeddings, while the files hold another."""
     embedding, head = embedding_of(module), head_of(module)
     if embedding is None or head is None or embedding.is_meta or head.is_meta:
         return
     if embedding is head:
-        held = _held_head(files, module)
+        held = _held_head(files, module, places)
         if held is not None and not _is_like(held, embedding):
             yield (
                 f"the config of {where} ties the head to the embeddings, so {shown(held.name)[1:-1]} of its files, "
@@ -133,54 +141,15 @@ def _says_tied(config: Any) -> bool:
     return bool(getattr(text, "tie_word_embeddings", False))
 
 
-def _held_head(files: Files, module: Any) -> HeldTensor | None:
+def _held_head(files: Files, module: Any, places: Mapping[str, Place]) -> HeldTensor | None:
     """The head in the files of a model that ties it, where there is one."""
     head = module.get_output_embeddings()
-    name = next((name for name, part in module.named_modules() if part is head), "")
-    return files.tensors.get(f"{name}.weight") if files.gguf is None else None
+    own = next((name for name, part in module.named_modules() if part is head), "") + ".weight"
+    name = next((name for name, place in places.items() if place.name == own), "")
+    return files.tensors.get(name) if files.gguf is None else None
 
 
 def _is_like(held: HeldTensor, tensor: torch.Tensor) -> bool:
     if held.shape != tuple(tensor.shape):
         return False
     return torch.equal(read_tensor(held).to(tensor.device, tensor.dtype), tensor.detach())
-
-
-def _unknown_entries(files: Files, module: nn.Module, where: str) -> Iterator[str]:
-    """Entries of the config that the model's class does not know: those that compute elsewhere, and all others."""
-    config: Any = module.config
-    if not type(config).__module__.startswith("transformers."):
-        return  # what a class of another's making reads cannot be told
-    text = config.get_text_config(decoder=True)
-    known = _known(config) | _known(text)
-    known |= {"rope_theta", "rope_scaling", "partial_rotary_factor"} if hasattr(text, "rope_parameters") else set()
-    nested = files.config.get("text_config")
-    entries = {**(nested if isinstance(nested, dict) else {}), **files.config}
-    left = {name: entries[name] for name in entries.keys() - known if not _derived(name, entries[name], text)}
-    kind = type(module).__name__
-    for name in sorted(_COMPUTES.keys() & left):
-        if left[name] is not None and left[name] not in _COMPUTES[name]:
-            yield f"the config of {where} says {name} = {shown(left[name])}, which {kind} does not read"
-    others = [shown(name)[1:-1] for name in left if name not in _COMPUTES and left[name] and not _QUIET.search(name)]
-    if others:
-        listed = ", ".join(sorted(others)[:5]) + ", ..." * (len(others) > 5)
-        yield f"the config of {where} has entries that {kind} does not know: {listed}"
-
-
-def _known(config: Any) -> set[str]:
-    """Names that the class of a config gives a meaning."""
-    kind = type(config)
-    names = {*dir(kind), *getattr(kind, "attribute_map", {}), *inspect.signature(kind).parameters}
-    names |= set(GenerationConfig().to_dict())  # older checkpoints keep them here
-    with suppress(Exception):  # a few have entries without defaults
-        names |= set(vars(kind()))  # those that it derives
-    return names
-
-
-def _derived(name: str, value: Any, config: Any) -> bool:
-    """Whether an entry only states what holds without it."""
-    if name == "head_dim":
-        return value == head_dim(config)
-    if name == "hidden_act":  # Gemma's files say it twice
-        return value == getattr(config, "hidden_activation", None)
-    return name == "layer_types" and isinstance(value, list) and set(map(str, value)) == {"full_attention"}

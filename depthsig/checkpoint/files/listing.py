@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
+from depthsig.checkpoint.declared import check_declared
 from depthsig.checkpoint.files.gguf_header import GgufHeader, read_header
 from depthsig.checkpoint.files.names import check_named_files, read_object
 from depthsig.checkpoint.files.naming import name_of, repository_of
@@ -148,12 +150,7 @@ def _check_config(config: Mapping[str, Any], where: str, trust_remote_code: bool
         raise UnsupportedModelError(
             f"{where} is an encoder-decoder model ({config.get('model_type')}); causal language models work"
         )
-    entry = config.get("depthsig")
-    if entry is not None and not isinstance(entry, dict):
-        raise InputError(
-            f'{where}: the "depthsig" entry of its config is {shown(entry)}; it must be an object such as '
-            '{"order": "0:4,4:8x4,8:12"}'
-        )
+    check_declared(config.get("depthsig"), where)
 
 
 def _refuse_kernels(config: Mapping[str, Any], where: str) -> None:
@@ -178,9 +175,23 @@ def _check_tokenizer(folder: Path, where: str, trust_remote_code: bool) -> list[
         return []
     config = read_object(path)
     check_named_files(config, folder, repr(str(path)))
-    if not config.get("auto_map") or trust_remote_code:
+    if config.get("auto_map"):
+        told = f"the tokenizer of {where} names code of its own (auto_map), which is not run: transformers' own is"
+        return [] if trust_remote_code else [told]
+    named = config.get("tokenizer_class")
+    if not isinstance(named, str) or _is_tokenizer(named):  # what is no text is refused where it is read
         return []
-    return [f"the tokenizer of {where} names code of its own (auto_map), which is not run: transformers' own is"]
+    return [
+        f"the tokenizer of {where} is a {shown(named)[1:-1]}, which transformers does not know; another class is used"
+    ]
+
+
+def _is_tokenizer(name: str) -> bool:
+    """Whether transformers has a tokenizer of this name, though perhaps not the package that it needs."""
+    try:
+        return tokenizer_class_from_name(name) is not None
+    except ImportError:
+        return True
 
 
 def _native_beside_own(config: Mapping[str, Any], where: str, trust_remote_code: bool) -> list[str]:
