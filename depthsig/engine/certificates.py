@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from jaxtyping import Float
@@ -26,7 +26,7 @@ from depthsig.errors import CertificateError
 from depthsig.terms import Part
 
 PROMPTS = 4
-ROWS = 10
+ROWS = 8
 """In the batch that shows whether many rows leave each other alone."""
 _ROUTED = re.compile("moe|expert|router", re.IGNORECASE)
 """In the names of classes that choose among experts."""
@@ -112,7 +112,7 @@ def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certific
     """
     chosen = _choose(prompts)
     relative = tolerance(network.dtype)
-    alone: Tensor
+    plain: Tensor
     worst = dict.fromkeys(("readout", "neutral", "identity", "causal", "edits", "padding", "parts"), 0.0)
     scale, has_parts = 0.0, False
     padded = network.clean(make_batch(chosen, range(len(chosen)), network.device).ids).outputs[-1]
@@ -137,47 +137,44 @@ def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certific
         deviations["padding"] = _deviation(network, padded[row : row + 1, : len(ids)], alone)
         if row == 0:
             scale = max(scale, float(alone.float().abs().max()))
-            cut, half = _truncated(network, ids, alone)
-            deviations["causal"] = max(cut, _beginning(network, ids, plain), key=lambda v: (v != v, v))
-            deviations["edits"] = _together(network, ids, half, relative)
+            deviations["causal"] = _worst((_changed(network, ids, plain), _beginning(network, ids)))
+            deviations["edits"] = _together(network, ids[: max(8, len(ids) // 3)], relative)
         parts = parts_error(run)
         if parts is not None:
             has_parts, deviations["parts"] = True, parts
         for name, value in deviations.items():
-            worst[name] = value if value != value else max(worst[name], value)
+            worst[name] = _worst((worst[name], value))
     if not has_parts:
         del worst["parts"]
     if not worst["padding"] <= relative * scale:
-        again = (_beside_another(network, chosen[0]), _truncated(network, chosen[-1], alone)[0])
-        worst["causal"] = max(worst["causal"], *again, key=lambda v: (v != v, v))
+        again = (_beside_another(network, chosen[0]), _changed(network, chosen[-1], plain))
+        worst["causal"] = _worst((worst["causal"], *again))
     return [Certificate(n, v, relative if n == "parts" else relative * scale) for n, v in worst.items()]
 
 
-def _truncated(network: Network, ids: Sequence[int], alone: Float[Tensor, "1 token vocab"]) -> tuple[float, CleanRun]:
-    """How far logits move when the second half of the tokens is not there; and the run of the first."""
-    kept = min(len(ids), max(2, len(ids) // 2 | 1))  # odd, so that blocks of an even number of tokens lie across it
-    run = network.clean(make_batch([ids[:kept]], [0], network.device).ids, parts=True)
-    return _off(network, network.read(run.outputs[-1]), alone[:, :kept]), run
+def _changed(network: Network, ids: Sequence[int], plain: Float[Tensor, "1 token vocab"]) -> float:
+    """How far logits move when all tokens of the second half are others."""
+    # Not fewer: rotary factors may follow the length, and equal scores may be chosen among by it.
+    cut = min(len(ids) - 1, len(ids) // 2 | 1)  # odd, so that blocks of an even number of tokens lie across it
+    words = network.readout.vocab
+    changed = [*ids[:cut], *((token + 1) % words or 1 for token in ids[cut:])]
+    moved = network.logits(make_batch([changed], [0], network.device).ids)
+    return _off(network, moved[:, :cut], plain[:, :cut])
 
 
-def _beginning(network: Network, ids: Sequence[int], plain: Float[Tensor, "1 token vocab"]) -> float:
+def _beginning(network: Network, ids: Sequence[int]) -> float:
     """How far the first logits move in a batch of beginnings, of which each goes on in another way.
 
     The middle of a prompt does not show what looks ahead within its first tokens only, or in blocks that end there,
     nor two rows what is done to many.
     """
     words = network.readout.vocab
-    tokens = min(len(ids), 3)
-    rows = [list(ids[:tokens])]
-    for row in range(1, ROWS):
-        cut = 1 + row % (tokens - 1)
-        rows.append([*ids[:cut], *((token + row) % words or 1 for token in ids[cut:tokens])])
+    first = list(ids[:3])
+    cuts = [1 + row % (len(first) - 1) for row in range(ROWS)]
+    rows = [[*first[:cut], *((t + 1 + row) % words or 1 for t in first[cut:])] for row, cut in enumerate(cuts)]
+    alone = network.logits(make_batch([first], [0], network.device).ids)
     found = network.logits(make_batch(rows, range(ROWS), network.device).ids)
-    gaps = [_off(network, found[:1], plain[:, :tokens])]
-    for row in range(1, ROWS):
-        cut = 1 + row % (tokens - 1)
-        gaps.append(_off(network, found[row : row + 1, :cut], plain[:, :cut]))
-    return max(gaps, key=lambda gap: (gap != gap, gap))
+    return _worst(_off(network, found[row : row + 1, :cut], alone[:, :cut]) for row, cut in enumerate(cuts))
 
 
 def _beside_another(network: Network, ids: Sequence[int]) -> float:
@@ -188,26 +185,22 @@ def _beside_another(network: Network, ids: Sequence[int]) -> float:
     return _off(network, both[:1], network.logits(make_batch([ids], [0], network.device).ids))
 
 
-def _together(network: Network, ids: Sequence[int], run: CleanRun, relative: float) -> float:
-    """How far the logits of different edits in one run are from a hooked plain forward each.
-
-    Args:
-        run: of the first tokens of ``ids``, on which it is proved.
-    """
-    tokens = run.outputs[-1].shape[1]
-    batch = make_batch([ids[:tokens]], [0], network.device)
+def _together(network: Network, ids: Sequence[int], relative: float) -> float:
+    """How far the logits of different edits in one run are from a hooked plain forward each."""
+    batch = make_batch([ids], [0], network.device)
+    run = network.clean(batch.ids, parts=True)
     error = parts_error(run)
-    trials = _trials(network, tokens, parts=error is not None and error <= relative)
+    trials = _trials(network, len(ids), parts=error is not None and error <= relative)
     edits = [Edits(tuple(Skip(step, part, where) for step, (part, where) in trial.items())) for trial in trials]
     programs = [compile_edit(edit, len(network.plan), network.has_parts) for edit in edits]
     found: dict[int, Tensor] = {}
     for numbers, states in run_programs(Clean.from_run(network, batch, run), programs):
         found |= dict(zip(numbers, states, strict=True))
-    gaps = [0.0]
+    gaps: list[float] = []
     for number, trial in enumerate(trials):
         removals: Removals = {step: (part, list(where)) for step, (part, where) in trial.items()}
         gaps.append(_off(network, network.read(found[number]), plain_logits(network, batch.ids, removals)))
-    return max(gaps, key=lambda gap: (gap != gap, gap))
+    return _worst(gaps)
 
 
 def _trials(network: Network, tokens: int, *, parts: bool) -> list[Trial]:
@@ -227,6 +220,11 @@ def _trials(network: Network, tokens: int, *, parts: bool) -> list[Trial]:
     if cut != everywhere:
         second[last] = ("layer", cut)
     return [first, second]
+
+
+def _worst(values: Iterable[float]) -> float:
+    """The largest, or NaN where one is."""
+    return max(values, key=lambda value: (value != value, value))
 
 
 def _off(network: Network, a: Float[Tensor, "*row token vocab"], b: Float[Tensor, "*row token vocab"]) -> float:

@@ -255,7 +255,7 @@ def test_the_last_two_proofs_cost_at_most_four_forwards(family: str, monkeypatch
     certify(model, prompts)
     whole = sum(calls)
     calls.clear()
-    monkeypatch.setattr("depthsig.engine.certificates._truncated", lambda *a: (0.0, None))
+    monkeypatch.setattr("depthsig.engine.certificates._changed", lambda *a: 0.0)
     monkeypatch.setattr("depthsig.engine.certificates._beginning", lambda *a: 0.0)
     monkeypatch.setattr("depthsig.engine.certificates._together", lambda *a: 0.0)
     certify(model, prompts)
