@@ -37,6 +37,23 @@ def wrong_tables(info: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) ->
     yield from ((name, wrong) for name, wrong in checks.items() if wrong)
 
 
+def wrong_control(
+    info: Mapping[str, Any], prompts: pd.DataFrame, control: Mapping[str, Any], measured: pd.DataFrame
+) -> str:
+    """Why a signature is not the control of another one: it says so itself, and has the steps and the prompts.
+
+    Args:
+        info, prompts: record and table of the signature. control, measured: of what lies where its control would.
+    """
+    if not control.get("control"):
+        return "it is the result of another analysis, not of a re-initialised control; move it away"
+    if len(control["plan"]) != len(info["plan"]):
+        return f"the control has {len(control['plan'])} steps of {len(info['plan'])}"
+    if set(measured["tokens_sha256"]) != set(prompts["tokens_sha256"]):
+        return "the control was measured on other prompts"
+    return ""
+
+
 class Space:
     """How far each axis of a table can reach."""
 
