@@ -15,7 +15,7 @@ from made_signatures import late, signature, skip_only
 
 from depthsig import report
 from depthsig.errors import DepthsigWarning, InputError, shown
-from depthsig.report.gallery import file_name
+from depthsig.report.gallery import figures_for, file_name
 from depthsig.signature import Signature, tabular
 from depthsig.untrusted import read_json
 
@@ -112,6 +112,37 @@ def test_a_page_needs_only_what_a_record_must_have(folder: Path) -> None:
     kept = {k: record[k] for k in ("schema", "checkpoint", "plan", "spans", "options")}
     (folder / "signature.json").write_text(json.dumps({**kept, "checkpoint": {"name": "m"}}))
     assert "not recorded" in render(Signature.load(folder), [])
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "value"),
+    [("scores", "p_value", 7), ("scores", "p_value", -0.1), ("scores", "n_prompts", -1), ("prompts", "n_tokens", -5),
+     ("profiles", "layer", -1), ("control/prompts", "n_tokens", -5)],
+)  # fmt: skip
+def test_numbers_that_nothing_counts_or_tests_to(name: str, column: str, value: float, folder: Path) -> None:
+    path = folder / f"{name}.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if table.empty:
+        table = pd.DataFrame({c: ["0" if c in ("value", "n_prompts") else ""] for c in table.columns})
+        record = json.loads((folder / "signature.json").read_text())
+        record["rows"][path.name] = 1
+        (folder / "signature.json").write_text(json.dumps(record))
+    table[column] = str(value)
+    table.to_csv(path, index=False)
+    with pytest.raises(InputError, match=f"{path.name}.* a {column} is {value}"):
+        Signature.load(folder)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e308, 5e-324, np.nan])
+def test_what_no_axis_can_show_is_a_gap(value: float, folder: Path) -> None:
+    made = Signature.load(folder).profiles
+    shown = made.assign(metric="residual.norm", value=value, ci_low=-value, ci_high=value)
+    once = made.assign(metric="lens.kl", value=np.r_[value, np.ones(len(made) - 1)], ci_low=-value)
+    found = replace(Signature.load(folder), profiles=pd.concat([shown, once]))
+    for drawn in figures_for(found):
+        drawn.figure.canvas.draw()
+    for metric in ("residual.norm", "lens.kl"):
+        found.plot(metric).figure.canvas.draw()
 
 
 def test_the_kind_of_a_result_is_told_by_its_own_record(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
