@@ -58,7 +58,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    pass
+    _check_folder()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -134,6 +134,18 @@ def _take_any_encoding() -> None:
 def _write_ascii(write: Callable[[str], int], text: str) -> int:
     write(text.encode("ascii", "backslashreplace").decode())
     return len(text)
+
+
+def _check_folder() -> None:
+    """Refuse to work in a folder that was removed: libraries that models run on (MKL) end the process there.
+
+    Raises:
+        InputError: saying so.
+    """
+    try:
+        os.getcwd()  # noqa: PTH109 - pathlib takes long to import
+    except FileNotFoundError:
+        raise InputError("the current folder was removed; change into one that exists") from None
 
 
 def _check_text(arguments: list[str]) -> None:

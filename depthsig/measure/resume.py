@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +14,22 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy import ndarray
 
 from depthsig.errors import DepthsigError, InputError
-from depthsig.measure.token_rows import TokenRows
+from depthsig.measure.token_rows import TokenRows, token_row
 from depthsig.signature.folders.choosing import IDENTITY, REQUEST
 from depthsig.signature.folders.writing import UNITS, begin, end, partial_path, storing
-from depthsig.tables.samples import Samples
+from depthsig.tables.samples import Key, Samples
+from depthsig.untrusted import read_json, size_of
+
+_DAMAGED = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, MemoryError,
+    RuntimeError, BadZipFile, zlib.error,
+)  # fmt: skip
+"""What numpy, zip files, JSON and :class:`Samples` raise for files that are no pieces of ours."""
+
+_COLUMNS = token_row(Key(""), 0, 0, 0, 0.0).keys()
 
 
 @dataclass(frozen=True)
@@ -55,9 +67,9 @@ class Units:
         stamp = hashlib.sha256(text.encode()).hexdigest()
         found = folder / REQUEST
         if resume and found.exists():
-            before = _read(found)
-            if before.get("stamp") != stamp:
-                different = [k for k in request if before.get("request", {}).get(k) != json.loads(text).get(k)]
+            before, asked = _read(found), json.loads(text)
+            if before["stamp"] != stamp:
+                different = [k for k in request if before["request"].get(k) != asked.get(k)]
                 raise InputError(
                     f"--resume: {str(partial_path(out))!r} was begun with another {', '.join(different) or 'request'}; "
                     "give the same options, or leave --resume out to start anew"
@@ -78,22 +90,32 @@ class Units:
     def load(self, name: str, samples: Samples) -> TokenRows | None:
         """Add a finished piece to ``samples`` and return its token rows; None where there is none.
 
-        A piece that is damaged is none: it is measured again.
+        A piece that is damaged, or holds anything but what :meth:`save` put into it, is none: it is measured again.
         """
         path = self._path(name)
         if path is None or not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                state = {k: arrays[k] for k in arrays.files}
-            ours = str(state.pop("stamp")) == self.stamp
-            rows = json.loads(str(state.pop("tokens")))
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-            ours = False
-        if not ours:
+            return self._absorbed(path, samples)
+        except _DAMAGED:
             with suppress(OSError):
-                path.unlink(missing_ok=True)
+                _clear(path)
             return None
+
+    def _absorbed(self, path: Path, samples: Samples) -> TokenRows:
+        """Add a piece to ``samples``, whole or not at all."""
+        size_of(path)
+        with np.load(path, allow_pickle=False) as arrays:
+            state = {k: arrays[k] for k in arrays.files}
+        if str(state.pop("digest")) != _digest(state) or str(state.pop("stamp")) != self.stamp:
+            raise ValueError("it is not what was written")
+        rows = json.loads(str(state.pop("tokens")))
+        if not isinstance(rows, list) or any(not isinstance(row, dict) or row.keys() != _COLUMNS for row in rows):
+            raise ValueError("its rows are no token rows")
+        alone = Samples(samples.n_prompts)
+        alone.absorb(state)
+        if any(samples.shapes.get(key, shape) != shape for key, shape in alone.shapes.items()):
+            raise ValueError("its values have other shapes than those of other pieces")
         samples.absorb(state)
         return rows
 
@@ -106,10 +128,12 @@ class Units:
         path = self._path(name)
         if path is None:
             return
-        scratch, told = path.with_suffix(".tmp"), {"stamp": np.array(self.stamp), "tokens": np.array(json.dumps(rows))}
+        told = {"stamp": np.array(self.stamp), "tokens": np.array(json.dumps(rows)), **samples.state()}
+        scratch = path.with_suffix(".tmp")
         with storing(self.out):
+            _clear(scratch)  # a link would lead elsewhere, and a FIFO wait
             with scratch.open("wb") as file:
-                np.savez(file, **told, **samples.state())  # type: ignore[arg-type]
+                np.savez(file, digest=np.array(_digest(told)), **told)  # type: ignore[arg-type]
             scratch.replace(path)
 
     def _path(self, name: str) -> Path | None:
@@ -126,10 +150,30 @@ class Units:
             raise
 
 
+def _digest(arrays: Mapping[str, ndarray]) -> str:
+    """Of all that a piece holds: a number in it may be any, so that nothing else tells one that was changed."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _clear(path: Path) -> None:
+    """Take away what lies at a path, whatever it is; links are not followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _read(path: Path) -> dict[str, Any]:
-    """The request that unfinished work belongs to."""
+    """The request that unfinished work belongs to, and its stamp."""
+    anew = "leave --resume out to start anew"
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise InputError(f"--resume: {str(path)!r} is damaged ({error}); leave --resume out to start anew") from None
-    return found if isinstance(found, dict) else {}
+        found = read_json(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--resume: {error}; {anew}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("request"), dict) or "stamp" not in found:
+        raise InputError(f"--resume: {str(path)!r} is damaged: it holds no request with its stamp; {anew}")
+    return found

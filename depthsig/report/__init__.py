@@ -9,8 +9,7 @@ from depthsig.report.gallery import figures_for
 from depthsig.report.html import render
 from depthsig.report.page import MADE, write_page
 from depthsig.signature import Signature
-from depthsig.signature.compared import RECORD
-from depthsig.signature.folders.kinds import PAGE
+from depthsig.signature.folders.kinds import COMPARE, PAGE, SIGNATURE, result_kind
 from depthsig.signature.folders.writing import redrawing, writing
 from depthsig.untrusted import is_there
 
@@ -42,7 +41,10 @@ def build(directory: str | Path) -> Path:
         The path of the page.
     """
     folder = Path(directory)
-    if is_there(folder / RECORD):
+    kind = result_kind(folder)
+    if kind is None and is_there(folder / COMPARE) and not is_there(folder / SIGNATURE):
+        kind = COMPARE  # a damaged one, which its own reader refuses
+    if kind == COMPARE:
         return compared_page.build(folder)
     signature = Signature.load(folder)
     with redrawing(folder, leave=MADE) as partial:

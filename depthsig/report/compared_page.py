@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from depthsig.metrics.rules import LATE
+from depthsig.report.drawable import drawable
 from depthsig.report.figures.forest import draw_by_profile, draw_claims, draw_late, draw_reliance
 from depthsig.report.figures.labels import with_unit
 from depthsig.report.figures.models import draw_distances, draw_relative, draw_tree
@@ -58,6 +59,7 @@ def draw(comparison: Comparison, folder: Path) -> None:
 
 def figures_for(comparison: Comparison) -> Iterator[Drawn]:
     """Every figure that the comparison allows."""
+    comparison = drawable(comparison)
     roles = {m["name"]: m["role"] for m in comparison.info["models"]}
     size = len(comparison.models)
     with house_style():

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from depthsig.errors import InputError
 from depthsig.metrics import Metric
 from depthsig.metrics.rules import PERIOD
+from depthsig.report.drawable import drawable
 from depthsig.report.figures.early_exit import draw_early_exit, early_exit_measures
 from depthsig.report.figures.heatmap import draw_heatmap
 from depthsig.report.figures.phases import draw_period
@@ -51,6 +52,7 @@ class Drawn:
 
 def figures_for(signature: Signature) -> Iterator[Drawn]:
     """Every figure that the signature's tables allow, in the registry's order."""
+    signature = drawable(signature)
     with house_style():
         figure = new_figure(FULL, 0.95)
         draw_plan(figure.add_subplot(), signature.plan)
@@ -158,6 +160,7 @@ def plot_metric(signature: Signature, metric: str, ax: Axes | None = None, **cho
         raise InputError(f"unknown metric {metric!r}; `depthsig metrics` lists them")
     if not one.figure:
         raise InputError(f"{metric!r} has no figure; look at `signature.scores`, or `.tokens` for a metric of tokens")
+    signature = drawable(signature)
     with house_style():
         ax = new_figure(*_SIZES[one.figure]).add_subplot() if ax is None else ax
         if one.figure == "profile":

@@ -14,7 +14,14 @@ from depthsig.errors import shown
 from depthsig.metrics import Metric
 from depthsig.metrics.registry import with_own
 from depthsig.signature.records import CLAIMS, VERDICTS
+from depthsig.signature.schema import TABLES
+from depthsig.signature.tabular import INTEGER, NUMBER, Columns
 from depthsig.terms import described
+
+FARTHEST = 1e9
+"""Distances are of profiles at unit mean, and cannot be much more than 2."""
+
+P_VALUES = frozenset({"p_value", "p_a", "p_c"})
 
 _ABOUT = ["metric", "part", "scope"]
 
@@ -34,7 +41,25 @@ def wrong_tables(info: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) ->
         "samples": _wrong_samples(tables["samples"], entries, space, n_prompts),
         "tokens": _wrong_tokens(tables["tokens"], n_prompts),
     }
+    checks = {name: _impossible(tables[name], columns) or checks.get(name, "") for name, columns in TABLES.items()}
     yield from ((name, wrong) for name, wrong in checks.items() if wrong)
+
+
+def wrong_control(
+    info: Mapping[str, Any], prompts: pd.DataFrame, control: Mapping[str, Any], measured: pd.DataFrame
+) -> str:
+    """Why a signature is not the control of another one: it says so itself, and has the steps and the prompts.
+
+    Args:
+        info, prompts: record and table of the signature. control, measured: of what lies where its control would.
+    """
+    if not control.get("control"):
+        return "it is the result of another analysis, not of a re-initialised control; move it away"
+    if len(control["plan"]) != len(info["plan"]):
+        return f"the control has {len(control['plan'])} steps of {len(info['plan'])}"
+    if set(measured["tokens_sha256"]) != set(prompts["tokens_sha256"]):
+        return "the control was measured on other prompts"
+    return ""
 
 
 class Space:
@@ -68,6 +93,8 @@ def wrong_comparison(info: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]
             other = tables[table][column][~tables[table][column].isin(allowed)]
             if len(other):
                 yield table, f"{column} {shown(other.iloc[0])} is none of its {', '.join(allowed)[:200]}"
+    if wrong := _impossible(tables["recurrence"], {"p_a": NUMBER, "p_c": NUMBER}):
+        yield "recurrence", wrong
     wrong = _wrong_distances(tables["distances"], names)
     if wrong:
         yield "distances", wrong
@@ -79,9 +106,22 @@ def _wrong_distances(distances: pd.DataFrame, names: list[str]) -> str:
     found = {frozenset(pair): d for *pair, d in rows[["a", "b", "distance"]].itertuples(index=False)}
     for a, b in combinations(names, 2):
         distance = found.get(frozenset((a, b)), np.nan)
-        if not 0 <= distance < np.inf:
+        if not 0 <= distance < FARTHEST:
             return f"the mean distance of {shown(a)} and {shown(b)} is {distance}"
     return "" if set(rows["a"]) | set(rows["b"]) <= set(names) else "a distance is of a model that was not compared"
+
+
+def _impossible(table: pd.DataFrame, columns: Columns) -> str:
+    """Numbers that nothing counts or tests to: what is a whole number counts or numbers something."""
+    for name, kind in columns.items():
+        most = np.inf if kind == INTEGER else 1 if name in P_VALUES else None
+        if most is None:
+            continue
+        found: ndarray = table[name].to_numpy(dtype=float, na_value=np.nan)
+        wrong = found[(found < 0) | (found > most)]
+        if len(wrong):
+            return f"a {name} is {wrong[0]:g}"
+    return ""
 
 
 def _wrong_prompts(prompts: pd.DataFrame) -> str:

@@ -11,14 +11,11 @@ import pandas as pd
 from depthsig.errors import InputError, shown
 from depthsig.signature import tabular
 from depthsig.signature.consistency import wrong_tables
-from depthsig.signature.folders.kinds import SIGNATURE
+from depthsig.signature.folders.kinds import PARTIAL, SIGNATURE
 from depthsig.signature.records import SignatureRecord, as_record
 from depthsig.signature.schema import FILES, READS, TABLES
 from depthsig.signature.tabular import Columns
 from depthsig.untrusted import is_folder, read_json
-
-CONTROL = "control"
-"""Where a results folder keeps the result of its re-initialised control."""
 
 
 def read_tables(directory: str | Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
@@ -28,7 +25,7 @@ def read_tables(directory: str | Path) -> tuple[dict[str, Any], dict[str, pd.Dat
         InputError: naming the file that is missing, damaged or of another schema.
     """
     path = Path(directory)
-    if path.name.endswith(".partial"):
+    if path.name.endswith(PARTIAL):
         raise InputError(f"{str(path)!r} is unfinished work, not a result; run the analysis with --resume")
     if not is_folder(path):
         raise InputError(f"{str(path)!r} is no folder; name a results folder")

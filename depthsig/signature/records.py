@@ -172,6 +172,7 @@ class SignatureRecord(_Record):
     plan: Annotated[list[RecordedStep], Field(min_length=1, max_length=MOST_STEPS)]
     spans: Spans
     certificates: list[RecordedCertificate] = []
+    control: str | None = None
     lens: RecordedLens | None = None
     options: dict[str, Scalar | list[Scalar] | Named]
     given: RecordedGiven | None = None

@@ -16,8 +16,10 @@ from depthsig.metrics import Metric
 from depthsig.metrics.registry import with_own
 from depthsig.metrics.rules import SHOWN_TOKENS
 from depthsig.signature import storage
+from depthsig.signature.consistency import wrong_control
+from depthsig.signature.folders.kinds import CONTROL
 from depthsig.signature.folders.writing import writing
-from depthsig.signature.reading import CONTROL, read_tables
+from depthsig.signature.reading import read_tables
 from depthsig.signature.records import STEP_COLUMNS, RecordedStep
 from depthsig.signature.schema import FILES, TABLES
 from depthsig.signature.tabular import conform
@@ -132,7 +134,9 @@ class Signature:
         storage.write_tables(folder, self.info, tables)
         if self.control is not None:
             (folder / CONTROL).mkdir(exist_ok=True)
-            self.control.write(folder / CONTROL)
+            # What is put there says that it is a control, so that nothing else is taken for one.
+            said = {"control": "as it was given", **self.control.info}
+            replace(self.control, info=said).write(folder / CONTROL)
 
     @classmethod
     def load(cls, directory: str | Path) -> Signature:
@@ -149,11 +153,9 @@ class Signature:
         if is_there(inside / CONTROL):
             raise InputError(f"{str(inside)!r} is damaged: the result of a control has no control of its own")
         control = cls._read(inside)
-        if len(control.info["plan"]) != len(found.info["plan"]):
-            raise InputError(
-                f"{str(inside)!r} is damaged: the control has {len(control.info['plan'])} steps of "
-                f"{len(found.info['plan'])}"
-            )
+        wrong = wrong_control(found.info, found.prompts, control.info, control.prompts)
+        if wrong:
+            raise InputError(f"{str(inside)!r} is damaged: {wrong}")
         return replace(found, control=control)
 
     @classmethod

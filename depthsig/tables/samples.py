@@ -63,6 +63,11 @@ class Samples:
             self._finished[key] = {"mean": self._mean(key), "max": self._worst[key]}
         return {key: self._finished[key] for key in self._cuts}
 
+    @property
+    def shapes(self) -> dict[Key, tuple[int, ...]]:
+        """The shape of the values of everything that was added."""
+        return {key: worst.shape for key, worst in self._worst.items()}
+
     def add(
         self, key: Key, values: Float[ndarray, "token *cell"], prompts: Int[ndarray, "token"], cut: int = 0
     ) -> None:

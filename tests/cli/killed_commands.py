@@ -22,7 +22,7 @@ import depthsig.commands.repeat
 import depthsig.report
 import depthsig.report.repeat_figures
 from depthsig.cli.main import main
-from depthsig.signature.folders.kinds import OURS, RECORDS
+from depthsig.signature.folders.kinds import RECORDS, WRITTEN
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -97,7 +97,8 @@ def study(checkpoint: str, work: Path, command: str, stride: int, old: bool) -> 
         shutil.copytree(work / "old", out)
     again = arguments(command, checkpoint, work, "0")
     done(work, again)
-    assert {p.name for p in out.iterdir()} <= OURS
+    (kind,) = (name for name in RECORDS if (out / name).exists())
+    assert {p.name for p in out.iterdir()} <= WRITTEN[kind]
     before, after = content(work / "old") if old else {}, content(out)
 
     def prepare() -> None:

@@ -218,6 +218,20 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
 
 
+def test_a_current_folder_that_was_removed(tmp_path: Path) -> None:
+    """In a process of its own, since what models run on is then loaded there."""
+    (tmp_path / "gone").mkdir()
+    code = (
+        f"import os; os.chdir({str(tmp_path / 'gone')!r}); os.rmdir(os.getcwd())\n"
+        f"from depthsig.cli.main import main; main(['--help'])\n"
+        f"raise SystemExit(main(['analyze', 'family-looped', '--out', {str(tmp_path / 'out')!r}]))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment)
+    assert run.returncode == 2
+    assert run.stderr == "depthsig: the current folder was removed; change into one that exists\n"
+
+
 def test_a_message_that_quotes_lines_is_one_line() -> None:
     assert str(InputError("the template failed (a\n  b\n)")) == "the template failed (a b )"
 

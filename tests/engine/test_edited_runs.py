@@ -287,36 +287,6 @@ def test_interrupted_work_is_gone_on_with(tmp_path: Any, monkeypatch: pytest.Mon
         assert getattr(resumed, table).equals(getattr(whole, table)), table
 
 
-def test_damaged_pieces_are_measured_again(tmp_path: Any) -> None:
-    from depthsig.measure.resume import Units
-
-    module, tokenizer = build("llama"), byte_tokenizer()
-    asked: dict[str, Any] = {"tokenizer": tokenizer, "metrics": ["skip"], "batch_size": 1}
-    whole = depthsig.analyze(module, PROMPTS, **asked)
-    out, keep, loads = tmp_path / "a", Units.load, []
-
-    def last(self: Any, name: str, *args: Any) -> Any:
-        loads.append(name)
-        if len(loads) == 4:
-            raise KeyboardInterrupt
-        return keep(self, name, *args)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Units, "load", last)
-        depthsig.analyze(module, PROMPTS, out=out, **asked)
-    pieces = sorted((tmp_path / "a.partial" / "units").glob("*.npz"))
-    assert len(pieces) == 3
-    pieces[0].write_bytes(pieces[0].read_bytes()[:200])
-    pieces[1].write_bytes(b"")
-    request = pieces[0].parent / "request.json"
-    text = request.read_text()
-    request.write_text(text[:50])
-    with pytest.raises(InputError, match="damaged"):
-        depthsig.analyze(module, PROMPTS, out=out, resume=True, **asked)
-    request.write_text(text)
-    assert depthsig.analyze(module, PROMPTS, out=out, resume=True, **asked).profiles.equals(whole.profiles)
-
-
 def test_ctrl_c_and_resume_on_the_command_line(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -19,7 +19,7 @@ from depthsig.errors import DepthsigError, InputError
 from depthsig.signature.folders import exchange, locks
 from depthsig.signature.folders import writing as folders
 from depthsig.signature.folders.choosing import IDENTITY, RESULTS, ensure_results, settle
-from depthsig.signature.folders.kinds import OURS, RECORDS, SIGNATURE, result_kind
+from depthsig.signature.folders.kinds import RECORDS, SIGNATURE, WRITTEN, result_kind
 
 
 def _write(out: Path, text: str, record: str = SIGNATURE, extra: str = "") -> None:
@@ -163,7 +163,8 @@ def test_what_is_no_folder_is_refused_and_stays(make: Callable[[Path], None], tm
     [
         ("", "names no folder"), (".", "names no folder"), ("..", "names no folder"), ("a/..", "names no folder"),
         ("a\0b", "null"), ("x" * 250, "too long"), ("a/" + "x" * 5000, "too long"), ("a\udcffb", "surrogates"),
-        ("x.partial", "unfinished"), ("~/x", "shell"),
+        ("x.partial", "unfinished"), (".x.depthsig-old", "unfinished"), ("x.report.partial", "unfinished"),
+        ("~/x", "shell"),
     ],
 )  # fmt: skip
 def test_names_that_no_results_folder_can_have(
@@ -313,7 +314,71 @@ def test_unfinished_work_keeps_its_name(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_names_of_results_are_known() -> None:
-    """What a result holds is written by a command, or carried over: :data:`OURS` tells which."""
+    """What a result holds is written by a command, or carried over: :data:`WRITTEN` tells which."""
     from depthsig.signature.compared import TABLES
 
-    assert {f"{name}.csv" for name in TABLES} <= OURS
+    assert {f"{name}.csv" for name in TABLES} <= WRITTEN["compare.json"]
+    assert set(WRITTEN) == set(RECORDS) and all(kind in names for kind, names in WRITTEN.items())
+
+
+MINE = (
+    "units/thesis.txt",
+    "units.tmp/a",
+    "config.json",
+    "params.pt",
+    "claims.csv",
+    "compare.json",
+    "empty/of/notes.md",
+)
+"""Of names that depthsig uses elsewhere."""
+
+
+@pytest.mark.parametrize("act", [lambda out: _write(out, "new"), _redraw], ids=["again", "redrawn"])
+def test_what_is_no_file_of_this_kind_of_result_is_carried_over(act: Callable[[Path], None], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    _write(out, "old")
+    for name in MINE:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("{}")
+    os.mkfifo(out / "fifo")
+    (out / "prediction.csv").write_text("of another kind")
+    for _ in range(2):
+        act(out)
+        assert dict.fromkeys(MINE, "{}").items() <= _content(out).items()
+        assert (out / "fifo").is_fifo() and (out / "prediction.csv").exists()
+    assert result_kind(out) == SIGNATURE and _left(tmp_path) == ["out"]
+    _write(tmp_path / "lens", "old", "lens.json", extra="params.pt")
+    _write(tmp_path / "lens", "new", "lens.json")
+    assert not (tmp_path / "lens" / "params.pt").exists()
+
+
+@pytest.mark.parametrize("name", ["control", "figures", "figures/a", "control/b/c", "profiles.csv/a", ".depthsig"])
+def test_no_result_goes_where_another_keeps_its_own(name: str, tmp_path: Path) -> None:
+    _write(tmp_path / "out", "old")
+    before = _content(tmp_path)
+    with pytest.raises(InputError, match="out"):
+        _write(tmp_path / "out" / name, "new")
+    assert _content(tmp_path) == before
+    _write(tmp_path / "out" / "sub", "nested")
+    _write(tmp_path / "control", "a name like any other, elsewhere")
+    _write(tmp_path / "out", "new")
+    assert _content(tmp_path / "out")["sub/profiles.csv"] == "nested"
+
+
+def test_no_result_goes_into_unfinished_work(tmp_path: Path) -> None:
+    partial = folders.begin(tmp_path / "out")
+    with pytest.raises(InputError, match="clears"):
+        _write(partial / "sub", "new")
+    folders.end(tmp_path / "out")
+
+
+def test_a_current_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    _write(tmp_path / "out", "new")
+    _redraw(tmp_path / "out")
+    assert _left(tmp_path) == ["out"]
+    for name in ("out", "../out"):
+        with pytest.raises(InputError, match="current folder, which was removed"):
+            _write(Path(name), "new")

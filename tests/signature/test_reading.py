@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 from made_signatures import late, signature, skip_only
 
+from depthsig import report
 from depthsig.errors import DepthsigWarning, InputError, shown
-from depthsig.report.gallery import file_name
+from depthsig.report.gallery import figures_for, file_name
 from depthsig.signature import Signature, tabular
 from depthsig.untrusted import read_json
 
@@ -44,8 +45,20 @@ def test_a_control_has_no_control_and_as_many_steps(folder: Path) -> None:
     with pytest.raises(InputError, match="no control of its own"):
         Signature.load(folder)
     (folder / "control" / "control").rmdir()
-    signature(skip_only(late(3, 0.5)), 3).write(record.parent)
+    other = signature(skip_only(late(3, 0.5)), 3)
+    replace(other, info={**other.info, "control": "fresh weights"}).write(record.parent)
     with pytest.raises(InputError, match="3 steps of 6"):
+        Signature.load(folder)
+
+
+def test_only_a_control_of_the_same_prompts_is_taken_for_one(folder: Path) -> None:
+    found = Signature.load(folder)
+    replace(found, control=None).write(folder / "control")
+    with pytest.raises(InputError, match="not of a re-initialised control"):
+        Signature.load(folder)
+    elsewhere = signature(skip_only(late(6, 0.5)), 6, texts=[f"other {i}" for i in range(12)])
+    replace(elsewhere, info={**elsewhere.info, "control": "fresh weights"}).write(folder / "control")
+    with pytest.raises(InputError, match="other prompts"):
         Signature.load(folder)
 
 
@@ -99,6 +112,47 @@ def test_a_page_needs_only_what_a_record_must_have(folder: Path) -> None:
     kept = {k: record[k] for k in ("schema", "checkpoint", "plan", "spans", "options")}
     (folder / "signature.json").write_text(json.dumps({**kept, "checkpoint": {"name": "m"}}))
     assert "not recorded" in render(Signature.load(folder), [])
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "value"),
+    [("scores", "p_value", 7), ("scores", "p_value", -0.1), ("scores", "n_prompts", -1), ("prompts", "n_tokens", -5),
+     ("profiles", "layer", -1), ("control/prompts", "n_tokens", -5)],
+)  # fmt: skip
+def test_numbers_that_nothing_counts_or_tests_to(name: str, column: str, value: float, folder: Path) -> None:
+    path = folder / f"{name}.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if table.empty:
+        table = pd.DataFrame({c: ["0" if c in ("value", "n_prompts") else ""] for c in table.columns})
+        record = json.loads((folder / "signature.json").read_text())
+        record["rows"][path.name] = 1
+        (folder / "signature.json").write_text(json.dumps(record))
+    table[column] = str(value)
+    table.to_csv(path, index=False)
+    with pytest.raises(InputError, match=f"{path.name}.* a {column} is {value}"):
+        Signature.load(folder)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e308, 5e-324, np.nan])
+def test_what_no_axis_can_show_is_a_gap(value: float, folder: Path) -> None:
+    made = Signature.load(folder).profiles
+    shown = made.assign(metric="residual.norm", value=value, ci_low=-value, ci_high=value)
+    once = made.assign(metric="lens.kl", value=np.r_[value, np.ones(len(made) - 1)], ci_low=-value)
+    found = replace(Signature.load(folder), profiles=pd.concat([shown, once]))
+    for drawn in figures_for(found):
+        drawn.figure.canvas.draw()
+    for metric in ("residual.norm", "lens.kl"):
+        found.plot(metric).figure.canvas.draw()
+
+
+def test_the_kind_of_a_result_is_told_by_its_own_record(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depthsig.report.write_page", lambda folder, *_: (folder / "report.html").touch())
+    (folder / "compare.json").write_text("{}")
+    assert report.build(folder) == folder / "report.html"
+    assert (folder / "compare.json").read_text() == "{}"
+    (folder / "signature.json").unlink()
+    with pytest.raises(InputError, match="schema None"):
+        report.build(folder)
 
 
 def test_a_prompt_given_as_text_is_said(tmp_path: Path) -> None:

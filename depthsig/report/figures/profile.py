@@ -30,7 +30,8 @@ def draw_profile(ax: Axes, table: pd.DataFrame, entry: Metric, plan: pd.DataFram
         ax.axhline(entry.centre, color="0.5", lw=0.6, zorder=1)
     ax.set_xlabel("depth d (state entering step d)" if entry.axis == "depth" else "step")
     ax.set_ylabel(plain(with_unit(entry)))
-    if entry.norm == "log" and (table["value"].dropna() > 0).all():
+    values = table["value"].dropna()
+    if entry.norm == "log" and len(values) and (values > 0).all():
         ax.set_yscale("log")
     whole_numbers(ax)
     return ax

@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from depthsig.signature.folders.kinds import RECORDS, is_result
+from depthsig.signature.folders.kinds import ASIDE, RECORDS, is_result
 
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
 
@@ -47,7 +47,7 @@ def restore(target: Path) -> None:
 
 
 def _aside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.depthsig-old")
+    return target.with_name(f".{target.name}{ASIDE}")
 
 
 def _in_steps(new: Path, target: Path) -> None:

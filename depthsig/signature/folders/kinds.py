@@ -14,13 +14,41 @@ RECORDS = {
 }  # fmt: skip
 """The file that makes a folder a result of ours, and how its schema begins."""
 
-FIGURES, PAGE = "figures", "report.html"
+FIGURES, PAGE, CONTROL = "figures", "report.html", "control"
 COMPARED = ("claims", "distances", "late", "scores", "recurrence", "profiles")
-OURS = frozenset({
-    *RECORDS, *FILES.values(), FIGURES, PAGE, "control", *(f"{name}.csv" for name in COMPARED),
-    "repeat.csv", "ranking.csv", "prediction.csv", "config.json", "params.pt",
-})  # fmt: skip
-"""What our commands write into results; what else lies there is somebody's own, and kept when they are replaced."""
+WRITTEN = {
+    SIGNATURE: frozenset({SIGNATURE, *FILES.values(), CONTROL, FIGURES, PAGE}),
+    REPEAT: frozenset({REPEAT, "repeat.csv", "ranking.csv", "prediction.csv", "samples.parquet", FIGURES}),
+    COMPARE: frozenset({COMPARE, *(f"{name}.csv" for name in COMPARED), FIGURES, PAGE}),
+    LENS: frozenset({LENS, "config.json", "params.pt"}),
+}
+"""What our commands write into a result of each kind; what else lies there is somebody's own, and kept when the
+result is replaced. Folders among it are replaced whole."""
+
+MARK = ".depthsig"
+"""An empty file that makes a partial folder ours, so that nobody else's is ever cleared."""
+
+PARTIAL, REDRAWN, ASIDE = ".partial", ".report.partial", ".depthsig-old"
+"""How the names of folders end that hold unfinished work, or an old result on its way out."""
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a folder of this name is one that work in progress makes, and clears."""
+    return name.endswith(PARTIAL) or (name.startswith(".") and name.endswith(ASIDE))
+
+
+def claimed_by(path: Path) -> Path | None:
+    """The folder above a path in which our own work would replace or clear what lies there; None where there is none.
+
+    That is a result, under a name that the result itself uses, or unfinished work.
+    """
+    for inside, folder in zip((path, *path.parents), path.parents, strict=False):
+        kinds = [kind for kind, names in WRITTEN.items() if inside.name in {*names, MARK}]
+        if kinds and result_kind(folder) in kinds:
+            return folder
+        if is_leftover(folder.name) and (folder / MARK).is_file():
+            return folder
+    return None
 
 
 def is_result(directory: str | Path) -> bool:

@@ -2,7 +2,8 @@
 
 Work in progress lives in ``DIR.partial/``, which carries a mark and is locked while somebody works there.
 When it is done it changes places with ``DIR`` in one step. A folder that exists and is no result of ours
-is never replaced, and what somebody else put into a result is carried over to the next one.
+is never replaced, and what somebody else put into a result is carried over to the next one: all but a file
+``.depthsig``, and what lies in folders that a result of this kind writes, as ``figures``.
 """
 
 from __future__ import annotations
@@ -17,15 +18,20 @@ from pathlib import Path
 from depthsig.errors import DepthsigError, InputError
 from depthsig.signature.folders import locks
 from depthsig.signature.folders.exchange import land, restore
-from depthsig.signature.folders.kinds import OURS, SIGNATURE, result_kind
-
-MARK = ".depthsig"
-"""An empty file that makes a partial folder ours, so that nobody else's is ever cleared."""
+from depthsig.signature.folders.kinds import (
+    MARK,
+    PARTIAL,
+    REDRAWN,
+    SIGNATURE,
+    WRITTEN,
+    claimed_by,
+    is_leftover,
+    result_kind,
+)
 
 UNITS = "units"
 """Finished pieces in a partial folder, which only ``--resume`` needs."""
 
-PARTIAL, REDRAWN = ".partial", ".report.partial"
 _LONGEST = 255
 """Bytes of a file's name, on every usual file system."""
 
@@ -42,6 +48,9 @@ def place(directory: str | Path) -> Path:
         raise InputError(f"{said} names no folder of its own; name a new one")
     if path.parts[0].startswith("~"):
         raise InputError(f"{said} begins with a ~ that the shell did not expand; write the path out")
+    here = _here()
+    if not here and not path.is_absolute():
+        raise InputError(f"{said} lies in the current folder, which was removed; change into another one")
     try:
         str(path).encode()  # what is no text can be no name in a record or on a page
         if path.is_symlink() and not path.exists():
@@ -52,13 +61,22 @@ def place(directory: str | Path) -> Path:
         raise InputError(f"{said} cannot be a folder: {reason(error)}") from None
     if mode is not None and not stat.S_ISDIR(mode):
         raise InputError(f"{said} is {'a file' if stat.S_ISREG(mode) else 'no folder'}; name a folder")
-    if path.name.endswith(PARTIAL) or real.name.endswith(PARTIAL):
-        raise InputError(f"{said} is a name for unfinished work; leave {PARTIAL} out")
+    if is_leftover(path.name) or is_leftover(real.name):
+        raise InputError(f"{said} is a name for unfinished work, which is cleared; name another folder")
     if len(os.fsencode(real.name + REDRAWN)) > _LONGEST:
         raise InputError(f"{said} is too long; {_LONGEST - len(REDRAWN)} bytes are allowed")
-    if real in (here := Path.cwd(), *here.parents):
+    if real in here:
         raise InputError(f"{said} is the folder you are in, or holds it; name a new one inside")
     return real
+
+
+def _here() -> tuple[Path, ...]:
+    """The current folder and all above it; none where it was removed."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        return ()
+    return (here, *here.parents)
 
 
 def partial_path(directory: str | Path, suffix: str = PARTIAL) -> Path:
@@ -83,6 +101,11 @@ def ensure_writable(directory: str | Path, record: str | None = SIGNATURE, suffi
         filled = real.is_dir() and any(real.iterdir())
     except OSError as error:
         raise InputError(f"--out {str(directory)!r} cannot be used: {reason(error)}") from None
+    if (around := claimed_by(real)) is not None:
+        raise InputError(
+            f"--out {str(directory)!r} lies in {str(around)!r}, where depthsig itself writes and clears; "
+            "name another folder"
+        )
     if filled and record is None:
         raise InputError(f"--out {str(directory)!r} exists already; name a folder that does not")
     if filled and (found := result_kind(real)) != record:
@@ -190,9 +213,9 @@ def writing(directory: str | Path, record: str | None = SIGNATURE, suffix: str =
         with storing(directory):
             _empty(partial, keep=(UNITS,))  # what a killed run left must not become part of this result
             yield partial
+            _empty(partial, only=(UNITS,))  # before somebody's own folder of that name comes in
             if real.is_dir():
-                _carry(real, partial, leave=OURS)
-            _empty(partial, only=(UNITS,))
+                _carry(real, partial, leave={*(WRITTEN[record] if record else ()), MARK})
             (partial / MARK).unlink(missing_ok=True)
             if real.is_dir() and any(real.iterdir()) and result_kind(real) != record:
                 raise InputError(f"--out {str(directory)!r} was filled by somebody else meanwhile; name another folder")
@@ -218,7 +241,7 @@ def redrawing(directory: str | Path, leave: Collection[str]) -> Iterator[Path]:
     record = result_kind(directory)
     if record is None:
         raise InputError(f"{str(directory)!r} is no depthsig result")
-    if Path(directory).resolve() in (here := Path.cwd(), *here.parents):
+    if Path(directory).resolve() in _here():
         raise InputError(f"{str(directory)!r} is the folder you are in, or holds it; draw it from elsewhere")
     with writing(directory, record, REDRAWN) as partial:
         _carry(place(directory), partial, leave={*leave, MARK})
@@ -287,7 +310,7 @@ def _carry(source: Path, target: Path, leave: Collection[str]) -> None:
             continue
         if entry.is_dir(follow_symlinks=False):
             shutil.copytree(entry.path, target / entry.name, symlinks=True, copy_function=_link)
-        elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
+        else:
             _link(entry.path, str(target / entry.name))
 
 
