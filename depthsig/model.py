@@ -13,6 +13,7 @@ from depthsig.checkpoint.anatomy.adapter import Anatomy, find_anatomy
 from depthsig.checkpoint.anatomy.sharing import shared_pieces, tied_to
 from depthsig.checkpoint.conduct import conducted
 from depthsig.checkpoint.finite import check_finite
+from depthsig.checkpoint.hooks import refuse_autocast
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.loops import find_conduct, refuse_unsupported
 from depthsig.checkpoint.open import Checkpoint, open_checkpoint
@@ -101,8 +102,9 @@ class Model(Network):
             max_tokens: prompts are cut after so many tokens.
 
         Raises:
-            InputError: for a name that is not known, or a step outside the plan.
+            InputError: for a name that is not known, or a step outside the plan, and within ``torch.autocast``.
         """
+        refuse_autocast(self.module)
         return self.activations(self.tokens(prompts, max_tokens), names)
 
     def run(
@@ -122,8 +124,9 @@ class Model(Network):
             One :class:`~depthsig.engine.run.EditedRun` an edit, with logits per prompt.
 
         Raises:
-            InputError: a step out of range, a part that does not exist, edits that contradict.
+            InputError: a step out of range, a part that does not exist, edits that contradict; ``torch.autocast``.
         """
+        refuse_autocast(self.module)
         budget = parse_memory(memory)
         return run_edits(self, self.tokens(prompts, max_tokens), edits, observer=observer, memory=budget)
 

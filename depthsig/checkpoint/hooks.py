@@ -111,12 +111,8 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, without gradients, caches or compiled code; everything is restored afterwards.
 
     Only what the model's own forward changes (a buffer that counts calls) stays as that leaves it.
-
-    Raises:
-        InputError: within ``torch.autocast``: numbers would be of another precision than the model's.
     """
     modules = list(module.modules())
-    _refuse_autocast({p.device.type for p in module.parameters()})
     devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
@@ -137,9 +133,13 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def _refuse_autocast(devices: Iterable[str]) -> None:
-    """Refuse to compute in another precision than what results would say."""
-    for device in sorted(devices):
+def refuse_autocast(module: nn.Module) -> None:
+    """Refuse to compute in another precision than what results would say.
+
+    Raises:
+        InputError: within ``torch.autocast``.
+    """
+    for device in sorted({p.device.type for p in module.parameters()}):
         if torch.is_autocast_enabled(device):
             kind = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
             raise InputError(

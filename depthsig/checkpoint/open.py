@@ -16,15 +16,15 @@ from typing import Any
 from torch import nn
 from transformers.utils import logging
 
-from depthsig.checkpoint.declared import check_declared
 from depthsig.checkpoint.files.agreement import check_agreement
 from depthsig.checkpoint.files.hub import fetch_snapshot
 from depthsig.checkpoint.files.limits import model_max
 from depthsig.checkpoint.files.listing import list_files
 from depthsig.checkpoint.files.size import check_counts
+from depthsig.checkpoint.fingerprint import Fingerprint, fingerprint
 from depthsig.checkpoint.loading import LoadOptions
+from depthsig.checkpoint.own_entry import check_declared
 from depthsig.checkpoint.pretrained import Target, explain
-from depthsig.checkpoint.weights import Fingerprint, fingerprint
 from depthsig.checkpoint.wrappers import config_of, unwrapped
 from depthsig.checkpoint.xtransformers import is_wrapper, step_view
 from depthsig.errors import DepthsigError, DepthsigWarning, InputError

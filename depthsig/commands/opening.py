@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from depthsig.checkpoint.fingerprint import check_unchanged
+from depthsig.checkpoint.hooks import refuse_autocast
 from depthsig.checkpoint.loading import LoadOptions
-from depthsig.checkpoint.weights import check_unchanged
 from depthsig.errors import InputError
 from depthsig.model import Model, open_model
 from depthsig.plan.declared import PlanOptions
@@ -40,9 +41,14 @@ class Given:
         """The model, loaded if it is not yet, with the declared order and labels.
 
         Raises:
-            InputError: for what cannot be loaded, for options that a loaded model cannot follow, and for weights
-                that were changed since they were loaded.
+            InputError: for what cannot be loaded, for options that a loaded model cannot follow, for weights that were
+                changed since they were loaded, and within ``torch.autocast``.
         """
+        model = self._opened(seed, show)
+        refuse_autocast(model.module)
+        return model
+
+    def _opened(self, seed: int, show: Progress) -> Model:
         if not isinstance(self.model, Model):
             with show.stage("loading"):
                 return open_model(

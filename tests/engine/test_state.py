@@ -270,7 +270,15 @@ def test_dropout_that_stays_on_is_refused_by_name() -> None:
         depthsig.load(module, TOKENIZER)
 
 
-def test_autocast_is_refused() -> None:
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model: depthsig.analyze(model, PROMPTS, metrics=["lens.kl"]),
+        lambda model: model.run(PROMPTS[:1], [None]),
+        lambda model: model.cache(PROMPTS[:1], ["blocks.0.hook_resid_pre"]),
+    ],
+)
+def test_autocast_is_refused(use: Callable[[depthsig.Model], object]) -> None:
     model = depthsig.load(build("llama"), TOKENIZER)
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(InputError, match=r"autocast .*bfloat16"):
-        depthsig.analyze(model, PROMPTS, metrics=["lens.kl"])
+        use(model)

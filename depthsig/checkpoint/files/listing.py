@@ -12,13 +12,13 @@ from typing import Any
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
-from depthsig.checkpoint.declared import check_declared
 from depthsig.checkpoint.files.gguf_header import GgufHeader, read_header
 from depthsig.checkpoint.files.names import check_named_files, read_object
 from depthsig.checkpoint.files.naming import name_of, repository_of
 from depthsig.checkpoint.files.tensors import HeldTensor, by_name, safetensors_header
 from depthsig.checkpoint.files.weight_files import find_weights
 from depthsig.checkpoint.loading import LoadOptions
+from depthsig.checkpoint.own_entry import check_declared
 from depthsig.errors import InputError, UnsupportedModelError, shown
 from depthsig.untrusted import is_file
 

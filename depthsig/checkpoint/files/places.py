@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from depthsig.checkpoint.files.listing import Files
 from depthsig.checkpoint.files.tensors import HeldTensor, read_tensor
@@ -36,8 +37,6 @@ def find_places(files: Files, module: nn.Module) -> dict[str, Place]:
     """
     if files.gguf is not None or not isinstance(module, PreTrainedModel):
         return {name: Place(name) for name in files.tensors}
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
     rules = getattr(module, "_weight_conversions", None) or []
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import depthsig
-from depthsig.checkpoint.weights import fingerprint
+from depthsig.checkpoint.fingerprint import fingerprint
 from depthsig.errors import InputError
 
 PROMPTS = ["one two three", "four five"]
