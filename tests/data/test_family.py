@@ -59,6 +59,7 @@ def smoke(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_one_command_makes_everything(smoke):
     assert list(digests(smoke)) == sorted(f"family-{arm}" for arm in ARMS)
     sums = (smoke / "checkpoints" / "SHA256SUMS").read_text().split()
@@ -81,6 +82,7 @@ def test_one_command_makes_everything(smoke):
         assert "/" not in signature.info["checkpoint"]["id"]
 
 
+@pytest.mark.slow
 def test_finished_members_are_not_trained_again(smoke):
     before = {p: p.stat().st_mtime_ns for p in (smoke / "checkpoints").glob("*/*")}
     assert family.main(["train", "--smoke", "--out", str(smoke)]) == 0

@@ -71,7 +71,9 @@ def test_hashes_are_those_recorded():
     assert sum(size(folder) for folder in FOLDERS.values()) < 40e6
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(
+    "arm", [pytest.param(arm, marks=[pytest.mark.slow] if arm in ("baseline", "looped") else []) for arm in ARMS]
+)
 def test_the_log_is_that_of_these_weights_and_data(arm):
     """The last logged batches, made anew, cost the shipped weights what the log says; so does the first."""
     recipe, log = recipe_of(arm), rows_of(FOLDERS[arm] / "loss.csv")
