@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -265,4 +266,10 @@ def test_an_interruption_that_python_drops_is_heard(
         raise TimeoutError("the interruption was not heard")
 
     monkeypatch.setattr("depthsig.measure.schedule._run_clean", interrupted)
-    assert main(["analyze", str(checkpoint), "--prompts", str(prompts), "--out", str(tmp_path / "out")]) == 130
+    given = ["analyze", str(checkpoint), "--prompts", str(prompts), "--out", str(tmp_path / "out")]
+    # Whoever starts tests in the background has them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(given) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
