@@ -101,8 +101,8 @@ Trial = dict[int, tuple[Part, tuple[int, ...]]]
 def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certificate]:
     """All certificates of ``network`` on up to four prompts, the shortest and longest among them.
 
-    ``causal`` and ``edits`` are proved on the shortest alone, in four forwards of it; where padding fails,
-    ``causal`` on the longest, too.
+    ``causal`` and ``edits`` are proved on the shortest alone, in four forwards of it where it has twenty tokens or
+    more (fewer than eighty tokens in all where it is shorter); where padding fails, ``causal`` on the longest, too.
 
     Args:
         prompts: token ids; those of fewer than two tokens are not used.
