@@ -23,9 +23,9 @@ def test_functions_methods_and_records_refuse_what_does_not_fit() -> None:
     prompts = tokenize([[1, 2, 3]], None)
     where = tokens_at(make_batch([[1, 2, 3]], [0], torch.device("cpu")), prompts, lambda p: p.positions)
     with pytest.raises(jaxtyping.TypeCheckError):
-        where.within(torch.ones(1, 3))  # no mask
+        where.within(np.ones((1, 3)))  # no mask
     with pytest.raises(jaxtyping.TypeCheckError):
-        Where(where.rows, where.positions[:1], where.prompts, where.targets)
+        Where(where.rows, where.positions[:1], where.prompts, where.index, where.targets)
 
 
 def test_what_is_returned_is_held_to_it_too() -> None:

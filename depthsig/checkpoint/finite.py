@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from depthsig.errors import InputError
@@ -32,8 +33,13 @@ def check_finite(module: nn.Module) -> None:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinity."""
+    return tensor.numel() == 0 or not bool(lacks_a_number(tensor))
+
+
+def lacks_a_number(tensor: Tensor) -> Bool[Tensor, ""]:
+    """Whether a tensor holds NaN or infinity, told on its own device."""
     # 0 · x is NaN for NaN and infinity: one cheap pass, and no mask as large as the tensor.
-    return tensor.numel() == 0 or not bool(torch.isnan((tensor * 0).sum()))
+    return torch.isnan((tensor * 0).sum())
 
 
 def refuse_not_finite(states: Iterable[tuple[str, Tensor | None]]) -> None:

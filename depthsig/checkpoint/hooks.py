@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -59,6 +60,11 @@ def with_first(output: Any, tensor: Tensor) -> Any:
     return tensor
 
 
+def share_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors lie in the same memory, so that changing one may change the other."""
+    return a.untyped_storage()._cdata == b.untyped_storage()._cdata
+
+
 def as_residual(tensor: Tensor, like: Tensor) -> Tensor:
     """A sublayer's output in the shape of the residual stream: OPT flattens rows and tokens."""
     return tensor if tensor.shape == like.shape else tensor.reshape(like.shape)
@@ -106,15 +112,25 @@ def answered(modules: Sequence[nn.Module], answer: Answer) -> Iterator[None]:
                 module.__dict__["forward"] = original
 
 
+_UNDISTURBED: ContextVar[frozenset[int]] = ContextVar("_UNDISTURBED", default=frozenset())
+"""The models that are undisturbed already: what a batch does many times need not see to it each time."""
+
+
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, without gradients, caches or compiled code; everything is restored afterwards.
 
     Only what the model's own forward changes (a buffer that counts calls) stays as that leaves it.
     """
+    if id(module) in _UNDISTURBED.get():
+        with torch.no_grad():
+            yield
+        return
     modules = list(module.modules())
     devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
     with ExitStack() as stack:
+        token = _UNDISTURBED.set(_UNDISTURBED.get() | {id(module)})
+        stack.callback(_UNDISTURBED.reset, token)
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.no_grad())
         if any(_is_compiled(m) for m in modules):

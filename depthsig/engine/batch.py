@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+from depthsig.engine.device import upload
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,17 @@ class Batch:
 
     def mask(self) -> Bool[Tensor, "row token"]:
         """True at real positions."""
-        lengths = torch.tensor(self.lengths, device=self.ids.device)
+        lengths = upload(np.array(self.lengths), self.ids.device)
         return torch.arange(self.ids.shape[1], device=self.ids.device) < lengths[:, None]
 
 
 def make_batch(prompts: Sequence[Sequence[int]], rows: Sequence[int], device: torch.device | str) -> Batch:
     """One batch of the prompts at ``rows``."""
     lengths = tuple(len(prompts[r]) for r in rows)
-    ids = torch.zeros(len(rows), max(lengths), dtype=torch.long)
+    ids = np.zeros((len(rows), max(lengths)), dtype=np.int64)
     for i, r in enumerate(rows):
-        ids[i, : lengths[i]] = torch.as_tensor(prompts[r], dtype=torch.long)
-    return Batch(ids.to(device), lengths, tuple(rows))
+        ids[i, : lengths[i]] = prompts[r]
+    return Batch(upload(ids, torch.device(device)), lengths, tuple(rows))
 
 
 def batches(

@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from depthsig.checkpoint.anatomy.adapter import tolerance
 from depthsig.checkpoint.finite import is_finite, not_finite
 from depthsig.checkpoint.hooks import undisturbed
-from depthsig.engine.batch import make_batch
+from depthsig.engine.batch import Batch, make_batch
 from depthsig.engine.clean_run import CleanRun, native_run
 from depthsig.engine.edits import Edits, Skip, compile_edit
 from depthsig.engine.inside import run_from
@@ -101,6 +102,8 @@ Trial = dict[int, tuple[Part, tuple[int, ...]]]
 def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certificate]:
     """All certificates of ``network`` on up to four prompts, the shortest and longest among them.
 
+    Six forwards at most: the four as one padded batch, watched, and step by step; and each alone (or, where the plan
+    is another order, the batch unwatched and in that order, and two alone). Where these do not agree, more tell why.
     ``causal`` and ``edits`` are proved on the shortest alone, in four forwards of it where it has twenty tokens or
     more (fewer than eighty tokens in all where it is shorter); where padding fails, ``causal`` on the longest, too.
 
@@ -110,50 +113,94 @@ def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certific
     Raises:
         CertificateError: where the model computes NaN or infinity, naming the layer and the dtype.
     """
-    chosen = _choose(prompts)
+    chosen = chosen_of(prompts)
     relative = tolerance(network.dtype)
-    plain: Tensor
-    worst = dict.fromkeys(("readout", "neutral", "identity", "causal", "edits", "padding", "parts"), 0.0)
-    scale, has_parts = 0.0, False
-    padded = network.clean(make_batch(chosen, range(len(chosen)), network.device).ids).outputs[-1]
-    for row, ids in enumerate(chosen):
-        batch = make_batch([ids], [0], network.device).ids
-        plain = network.logits(batch)
-        if not is_finite(plain):
-            raise CertificateError(not_finite(f"the head ({' > '.join(network.readout.names)})", plain.dtype))
-        scale = max(scale, float(plain.float().abs().max()))
-        observed, watched = native_run(network.module, network.anatomy, network.trace, batch, parts=True, logits=True)
-        assert watched is not None, "the model's own forward gave no logits"
-        deviations = {
-            "readout": _deviation(network, observed.outputs[-1], watched),
-            "neutral": _largest(watched, plain),
-        }
-        if network.trace.is_chain:
-            deviations["identity"] = _deviation(network, network.executed(batch).outputs[-1], plain)
-        else:
-            deviations["identity"] = _deviation(network, _answered(network, ids), plain)
-        run = observed if network.is_native else network.clean(batch, parts=True)
-        alone = plain if network.is_native else network.read(run.outputs[-1])
-        deviations["padding"] = _deviation(network, padded[row : row + 1, : len(ids)], alone)
-        if row == 0:
-            scale = max(scale, float(alone.float().abs().max()))
-            deviations["causal"] = _worst((_changed(network, ids, plain), _beginning(network, ids)))
-            deviations["edits"] = _together(network, ids[: max(8, len(ids) // 3)], relative)
-        parts = parts_error(run)
-        if parts is not None:
-            has_parts, deviations["parts"] = True, parts
-        for name, value in deviations.items():
-            worst[name] = _worst((worst[name], value))
-    if not has_parts:
-        del worst["parts"]
-    if not worst["padding"] <= relative * scale:
-        again = (_beside_another(network, chosen[0]), _changed(network, chosen[-1], plain))
-        worst["causal"] = _worst((worst["causal"], *again))
-    return [Certificate(n, v, relative if n == "parts" else relative * scale) for n, v in worst.items()]
+    batch = make_batch(chosen, range(len(chosen)), network.device)
+    observed, watched = native_run(network.module, network.anatomy, network.trace, batch.ids, parts=True, logits=True)
+    assert watched is not None, "the model's own forward gave no logits"
+    real = batch.mask()
+    if not is_finite(watched[real]):
+        network.refuse_not_finite(observed, batch.ids)
+        raise CertificateError(not_finite(f"the head ({' > '.join(network.readout.names)})", watched.dtype))
+    first: Tensor | None
+    last: Tensor | None
+    found = {
+        "readout": _deviation(network, observed.outputs[-1], watched, real),
+        "identity": _deviation(network, _stepped(network, batch, observed), watched, real),
+    }
+    scale = _size(watched[real])
+    if network.is_native:
+        run, plain = observed, [network.logits(make_batch([ids], [0], network.device).ids) for ids in chosen]
+        found["padding"] = _worst(map(_largest, _unpadded(watched, batch), plain))
+        found["neutral"] = found["padding"]
+        if not found["padding"] <= relative * scale:  # which of the two is it?
+            found["neutral"] = _worst(_again(network, ids, one) for ids, one in zip(chosen, plain, strict=True))
+        first, last = plain[0], plain[-1]
+    else:
+        found["neutral"] = _largest(watched[real], network.logits(batch.ids)[real])
+        run = network.clean(batch.ids, parts=True)
+        padded = _unpadded(network.read(run.outputs[-1]), batch)
+        scale = max(scale, *(_size(one) for one in padded))
+        found["padding"] = _worst(_largest(padded[row], _ordered(network, chosen[row])) for row in _two(chosen))
+        agree = found["padding"] <= relative * scale
+        first, last = (_unpadded(watched, batch)[0], None) if agree else (None, None)
+    causal = [_changed(network, chosen[0], first), _beginning(network, chosen[0])]
+    if not found["padding"] <= relative * scale:
+        causal += [_beside_another(network, chosen[0]), _changed(network, chosen[-1], last)]
+    found["causal"] = _worst(causal)
+    found["edits"] = _together(network, chosen[0][: max(8, len(chosen[0]) // 3)], relative)
+    parts = parts_error(run, real)
+    if parts is not None:
+        found["parts"] = parts
+    tolerated = {name: relative if name == "parts" else relative * scale for name in found}
+    return [Certificate(name, found[name], tolerated[name]) for name in _MEANING if name in found]
 
 
-def _changed(network: Network, ids: Sequence[int], plain: Float[Tensor, "1 token vocab"]) -> float:
-    """How far logits move when all tokens of the second half are others."""
+def _stepped(network: Network, batch: Batch, observed: CleanRun) -> Float[Tensor, "row token d"]:
+    """The last state of the model's own steps when the engine runs them.
+
+    Where they are no chain, the first half is answered from the observed run: that is off where more than the
+    residual stream goes from pass to pass (keys and values, say).
+    """
+    if network.trace.is_chain:
+        return network.executed(batch.ids).outputs[-1]
+    native = replace(network, plan=network.native)
+    return run_from(
+        Clean.from_run(native, batch, observed), compile_edit(None, len(native.plan)), len(native.plan) // 2
+    )
+
+
+def _unpadded(logits: Float[Tensor, "row token vocab"], batch: Batch) -> list[Float[Tensor, "1 _token vocab"]]:
+    """Every row without what it was padded with."""
+    return [logits[row : row + 1, :n] for row, n in enumerate(batch.lengths)]
+
+
+def _ordered(network: Network, ids: Sequence[int]) -> Float[Tensor, "1 token vocab"]:
+    """A prompt's logits under the plan's own order, alone."""
+    return network.read(network.clean(make_batch([ids], [0], network.device).ids).outputs[-1])
+
+
+def _two(chosen: Sequence[Sequence[int]]) -> list[int]:
+    """The prompt that is padded most, and one that is padded less."""
+    return sorted({0, max(0, len(chosen) - 2)})
+
+
+def _again(network: Network, ids: Sequence[int], plain: Float[Tensor, "1 token vocab"]) -> float:
+    """How far a prompt's logits move when it runs again, plain and watched."""
+    batch = make_batch([ids], [0], network.device).ids
+    watched = native_run(network.module, network.anatomy, network.trace, batch, parts=True, logits=True)[1]
+    assert watched is not None, "the model's own forward gave no logits"
+    return _worst((_largest(watched, plain), _largest(network.logits(batch), plain)))
+
+
+def _changed(network: Network, ids: Sequence[int], plain: Float[Tensor, "1 token vocab"] | None) -> float:
+    """How far logits move when all tokens of the second half are others.
+
+    Args:
+        plain: what they are; None: not known.
+    """
+    if plain is None:
+        plain = network.logits(make_batch([ids], [0], network.device).ids)
     # Not fewer: rotary factors may follow the length, and equal scores may be chosen among by it.
     cut = min(len(ids) - 1, len(ids) // 2 | 1)  # odd, so that blocks of an even number of tokens lie across it
     words = network.readout.vocab
@@ -237,17 +284,8 @@ def _off(network: Network, a: Float[Tensor, "*row token vocab"], b: Float[Tensor
     return float(each.median() if routed else each.max())
 
 
-def _answered(network: Network, ids: Sequence[int]) -> Float[Tensor, "token d"]:
-    """The last state of a run without edits whose first half is answered from the clean run.
-
-    It is off where more than the residual stream goes from pass to pass (keys and values, say).
-    """
-    native = replace(network, plan=network.native)
-    clean = Clean.of(native, make_batch([ids], [0], network.device))
-    return run_from(clean, compile_edit(None, len(native.plan)), len(native.plan) // 2)[0]
-
-
-def _choose(prompts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+def chosen_of(prompts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """The prompts that certificates are proved on, by their length."""
     usable = sorted((p for p in prompts if len(p) >= 2), key=len)
     if len(usable) <= PROMPTS:
         return usable
@@ -256,24 +294,38 @@ def _choose(prompts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
 
 
 def _largest(a: Tensor, b: Tensor) -> float:
-    return float((a.float() - b.float()).abs().max())
+    return _size(a.float() - b.float())
 
 
-def _deviation(network: Network, hidden: Float[Tensor, "*row token d"], plain: Tensor) -> float:
+def _size(values: Tensor) -> float:
+    """The largest of them, signs apart."""
+    return float(values.float().abs().max())
+
+
+def _deviation(
+    network: Network, hidden: Float[Tensor, "row token d"], plain: Float[Tensor, "row token vocab"],
+    real: Bool[Tensor, "row token"],
+) -> float:  # fmt: skip
     with undisturbed(network.module):
-        return _largest(network.readout(hidden), plain)
+        return _largest(network.readout(hidden[real]), plain[real])
 
 
-def parts_error(run: CleanRun) -> float | None:
-    """max over tokens and steps of ‖in + a + m − out‖/‖out‖; None where no step has parts."""
-    worst: float | None = None
+def parts_error(run: CleanRun, real: Bool[Tensor, "row token"] | None = None) -> float | None:
+    """max over tokens and steps of ‖in + a + m − out‖/‖out‖; None where no step has parts.
+
+    Args:
+        real: the tokens that count; None: all.
+    """
+    errors = []
     for before, out, a, m in zip(run.inputs, run.outputs, run.attn, run.mlp, strict=True):
         if a is None or m is None:
             continue
         gap = before.double() + a.double() + m.double() - out.double()
-        error = float((gap.norm(dim=-1) / out.double().norm(dim=-1).clamp_min(1e-30)).max())
-        worst = error if worst is None or error > worst or error != error else worst
-    return worst
+        errors.append(gap.norm(dim=-1) / out.double().norm(dim=-1).clamp_min(1e-30))
+    if not errors:
+        return None
+    worst = torch.stack(errors).amax(0)  # a NaN stays one
+    return float((worst if real is None else worst[real]).max())
 
 
 @dataclass(frozen=True)

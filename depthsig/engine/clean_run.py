@@ -18,6 +18,7 @@ from depthsig.checkpoint.hooks import (
     forward,
     hidden_of,
     hooked,
+    share_memory,
     undisturbed,
 )
 from depthsig.engine.calls import LayerCall, passing_through
@@ -163,7 +164,7 @@ def ordered_run(
                 output = call(hidden)
             run.inputs.append(hidden)
             # A layer may hand back its own input's storage, changed in place by the next one.
-            hidden = output.clone() if output.data_ptr() == hidden.data_ptr() else output
+            hidden = output.clone() if share_memory(output, hidden) else output
             run.outputs.append(hidden)
             run.attn.append(kept["attn"])
             run.mlp.append(kept["mlp"])

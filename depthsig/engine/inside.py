@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -26,8 +26,9 @@ from depthsig.checkpoint.hooks import (
     with_first,
     with_hidden,
 )
+from depthsig.engine.device import upload
 from depthsig.engine.kernel import Call
-from depthsig.engine.memory import forward_tokens
+from depthsig.engine.memory import sizes
 from depthsig.engine.program import Program
 from depthsig.engine.rows import Clean, StepObserver
 from depthsig.engine.slots import SlotRunner, finished
@@ -41,10 +42,10 @@ def run_inside(
     for program in programs:
         _check(clean, program)
     prompts, tokens, _ = clean.shape
-    limit = forward_tokens(clean.run.outputs[-1].device)
+    limit = sizes(clean.run.outputs[-1].device).forward_tokens
     size = max(1, min(limit // (prompts * tokens), memory // clean.state_bytes))
-    alike = {i: _alike(clean, p) for i, p in enumerate(programs)}
-    order = sorted(alike, key=lambda i: alike[i])
+    order = inside_order(clean, programs)
+    alike = [_alike(clean, program) for program in programs]
     at = 0
     while at < len(order):
         group = [i for i in order[at : at + size] if alike[i] == alike[order[at]]]
@@ -52,6 +53,11 @@ def run_inside(
         first = 0 if clean.network.trace.reads is not None else _first(programs[group[0]])
         with undisturbed(clean.network.module):
             yield group, _Forward(clean, [programs[i] for i in group], group, observer, first).run()
+
+
+def inside_order(clean: Clean, programs: Sequence[Program]) -> list[int]:
+    """The programs, those that can go together one after another."""
+    return sorted(range(len(programs)), key=lambda i: _alike(clean, programs[i]))
 
 
 def run_from(clean: Clean, program: Program, first: int) -> Float[Tensor, "prompt token d"]:
@@ -113,8 +119,7 @@ class _Forward:
         first: int,
     ) -> None:  # fmt: skip
         self.clean, self.programs, self.first = clean, programs, first
-        device = clean.run.outputs[-1].device
-        self.runner = SlotRunner(clean, torch.tensor(list(numbers), device=device), observer)
+        self.runner = SlotRunner(clean, numbers, observer)
         self.step = 0
         self.last: Tensor | None = None
         self.whole: Any = None
@@ -127,7 +132,7 @@ class _Forward:
             forward(self.clean.network.module, ids)
         assert self.last is not None, "no step ran"
         states = self.last.unflatten(0, (len(self.programs), -1)).clone()
-        finished(self.programs, states)
+        finished(self.clean, self.programs, states)
         return states
 
     def _answer(self, module: nn.Module, original: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -155,13 +160,17 @@ class _Forward:
             kinds.setdefault(tuple(op.step for op in program.slots[step]), []).append(i)
         for steps, members in kinds.items():
             whole = len(members) == len(self.programs)
-            state = states if whole else states[members]
+            index = None if whole else upload(np.array(members), states.device)
+            state = states if index is None else states[index]
             for number, run in enumerate(steps):
                 ops = [self.programs[i].slots[step][number] for i in members]
                 call = self._own_call(original, args, kwargs) if run == step and whole else None
                 with _unanswered(self.clean.network.layer_at(run).module):
                     state = self.runner.execute(run, members, ops, state, call)
-            out[members] = state
+            if index is None:
+                out = state
+            else:
+                out.index_copy_(0, index, state)
         return out.flatten(0, 1)
 
     def _own_call(self, original: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Call:

@@ -11,11 +11,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from depthsig.checkpoint.anatomy.adapter import Layer, Sublayer
-from depthsig.checkpoint.hooks import as_residual, first_tensor, hooked, with_first
+from depthsig.checkpoint.hooks import as_residual, first_tensor, hooked, share_memory, with_first
 from depthsig.engine.program import Change
 
 Changes = Sequence[tuple[Change, ...]]
-"""For every row of a block, what is changed."""
+"""For every program of a block, what is changed."""
+
+
+def _nowhere(change: Change) -> Bool[Tensor, "prompt token"]:
+    raise AssertionError("changes were given without what says where they act")
+
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -27,12 +32,14 @@ class RowBlock:
     Attributes:
         hidden: [row, token, d].
         prompts: for every row, its prompt in the batch.
-        changes: for every row what is changed; empty where nothing is.
+        changes: for every program what is changed; empty where nothing is.
+        mask_of: where a change acts.
     """
 
     hidden: Float[Tensor, "row token d"]
     prompts: Int[Tensor, "row"]
     changes: Changes = ()
+    mask_of: Callable[[Change], Bool[Tensor, "prompt token"]] = _nowhere
 
 
 Call = Callable[[Tensor, Int[Tensor, "row"]], Tensor]
@@ -58,15 +65,14 @@ def run_step(
             post.append((sub.module, _part_hook(sub, hidden, change, kept if keep else None, kind)))
     with hooked(post=post):
         out = call(hidden, block.prompts)
-    if out.data_ptr() == hidden.data_ptr():
+    if share_memory(out, hidden):
         out = out.clone()
     update: Tensor | None = None
     if want_update and len(kept) == 2:
         update = kept["attn"].float() + kept["mlp"].float()
     skipped = _values(block, "layer", hidden)
     if skipped is not None:
-        mask, value = skipped
-        out = torch.where(mask[..., None], hidden + value, out)
+        out = _replaced(out, *skipped, base=hidden)
         update = None
     out = _changed(block, "output", out)
     if want_update and update is None:
@@ -74,53 +80,57 @@ def run_step(
     return out, update
 
 
-def _changed(block: RowBlock, where: str, state: Tensor) -> Tensor:
+def _changed(block: RowBlock, where: str, state: Float[Tensor, "row token d"]) -> Float[Tensor, "row token d"]:
     found = _values(block, where, state)
-    return state if found is None else torch.where(found[0][..., None], found[1], state)
+    return state if found is None else _replaced(state, *found)
 
 
-def _values(block: RowBlock, where: str, like: Tensor) -> tuple[Bool[Tensor, "row token"], Tensor] | None:
-    """Mask and values of all rows' changes at a place; None where no row has any."""
-    if not any(change.where == where for row in block.changes for change in row):
+def _replaced(
+    state: Float[Tensor, "row token d"], mask: Bool[Tensor, "program prompt token"],
+    value: Float[Tensor, "#program #prompt #token #d"], base: Float[Tensor, "row token d"] | None = None,
+) -> Float[Tensor, "row token d"]:  # fmt: skip
+    """The state with values (on top of ``base``) in the place of what the mask covers."""
+    each = mask.shape[:2]
+    value = value if base is None else base.unflatten(0, each) + value
+    return torch.where(mask[..., None], value, state.unflatten(0, each)).flatten(0, 1)
+
+
+def _values(
+    block: RowBlock, where: str, like: Float[Tensor, "row token d"]
+) -> tuple[Bool[Tensor, "program prompt token"], Float[Tensor, "#program #prompt #token #d"]] | None:
+    """Mask and values of all programs' changes at a place; None where no program has any."""
+    wanted = [[change for change in changes if change.where == where] for changes in block.changes]
+    if not any(wanted):
         return None
-    rows, tokens = like.shape[:2]
-    mask = torch.zeros(rows, tokens, dtype=torch.bool, device=like.device)
-    values: Tensor | None = None
-    for i, row in enumerate(block.changes):
-        for change in row:
-            if change.where != where:
-                continue
-            prompt = int(block.prompts[i])
-            at = change_mask(change, prompt, tokens, like.device)
-            mask[i] |= at
+    prompts, tokens = len(like) // len(wanted), like.shape[1]
+    nowhere = like.new_zeros(prompts, tokens, dtype=torch.bool)
+    nothing = like.new_zeros(1, 1, 1)
+    masks, values = [], []
+    for changes in wanted:
+        mask, value = nowhere, nothing
+        for change in changes:
+            at = block.mask_of(change)
+            mask = at if mask is nowhere else mask | at
             if change.value is not None:
-                if values is None:
-                    values = torch.zeros_like(like)
-                values[i] = torch.where(at[:, None], value_of(change, prompt, like), values[i])
-    return mask, like.new_zeros(()) if values is None else values
+                own = value_of(change, like)
+                value = own if value is nothing and len(changes) == 1 else torch.where(at[..., None], own, value)
+        masks.append(mask)
+        values.append(value)
+    if all(value is nothing for value in values):
+        return torch.stack(masks), nothing[None]
+    shape = torch.broadcast_shapes(*(value.shape for value in values))
+    return torch.stack(masks), torch.stack([value.expand(shape) for value in values])
 
 
-def change_mask(change: Change, prompt: int, tokens: int, device: Any) -> Bool[Tensor, "token"]:
-    """Where a change acts on a prompt; never at position 0."""
-    if change.mask is not None:
-        return change.mask[prompt].to(device)
-    mask = torch.zeros(tokens, dtype=torch.bool, device=device)
-    if change.positions is None:
-        mask[1:] = True
-    else:
-        mask[[p for p in change.positions if p < tokens]] = True
-    return mask
-
-
-def value_of(change: Change, prompt: int, like: Tensor) -> Tensor:
-    """A change's value for one prompt, in the dtype of the stream."""
+def value_of(change: Change, like: Float[Tensor, "*row token d"]) -> Float[Tensor, "#prompt #token d"]:
+    """A change's value, in the dtype of the stream."""
     value = change.value
     assert value is not None
-    value = value[prompt] if value.ndim == 3 else value
-    if value.ndim == 2 and value.shape[0] < like.shape[1]:
+    if value.ndim > 1 and value.shape[-2] < like.shape[-2]:
         # Given for a prompt's own tokens; the batch is padded behind them.
-        value = nn.functional.pad(value, (0, 0, 0, like.shape[1] - value.shape[0]))
-    return value.to(like)
+        value = nn.functional.pad(value, (0, 0, 0, like.shape[-2] - value.shape[-2]))
+    value = value.to(like)
+    return value[(None,) * (3 - value.ndim)]
 
 
 def _part_hook(
@@ -135,7 +145,7 @@ def _part_hook(
         shaped = as_residual(tensor, hidden)
         if change is not None:
             mask, value = change
-            shaped = torch.where(mask[..., None], value / sub.scale, shaped)
+            shaped = _replaced(shaped, mask, value if sub.scale == 1.0 else value / sub.scale)
         if kept is not None:
             kept[kind] = shaped.clone() if sub.scale == 1.0 else shaped * sub.scale
         return None if change is None else with_first(output, shaped.reshape(tensor.shape))

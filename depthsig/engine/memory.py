@@ -13,27 +13,37 @@ if TYPE_CHECKING:
 
     from depthsig.engine.network import Network
 
-CPU_BLOCK_TOKENS, GPU_BLOCK_TOKENS = 1024, 16384
-"""Tokens that go through a step at once: enough for the matmuls' full speed, few enough for cache."""
-
-CPU_FORWARD_TOKENS = 2048
-"""Tokens of a whole forward of the model: all its rows go through every step together."""
-
 EDITED_TOKENS = 512
 """Tokens of a batch whose edited runs' logits are all kept."""
 
-READOUT_ROWS = 256
-"""Rows read out at a time: enough for the head's full speed, and 50 MB a buffer of 50,000 words."""
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much goes through something at once on a kind of device.
+
+    Attributes:
+        step_tokens: through a step: enough for the matmuls' full speed; on a CPU, few enough for its cache.
+        forward_tokens: through a whole forward of the model, whose rows go through every step together.
+        readout_rows: rows of logits; on a CPU 256 rows of 50,000 words are 50 MB a buffer.
+        chunk_bytes: of the states of all depths of some tokens; on a CPU they stay in cache.
+        whole_blocks: whether rows of logits are compared all at once, in the dtype that the head gives
+            (:mod:`depthsig.metrics.blocks`), or a few dozen at a time in float32.
+    """
+
+    step_tokens: int
+    forward_tokens: int
+    readout_rows: int
+    chunk_bytes: int
+    whole_blocks: bool
 
 
-def block_tokens(device: torch.device) -> int:
-    """Tokens that go through a step at once on a device."""
-    return CPU_BLOCK_TOKENS if device.type == "cpu" else GPU_BLOCK_TOKENS
+CPU = Sizes(1024, 2048, 256, 24 << 20, whole_blocks=False)
+GPU = Sizes(16384, 16384, 4096, 256 << 20, whole_blocks=True)
 
 
-def forward_tokens(device: torch.device) -> int:
-    """Tokens of a whole forward on a device."""
-    return CPU_FORWARD_TOKENS if device.type == "cpu" else GPU_BLOCK_TOKENS
+def sizes(device: torch.device) -> Sizes:
+    """What suits a device."""
+    return CPU if device.type == "cpu" else GPU
 
 
 MOST_MEMORY = 1 << 50
@@ -84,13 +94,19 @@ def divide(network: Network, memory: int) -> Budget:
     quarter = memory // 4
     # Inputs, attention and MLP of every step, and the updates in hand.
     per_token = network.trace.width * (3 * len(network.plan) + 8) * network.dtype.itemsize
-    tokens = max(1, min(block_tokens(network.device) // 2, quarter // per_token))
-    # Clean and edited logits and probabilities, and as much again while they are made.
-    rows = max(8, min(READOUT_ROWS, quarter // (6 * 4 * max(1, network.readout.vocab))))
-    return Budget(tokens, quarter, rows)
+    tokens = max(1, min(sizes(network.device).step_tokens // 2, quarter // per_token))
+    return Budget(tokens, quarter, readout_rows(network, memory))
+
+
+def readout_rows(network: Network, memory: int) -> int:
+    """Rows read out at a time: clean and edited logits, and what is made of them, must fit a quarter of the memory."""
+    best = sizes(network.device)
+    # In float32 both, with probabilities and as much again while they are made; else both, as the head makes them.
+    word = 4 * network.dtype.itemsize if best.whole_blocks else 6 * 4
+    return max(8, min(best.readout_rows, memory // 4 // (word * max(1, network.readout.vocab))))
 
 
 def clean_tokens(network: Network, memory: int) -> int:
     """Tokens of a batch of clean runs: states and parts of every step must fit a quarter of the memory."""
     width = network.trace.width * (4 * len(network.plan) + 8)
-    return max(1, min(block_tokens(network.device), memory // 4 // (width * network.dtype.itemsize)))
+    return max(1, min(sizes(network.device).step_tokens, memory // 4 // (width * network.dtype.itemsize)))

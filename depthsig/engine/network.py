@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from depthsig.checkpoint.anatomy.adapter import Anatomy, Layer
 from depthsig.checkpoint.anatomy.probe import embedding_of
 from depthsig.checkpoint.anatomy.readout import Readout
-from depthsig.checkpoint.finite import is_finite, not_finite
+from depthsig.checkpoint.finite import is_finite, lacks_a_number, not_finite
 from depthsig.checkpoint.hooks import forward, undisturbed
 from depthsig.engine.batch import make_batch
 from depthsig.engine.calls import LayerCall, RowSpec, row_specs
 from depthsig.engine.clean_run import CleanRun, layer_calls, native_run, ordered_run
+from depthsig.engine.device import Pending
 from depthsig.errors import CertificateError, InputError
 from depthsig.plan.plan import Plan
 from depthsig.plan.trace import Trace
@@ -91,8 +92,11 @@ class Network:
         with undisturbed(self.module):
             return forward(self.module, ids)
 
-    def clean(self, ids: Int[Tensor, "row token"], *, parts: bool = False) -> CleanRun:
+    def clean(self, ids: Int[Tensor, "row token"], *, parts: bool = False, later: Pending | None = None) -> CleanRun:
         """The unedited run of the plan, with every step's input and output.
+
+        Args:
+            later: where it is to be said that a state is no number; None: at once.
 
         Raises:
             CertificateError: where a state is NaN or infinite, naming the layer.
@@ -101,12 +105,19 @@ class Network:
             run = native_run(self.module, self.anatomy, self.trace, ids, parts=parts)[0]
         else:
             run = ordered_run(self.module, self.anatomy, self.trace, self.plan, ids, parts=parts)
-        self._refuse_not_finite(run, ids)
+        asked = Pending() if later is None else later
+        # What was no number once never is one again.
+        asked.add(lambda lacks: self.refuse_not_finite(run, ids) if lacks else None, lacks_a_number(run.outputs[-1]))
+        if later is None:
+            asked.settle()
         return run
 
-    def _refuse_not_finite(self, run: CleanRun, ids: Int[Tensor, "row token"]) -> None:
-        if is_finite(run.outputs[-1]):  # what was no number once never is one again
-            return
+    def refuse_not_finite(self, run: CleanRun, ids: Int[Tensor, "row token"]) -> None:
+        """Refuse a run of which a real token's state is no number.
+
+        Raises:
+            CertificateError: naming the layer and the dtype.
+        """
         real = ids.flip(-1).cumsum(-1).flip(-1) != 0  # zeros at the end may be padding
         for step, out in enumerate(run.outputs):
             if not is_finite(out[real]):

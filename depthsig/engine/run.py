@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.batch import batches
+from depthsig.engine.device import upload
 from depthsig.engine.edits import Edit, compile_edit
-from depthsig.engine.inside import run_inside
+from depthsig.engine.inside import inside_order, run_inside
 from depthsig.engine.memory import EDITED_TOKENS
 from depthsig.engine.network import Network
 from depthsig.engine.program import Op, Program
@@ -40,12 +41,25 @@ def run_programs(
         yield from run_inside(clean, programs, observer, memory=memory)
         return
     size = max(1, memory // clean.state_bytes)
-    order = sorted(range(len(programs)), key=lambda i: _shared(programs[i].ops))
+    order = order_of(clean, programs)
     for first in range(0, len(order), size):
         group = order[first : first + size]
         with undisturbed(clean.network.module):
             states = _Sweep(clean, [programs[i] for i in group], group, observer).run()
         yield group, states
+
+
+def order_of(clean: Clean, programs: Sequence[Program]) -> list[int]:
+    """The programs by the step that each computes first, so that those who pass a step stand together."""
+    if clean.network.is_chain:
+        return sorted(range(len(programs)), key=lambda i: _first_computed(clean, programs[i]))
+    return inside_order(clean, programs)
+
+
+def _first_computed(clean: Clean, program: Program) -> int:
+    ops = program.ops
+    k = _shared(ops)
+    return k + (k < len(ops) and _known(clean, k, ops[k]))
 
 
 def _shared(ops: Sequence[Op]) -> int:
@@ -65,7 +79,7 @@ class _Sweep:
         self.clean, self.programs = clean, programs
         last = clean.run.outputs[-1]
         self.states = last.new_empty(len(programs), *clean.shape)
-        self.runner = SlotRunner(clean, torch.tensor(list(numbers), device=last.device), observer)
+        self.runner = SlotRunner(clean, numbers, observer)
         self.todo: list[list[Op]] = []
         for i, program in enumerate(programs):
             self.states[i], rest = start_of(clean, program)
@@ -79,15 +93,19 @@ class _Sweep:
                 ready = [i for i, ops in enumerate(self.todo) if ops and ops[-1].step == step]
                 for block in blocks_of(self.clean, ready):
                     self._advance(step, block)
-        finished(self.programs, self.states)
+        finished(self.clean, self.programs, self.states)
         return self.states
 
     def _advance(self, step: int, members: Sequence[int]) -> None:
         """One step of some programs."""
         ops = [self.todo[i].pop() for i in members]
         together = members[-1] - members[0] + 1 == len(members)
-        where: slice | list[int] = slice(members[0], members[-1] + 1) if together else list(members)
-        self.states[where] = self.runner.execute(step, members, ops, self.states[where])
+        if together:
+            here = self.states[members[0] : members[-1] + 1]
+            here.copy_(self.runner.execute(step, members, ops, here))
+        else:
+            index = upload(np.array(members), self.states.device)
+            self.states.index_copy_(0, index, self.runner.execute(step, members, ops, self.states[index]))
 
 
 def start_of(clean: Clean, program: Program) -> tuple[Float[Tensor, "prompt token d"], list[Op]]:
@@ -102,30 +120,36 @@ def start_of(clean: Clean, program: Program) -> tuple[Float[Tensor, "prompt toke
     if k == len(ops):
         return state, []
     op = ops[k]
-    if op.step != k or op.save or op.blend or len(op.changes) != 1:
+    if _one_change(k, op) and op.changes[0].where == "input":
+        return blended(clean, op.changes[0], state), [replace(op, changes=()), *ops[k + 1 :]]
+    if not _known(clean, k, op):
         return state, ops[k:]
     change = op.changes[0]
-    if change.where == "input":
-        return blended(change, state, state), [replace(op, changes=()), *ops[k + 1 :]]
-    kept = _without(clean, k, change.where)
-    if kept is None:
-        return state, ops[k:]
-    after = clean.run.outputs[k]
-    return blended(change, after, kept, add=change.where != "output"), ops[k + 1 :]
+    base = None if change.where == "output" else _without(clean, k, change.where)
+    return blended(clean, change, clean.run.outputs[k], base), ops[k + 1 :]
 
 
-def _without(clean: Clean, step: int, where: str) -> Float[Tensor, "prompt token d"] | None:
-    """The step's output without one part, where the clean run tells it; else None."""
-    run = clean.run
-    before, attn, mlp = run.inputs[step], run.attn[step], run.mlp[step]
-    if where in ("layer", "output"):
-        return before
-    layer = clean.network.layer_at(step)
-    if where == "mlp" and attn is not None:
-        return before + attn
-    if where == "attn" and mlp is not None and layer.parallel:
-        return before + mlp
-    return None
+def _one_change(step: int, op: Op) -> bool:
+    return op.step == step and not op.save and not op.blend and len(op.changes) == 1
+
+
+def _known(clean: Clean, step: int, op: Op) -> bool:
+    """Whether the clean run tells what comes out of a step that is changed so."""
+    if not _one_change(step, op):
+        return False
+    where, run, layer = op.changes[0].where, clean.run, clean.network.layer_at(step)
+    return (
+        where in ("layer", "output")
+        or (where == "mlp" and run.attn[step] is not None)
+        or (where == "attn" and run.mlp[step] is not None and layer.parallel)
+    )
+
+
+def _without(clean: Clean, step: int, where: str) -> Float[Tensor, "prompt token d"]:
+    """A step's output without one part, where the clean run tells it (:func:`_known`)."""
+    before = clean.run.inputs[step]
+    other = {"layer": None, "attn": clean.run.mlp[step], "mlp": clean.run.attn[step]}[where]
+    return before if other is None else before + other
 
 
 @dataclass(frozen=True)
@@ -168,5 +192,5 @@ class _OfPrompts:
         self.observer, self.rows = observer, rows
 
     def step(self, step: int, rows: Rows, before: Tensor, after: Tensor, update: Tensor) -> None:
-        own = rows.prompts.new_tensor(self.rows)[rows.prompts]
-        self.observer.step(step, Rows(rows.programs, own), before, after, update)
+        own = upload(np.array(self.rows), rows.prompts.device)[rows.prompts]
+        self.observer.step(step, Rows(rows.numbers, own), before, after, update)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from depthsig.engine.kernel import Call, RowBlock, change_mask, run_step, value_of
+from depthsig.engine.kernel import Call, RowBlock, run_step, value_of
 from depthsig.engine.program import Change, Op, Program
 from depthsig.engine.rows import Clean, Rows, StepObserver
 
@@ -23,7 +23,7 @@ class SlotRunner:
     """
 
     clean: Clean
-    numbers: Int[Tensor, "program"]
+    numbers: Sequence[int]
     observer: StepObserver | None = None
     _saved: dict[int, Float[Tensor, "prompt token d"]] = field(default_factory=dict)
 
@@ -40,15 +40,15 @@ class SlotRunner:
         for place in [place for place, op in enumerate(ops) if op.save]:
             self._saved[members[place]] = states[place].clone()
         prompts = self.clean.shape[0]
-        hidden = states.flatten(0, 1)
-        rows = torch.arange(prompts, device=hidden.device).repeat(len(members))
-        changes = [op.changes for op in ops for _ in range(prompts)] if any(op.changes for op in ops) else ()
+        hidden, rows = states.flatten(0, 1), self.clean.rows(len(members))
+        changes = [op.changes for op in ops] if any(op.changes for op in ops) else ()
         layer, watched = self.clean.network.layer_at(step), self.observer is not None
         out, update = run_step(
-            layer, call or self.clean.calls[step], RowBlock(hidden, rows, changes), want_update=watched
-        )
+            layer, call or self.clean.calls[step], RowBlock(hidden, rows, changes, self.clean.mask_of),
+            want_update=watched,
+        )  # fmt: skip
         if self.observer is not None and update is not None:
-            numbers = self.numbers[list(members)].repeat_interleave(prompts)
+            numbers = tuple(self.numbers[i] for i in members)
             self.observer.step(step, Rows(numbers, rows), hidden, out, update)
         out = out.unflatten(0, (len(members), prompts))
         for place, op in enumerate(ops):
@@ -57,22 +57,17 @@ class SlotRunner:
         return out
 
 
-def finished(programs: Sequence[Program], states: Float[Tensor, "program prompt token d"]) -> None:
+def finished(clean: Clean, programs: Sequence[Program], states: Float[Tensor, "program prompt token d"]) -> None:
     """Put the programs' changes of the final state into ``states``."""
     for i, program in enumerate(programs):
         for change in program.last:
-            states[i] = blended(change, states[i], states[i])
+            states[i] = blended(clean, change, states[i])
 
 
 def blended(
-    change: Change, state: Float[Tensor, "prompt token d"], base: Float[Tensor, "prompt token d"], add: bool = False
-) -> Float[Tensor, "prompt token d"]:
-    """``state`` with the change's value (on top of ``base`` with ``add``) where it acts."""
-    rows = []
-    for prompt in range(state.shape[0]):
-        mask = change_mask(change, prompt, state.shape[1], state.device)
-        new = base[prompt] if add else torch.zeros_like(base[prompt])
-        if change.value is not None:
-            new = new + value_of(change, prompt, base)
-        rows.append(torch.where(mask[:, None], new, state[prompt]))
-    return torch.stack(rows)
+    clean: Clean, change: Change, state: Float[Tensor, "prompt token d"],
+    base: Float[Tensor, "prompt token d"] | None = None,
+) -> Float[Tensor, "prompt token d"]:  # fmt: skip
+    """``state`` with the change's value (on top of ``base``, if there is one) where it acts."""
+    new = torch.zeros_like(state[:1, :1]) if change.value is None else value_of(change, state)
+    return torch.where(clean.mask_of(change)[..., None], new if base is None else base + new, state)

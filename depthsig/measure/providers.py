@@ -11,6 +11,7 @@ from depthsig.checkpoint.translators import TunedLens
 from depthsig.engine.batch import Batch
 from depthsig.engine.certificates import Verdict
 from depthsig.engine.clean_run import CleanRun
+from depthsig.engine.device import Pending
 from depthsig.engine.network import Network
 from depthsig.engine.rows import Clean
 from depthsig.measure.request import Request
@@ -19,9 +20,6 @@ from depthsig.measure.where import Where, measured
 from depthsig.metrics import Metric
 from depthsig.prompts import TokenPrompt
 from depthsig.tables.samples import Samples
-
-CHUNK_BYTES = 24 << 20
-"""Tokens are taken a few at a time, so that a chunk's states of all depths stay in cache."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +78,14 @@ class CleanBatch:
     Attributes:
         where: the measured tokens; with position 0 where that is asked for.
         tick: reports tokens that are done with.
+        later: what stays on the device until the batch ends.
     """
 
     work: Work
     batch: Batch
     run: CleanRun
     where: Where
+    later: Pending
     tick: Callable[[float], None] = lambda amount: None
 
     @cached_property

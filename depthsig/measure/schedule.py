@@ -6,9 +6,13 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
+from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.batch import Batch, batches
 from depthsig.engine.clean_run import update_of
+from depthsig.engine.device import Pending
 from depthsig.engine.memory import clean_tokens, divide
 from depthsig.engine.rows import Clean
 from depthsig.errors import DepthsigWarning, InputError
@@ -100,12 +104,16 @@ def _run_clean(
         if run:
             with show.stage("clean run", total) as tick:
                 for batch in batches(ids, work.network.device, max_tokens=size, batch_size=work.batch_size):
-                    found = work.network.clean(batch.ids, parts=parts)
-                    seen = CleanBatch(work, batch, found, measured(batch, work.counted, keep_first), tick)
-                    for observer in run:
-                        observer.observe(seen, samples, tokens)
+                    with undisturbed(work.network.module):
+                        later = Pending()
+                        where = measured(batch, work.counted, keep_first)
+                        found = work.network.clean(batch.ids, parts=parts, later=later)
+                        seen = CleanBatch(work, batch, found, where, later, tick)
+                        for observer in run:
+                            observer.observe(seen, samples, tokens)
+                        later.settle()
                     if not reads:
-                        tick(len(seen.where))
+                        tick(len(where))
         for observer in observers:
             observer.finish(samples, tokens)
 
@@ -139,9 +147,11 @@ def _run_edited(
                     rows += before
                     tick(sum(job.cost(counted[r]).runs * counted[r].n_tokens for r in batch.rows))
                     continue
-                clean = clean or Clean.of(work.network, batch, parts=parts)
-                piece, lines = Samples(samples.n_prompts), TokenRows()
-                job.run(EditedBatch(work, clean, budget, means, parts, tick), piece, lines)
+                piece, lines, later = Samples(samples.n_prompts), TokenRows(), Pending()
+                with undisturbed(work.network.module):
+                    clean = clean or Clean.of(work.network, batch, parts=parts, later=later)
+                    job.run(EditedBatch(work, clean, budget, means, parts, tick, later), piece, lines)
+                    later.settle()
                 units.save(name, piece, lines)
                 samples.absorb(piece.state())
                 rows += lines
@@ -155,6 +165,10 @@ def edited_batches(work: Work, prompts: Sequence[TokenPrompt]) -> list[Batch]:
     return list(batches(ids, device, max_tokens=budget.batch_tokens, batch_size=work.batch_size))
 
 
+def _summed(states: Float[Tensor, "prompt token d"], mask: Bool[Tensor, "prompt token"]) -> Float[Tensor, "d"]:
+    return torch.where(mask[..., None], states, 0.0).sum((0, 1), dtype=torch.float64)
+
+
 def _means(work: Work, every: Sequence[Batch], parts: bool) -> Means:
     """Mean states and contributions over the counted tokens (all but the first) of all prompts."""
     sums: dict[str, torch.Tensor] = {}
@@ -163,7 +177,7 @@ def _means(work: Work, every: Sequence[Batch], parts: bool) -> Means:
         run = work.network.clean(batch.ids, parts=parts)
         mask = batch.mask()
         mask[:, 0] = False
-        count += int(mask.sum())
+        count += sum(length - 1 for length in batch.lengths)
         pieces: dict[str, Sequence[torch.Tensor | None]] = {
             "states": run.states,
             "layer": [update_of(run, s) for s in range(len(run.inputs))],
@@ -172,7 +186,7 @@ def _means(work: Work, every: Sequence[Batch], parts: bool) -> Means:
             pieces |= {"attn": run.attn, "mlp": run.mlp}
         for name, tensors in pieces.items():
             zero = torch.zeros(run.inputs[0].shape[-1], dtype=torch.float64, device=mask.device)
-            total = torch.stack([zero if t is None else t[mask].double().sum(0) for t in tensors])
+            total = torch.stack([zero if t is None else _summed(t, mask) for t in tensors])
             sums[name] = sums[name] + total if name in sums else total
     means = {name: (total / count).float() for name, total in sums.items()}
     return Means({k: v for k, v in means.items() if k != "states"}, means["states"])

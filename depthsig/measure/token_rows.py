@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from numpy import ndarray
 from torch import Tensor
 
+from depthsig.engine.device import Pending
 from depthsig.measure.where import Where
 from depthsig.metrics.distributions import TopTokens
 from depthsig.prompts import TokenPrompt
@@ -35,19 +37,30 @@ def token_row(
     }  # fmt: skip
 
 
-def rows_at(key: Key, where: Where, index: int, values: Tensor | TopTokens) -> TokenRows:
-    """Rows of one depth or step: a value a token, or several with the tokens that they are about."""
-    positions = where.positions.tolist()
-    owners = [int(p) for p in where.prompts]
+def add_rows(later: Pending, into: TokenRows, key: Key, where: Where, index: int, values: Tensor | TopTokens) -> None:
+    """Add the rows of one depth or step: a value a token, or several with the tokens that they are about.
+
+    Args:
+        later: what the batch keeps on its device; the rows are made when it ends.
+    """
+    owners, positions = where.prompts.tolist(), where.positions.tolist()
+
+    def of_values(found: ndarray) -> None:
+        cells = zip(owners, positions, found.astype(float).tolist(), strict=True)
+        into.extend(token_row(key, p, index, t, value) for p, t, value in cells)
+
+    def of_several(ids: ndarray, probabilities: ndarray) -> None:
+        cells = zip(owners, positions, ids.tolist(), probabilities.astype(float).tolist(), strict=True)
+        into.extend(
+            token_row(key, p, index, t, value, rank=rank, token_id=token_id)
+            for p, t, some, values_ in cells
+            for rank, (token_id, value) in enumerate(zip(some, values_, strict=True), 1)
+        )
+
     if isinstance(values, Tensor):
-        found = values.double().tolist()
-        return [token_row(key, p, index, t, v) for p, t, v in zip(owners, positions, found, strict=True)]
-    ids, probabilities = values.token_id.tolist(), values.value.double().tolist()
-    return [
-        token_row(key, p, index, t, value, rank=rank, token_id=token_id)
-        for p, t, some, values_ in zip(owners, positions, ids, probabilities, strict=True)
-        for rank, (token_id, value) in enumerate(zip(some, values_, strict=True), 1)
-    ]
+        later.add(of_values, values)
+    else:
+        later.add(of_several, values.token_id, values.value)
 
 
 def tokens_table(rows: TokenRows, prompts: Sequence[TokenPrompt], tokenizer: Any) -> pd.DataFrame:

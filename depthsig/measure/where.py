@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int, Shaped
 from numpy import ndarray
 from torch import Tensor
 
 from depthsig.engine.batch import Batch
+from depthsig.engine.device import upload
 from depthsig.prompts import TokenPrompt
 
 
@@ -22,12 +22,14 @@ class Where:
     Attributes:
         rows, positions: where they are in the batch.
         prompts: the prompt each belongs to, contiguous.
-        targets: id of the token that follows, −1 where none does.
+        index: on the batch's device, their places when its rows stand one after another.
+        targets: on the device, the id of the token that follows, −1 where none does.
     """
 
-    rows: Int[Tensor, "token"]
-    positions: Int[Tensor, "token"]
+    rows: Int[ndarray, "token"]
+    positions: Int[ndarray, "token"]
     prompts: Int[ndarray, "token"]
+    index: Int[Tensor, "token"]
     targets: Int[Tensor, "token"]
 
     def __len__(self) -> int:
@@ -35,22 +37,30 @@ class Where:
 
     def take(self, hidden: Shaped[Tensor, "row position *d"]) -> Shaped[Tensor, "token *d"]:
         """The states of these tokens out of a batch's."""
-        return hidden[self.rows, self.positions]
+        index = self.index if hidden.device == self.index.device else self.index.to(hidden.device)
+        return hidden.flatten(0, 1).index_select(0, index)
 
     def part(self, start: int, stop: int) -> Where:
         """Tokens start..stop-1."""
+        if start == 0 and stop >= len(self):
+            return self
         s = slice(start, stop)
-        return Where(self.rows[s], self.positions[s], self.prompts[s], self.targets[s])
+        return Where(self.rows[s], self.positions[s], self.prompts[s], self.index[s], self.targets[s])
 
     def chunks(self, size: int) -> list[Where]:
         """The tokens in pieces of at most ``size``."""
         return [self.part(i, min(i + size, len(self))) for i in range(0, len(self), size)]
 
-    def within(self, mask: Bool[Tensor, "row token"]) -> Where:
+    def within(self, mask: Bool[ndarray, "row token"]) -> Where:
         """Those of them in ``mask``."""
         keep = mask[self.rows, self.positions]
-        prompts = self.prompts[keep.cpu().numpy()]
-        return Where(self.rows[keep], self.positions[keep], prompts, self.targets[keep])
+        if keep.all():
+            return self
+        kept = upload(np.flatnonzero(keep), self.index.device)
+        return Where(
+            self.rows[keep], self.positions[keep], self.prompts[keep], self.index.index_select(0, kept),
+            self.targets.index_select(0, kept),
+        )  # fmt: skip
 
 
 def measured(batch: Batch, prompts: Sequence[TokenPrompt], keep_first: bool = False) -> Where:
@@ -73,6 +83,6 @@ def tokens_at(batch: Batch, prompts: Sequence[TokenPrompt], which: Callable[[Tok
         positions += here
         owners += [prompt.index] * len(here)
         targets += [prompt.ids[p + 1] if p + 1 < len(prompt.ids) else -1 for p in here]
-    device = batch.ids.device
-    as_tensor = [torch.tensor(x, dtype=torch.long, device=device) for x in (rows, positions, targets)]
-    return Where(as_tensor[0], as_tensor[1], np.array(owners, dtype=np.int64), as_tensor[2])
+    at, behind = np.array([rows, positions], dtype=np.int64), np.array(targets, dtype=np.int64)
+    ahead = upload(np.stack([at[0] * batch.ids.shape[1] + at[1], behind]), batch.ids.device)
+    return Where(at[0], at[1], np.array(owners, dtype=np.int64), ahead[0], ahead[1])

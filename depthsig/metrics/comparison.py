@@ -17,24 +17,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from depthsig.metrics import distributions as exact
+from depthsig.metrics.quantities import AT_THE_END, check_known
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Shaped
     from torch import Tensor
-
-QUANTITIES = frozenset(
-    ("kl", "kl_reverse", "jsd", "overlap5", "top1", "entropy", "nll", "rank", "log_rank", "l2", "loss",
-     "tokens", "probs")
-)  # fmt: skip
-"""What can be asked for: with p the reference and q the alternative, ``kl`` is KL(q‖p) and
-``kl_reverse`` KL(p‖q); ``nll``, ``rank``, ``log_rank`` and ``loss`` (NLL of q − NLL of p) are of the
-targets; ``tokens`` and ``probs`` are the top 5 of q."""
-
-OF_SEVERAL = {"top5": ("tokens", "probs")}
-"""Quantities that are records of others: the fields of :class:`~depthsig.metrics.distributions.TopTokens`."""
-
-AT_THE_END = {"kl": 0.0, "kl_reverse": 0.0, "jsd": 0.0, "l2": 0.0, "loss": 0.0, "overlap5": 1.0, "top1": 1.0}
-"""What compares the reference with itself, without rounding (a loss where there is a target)."""
 
 VIEW_ROWS = 32
 """Rows reduced at a time: 32 rows of 50,000 words are 6 MB, which stay in a shared cache."""
@@ -47,6 +34,14 @@ FLOOR = -80.0
 
 NEAR = 2e-3
 """Below this KL (nats) a row is computed again exactly: float32 sums are good to some 1e-6."""
+
+_EXACT = {
+    "kl": exact.kl_divergence,
+    "kl_reverse": exact.kl_reverse,
+    "jsd": exact.js_divergence,
+    "entropy": lambda logits, final: exact.entropy(logits),
+}
+"""The definitions of what is taken from dot products."""
 
 
 @dataclass
@@ -71,9 +66,7 @@ class Reference:
     def __post_init__(self) -> None:
         import torch  # lazily: entries are read where torch is not installed
 
-        unknown = self.wanted - QUANTITIES
-        if unknown:
-            raise ValueError(f"unknown quantities {sorted(unknown)}; known: {sorted(QUANTITIES)}")
+        check_known(self.wanted)
         needs_probs = bool(self.wanted & {"kl_reverse", "jsd", "l2"})
         if needs_probs and self.probs is None:
             self.probs = torch.empty_like(self.logits)
@@ -126,6 +119,12 @@ class Reference:
                 pieces.setdefault(name, []).append(value)
         return {name: torch.cat(values) for name, values in pieces.items()}
 
+    def compare_itself(
+        self, leave_out: frozenset[str], space: Float[Tensor, "row vocab"]
+    ) -> dict[str, Shaped[Tensor, "row ..."]]:
+        """The reference beside itself; what follows from that is not computed. ``space`` is overwritten."""
+        return self.compare(space.copy_(self.logits), leave_out | frozenset(AT_THE_END))
+
     def _compare_view(self, logits: Float[Tensor, "row vocab"], view: slice, want: frozenset[str]) -> dict[str, Tensor]:
         import torch  # lazily: entries are read where torch is not installed
 
@@ -163,7 +162,19 @@ class Reference:
             out |= self._divergences(logits, weights, total, logsum, floor, view, want)
         if "l2" in want:
             out["l2"] = self._l2(weights, total, view)
+        self._beyond_sums(out, logits, view)
         return {name: value for name, value in out.items() if name in want}
+
+    def _beyond_sums(self, out: dict[str, Tensor], logits: Float[Tensor, "row vocab"], view: slice) -> None:
+        """Rows with words that are ruled out (−∞), of which no dot product is a number: as they are defined."""
+        given = [name for name in _EXACT if name in out]
+        if not given:
+            return
+        lost = ~sum(out[name].double() for name in given).isfinite()  # type: ignore[union-attr]
+        if bool(lost.any()):
+            for name in given:
+                out[name] = out[name].double()
+                out[name][lost] = _EXACT[name](logits[lost], self.logits[view][lost])
 
     def _above_underflow(self, logits: Float[Tensor, "row vocab"]) -> Float[Tensor, "row vocab"]:
         """Shifted logits, cut off where their exponential is nothing, if a sample shows many there.

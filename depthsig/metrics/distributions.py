@@ -2,11 +2,11 @@
 
 q is the distribution of ``logits`` (a readout, or an edited run's output), p that of ``final`` (the
 model's own). Natural logarithms throughout; every function takes logits of shape [..., vocab] and
-reduces the last axis. KL and JSD are taken from the *difference of logits*: two log-softmaxes that
-nearly agree lose everything below 1e-6 when they are subtracted.
+reduces the last axis. KL and JSD are sums of terms that are never negative: what is left of two large
+sums that nearly agree would be their rounding.
 
-These are the definitions; :mod:`depthsig.metrics.comparison` computes many of them at once, and is held
-to these by the tests.
+These are the definitions; :mod:`depthsig.metrics.comparison` (a processor's cache) and
+:mod:`depthsig.metrics.blocks` (a GPU) compute many of them at once, and are held to these by the tests.
 """
 
 from __future__ import annotations
@@ -23,21 +23,29 @@ def kl_divergence(
 ) -> Float[Tensor, "*batch"]:
     """KL(q‖p) in nats, of the distributions that two sets of logits stand for.
 
-    With δ = logits − final and m = Σ q δ: KL(q‖p) = log1p(Σ q·expm1(−(δ − m))).
+    With x = ln q − ln p: KL(q‖p) = Σ q·(x + e⁻ˣ − 1), whose terms are never negative. A word of logit −∞ in both
+    counts nothing; one that q has and p rules out makes it infinite.
 
     >>> import torch
     >>> a = torch.tensor([0.0, 0.0]); b = torch.tensor([0.0, 2.0]).log1p()
     >>> round(float(kl_divergence(a, b)), 6)   # ½ ln(½/¼) + ½ ln(½/¾)
     0.143841
     """
-    q = logits.double().softmax(-1)
-    delta = logits.double() - final.double()
-    centred = delta - (q * delta).sum(-1, keepdim=True)
-    small = (q * (-centred).expm1()).sum(-1).log1p()
-    # expm1 overflows where p has mass that q lacks; there nothing cancels and logs are safe.
-    plain = (q * centred).sum(-1) + (final.double().logsumexp(-1) - logits.double().logsumexp(-1))
-    plain = plain + (q * delta).sum(-1) * q.sum(-1)
-    return small.where(small.isfinite(), plain).clamp_min(0.0)
+    q, p = logits.double().softmax(-1), final.double().softmax(-1)
+    x = _log_ratio(logits, final)
+    small = x.abs() < 1
+    # Beyond 1 nothing cancels, and e⁻ˣ could overflow.
+    near = q * (x + (-x.where(small, x.new_zeros(()))).expm1())
+    far = p - q + (q * x).where(q > 0, x.new_zeros(()))
+    return near.where(small, far).sum(-1)
+
+
+def _log_ratio(
+    logits: Float[Tensor, "*batch vocab"], final: Float[Tensor, "*batch vocab"]
+) -> Float[Tensor, "*batch vocab"]:
+    """ln q − ln p; 0 where both are ruled out."""
+    of_q, of_p = logits.double().log_softmax(-1), final.double().log_softmax(-1)
+    return (of_q - of_p).masked_fill(of_q == of_p, 0.0)
 
 
 def kl_reverse(logits: Float[Tensor, "*batch vocab"], final: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
@@ -55,7 +63,7 @@ def js_divergence(
     >>> round(float(js_divergence(a, b)), 6)   # disjoint: ln 2
     0.693147
     """
-    x = logits.double().log_softmax(-1) - final.double().log_softmax(-1)
+    x = _log_ratio(logits, final)
     p, q = logits.double().softmax(-1), final.double().softmax(-1)
     # With t = tanh(x/2) = (p − q)/(p + q): p = m(1 + t), q = m(1 − t), term by term ≥ 0.
     t = (x / 2).tanh()
@@ -72,7 +80,7 @@ def entropy(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
     1.386294
     """
     logs = logits.double().log_softmax(-1)
-    return -(logs.exp() * logs).sum(-1)
+    return -(logs.exp() * logs.clamp_min(-1e30)).sum(-1)  # a word that is ruled out counts nothing
 
 
 def top_ids(logits: Float[Tensor, "*batch vocab"], k: int = 5) -> Int[Tensor, "*batch k"]:

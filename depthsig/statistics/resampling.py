@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 RESAMPLES = 1000
@@ -30,9 +31,8 @@ def bootstrap_indices(n: int, resamples: int = RESAMPLES, seed: int = 0) -> Int[
 def bootstrap_counts(n: int, resamples: int = RESAMPLES, seed: int = 0) -> Float[ndarray, "resample prompt"]:
     """How often each resample draws each prompt."""
     indices = bootstrap_indices(n, resamples, seed)
-    counts = np.zeros((resamples, n))
-    np.add.at(counts, (np.arange(resamples)[:, None], indices), 1.0)
-    return counts
+    counts = np.bincount((np.arange(resamples)[:, None] * n + indices).ravel(), minlength=resamples * n)
+    return counts.reshape(resamples, n).astype(float)
 
 
 def bootstrap_mean(
@@ -58,15 +58,40 @@ def bootstrap_mean(
         mean = np.where(defined, samples, 0.0).sum(0) / n
     low, high = np.full(mean.shape, np.nan), np.full(mean.shape, np.nan)
     tails = [50 * (1 - level), 50 * (1 + level)]
-    # Cells that the same prompts take part in are resampled together, by one matrix product.
-    patterns, group = np.unique(defined, axis=1, return_inverse=True)
-    for number in range(patterns.shape[1]):
-        rows = np.flatnonzero(patterns[:, number])
+    for rows, columns in _alike(defined):
         if len(rows) < MIN_PROMPTS:
             continue
         weights = bootstrap_counts(len(rows), resamples, seed) / len(rows)
-        columns = np.flatnonzero(group.ravel() == number)
         for start in range(0, len(columns), _COLUMNS):
             some = columns[start : start + _COLUMNS]
-            low[some], high[some] = np.percentile(weights @ samples[np.ix_(rows, some)], tails, axis=0)
+            low[some], high[some] = percentiles(samples[np.ix_(rows, some)].T @ weights.T, tails)
     return mean, low, high, n
+
+
+def percentiles(values: Float[ndarray, "cell resample"], at: Sequence[float]) -> list[Float[ndarray, "cell"]]:
+    """As ``np.percentile(values, at, axis=1)``, of values that are all defined and may be reordered.
+
+    Only the order around each percentile is made; a row's values lie beside each other, as that wants them.
+
+    >>> percentiles(np.array([[4.0, 1.0, 3.0, 2.0, 5.0]]), [50, 90])
+    [array([3.]), array([4.6])]
+    """
+    last = values.shape[1] - 1
+    places = [last * one / 100 for one in at]
+    below = [min(int(place), last) for place in places]
+    values.partition(sorted({k for b in below for k in (b, min(b + 1, last))}), axis=1)
+    pairs = [(values[:, b], values[:, min(b + 1, last)]) for b in below]
+    with np.errstate(invalid="ignore"):  # infinity less infinity, as np.percentile has it
+        return [a + (b - a) * (place - k) for (a, b), place, k in zip(pairs, places, below, strict=True)]
+
+
+def _alike(
+    defined: Bool[ndarray, "prompt cell"],
+) -> Iterator[tuple[Int[ndarray, "_row"], Int[ndarray, "_column"]]]:
+    """Cells that the same prompts take part in, which are resampled together by one matrix product."""
+    if defined.all():
+        yield np.arange(defined.shape[0]), np.arange(defined.shape[1])
+        return
+    patterns, group = np.unique(defined, axis=1, return_inverse=True)
+    for number in range(patterns.shape[1]):
+        yield np.flatnonzero(patterns[:, number]), np.flatnonzero(group.ravel() == number)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from depthsig.measure.comparing import Against
 from depthsig.metrics import all_metrics, distributions
-from depthsig.metrics.comparison import QUANTITIES, Reference, compare_logits
+from depthsig.metrics.comparison import Reference, compare_logits
+from depthsig.metrics.quantities import QUANTITIES
 
 VOCAB, ROWS = 5000, 70
 

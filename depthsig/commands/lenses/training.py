@@ -26,7 +26,7 @@ from torch.nn.utils import clip_grad_norm_
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.checkpoint.translators import TunedLens
 from depthsig.engine.batch import batches
-from depthsig.engine.memory import READOUT_ROWS
+from depthsig.engine.memory import CPU
 from depthsig.engine.network import Network
 from depthsig.measure.where import measured
 from depthsig.metrics.comparison import Reference
@@ -61,7 +61,7 @@ class HeldOut:
 
     def __init__(self, model: Network, states: States) -> None:
         self.model, self.states = model, states
-        shape = (min(READOUT_ROWS, states.shape[1]), model.readout.vocab)
+        shape = (min(CPU.readout_rows, states.shape[1]), model.readout.vocab)
         self._final, self._probs, self._own = (torch.empty(shape, device=states.device) for _ in range(3))
 
     def kl(self, maps: dict[int, list[Map]]) -> dict[int, list[float]]:
@@ -69,8 +69,8 @@ class HeldOut:
         sums = {depth: [0.0] * len(candidates) for depth, candidates in maps.items()}
         count = self.states.shape[1]
         with undisturbed(self.model.module):
-            for start in range(0, count, READOUT_ROWS):
-                piece = self.states[:, start : start + READOUT_ROWS]
+            for start in range(0, count, CPU.readout_rows):
+                piece = self.states[:, start : start + CPU.readout_rows]
                 rows = piece.shape[1]
                 none = torch.full((rows,), -1, device=piece.device)
                 final = self.model.readout.into(piece[-1], self._final)

@@ -18,7 +18,7 @@ from depthsig.checkpoint.hooks import undisturbed
 from depthsig.commands.opening import token_prompts
 from depthsig.engine.batch import batches
 from depthsig.engine.edits import Edit, OrderEdit, Repeat, compile_edit
-from depthsig.engine.memory import CPU_BLOCK_TOKENS, parse_memory
+from depthsig.engine.memory import parse_memory, sizes
 from depthsig.engine.rows import Clean
 from depthsig.engine.run import run_programs
 from depthsig.errors import DepthsigWarning, InputError, shown, written
@@ -296,7 +296,7 @@ def _measure(
     """Loss and accuracy [prompt, edit]."""
     programs = [compile_edit(edit, len(model.plan)) for edit in edits]
     found = {name: np.full((len(prompts), len(edits)), np.nan) for name in ("loss", "accuracy")}
-    for batch in batches([p.ids for p in prompts], model.device, max_tokens=CPU_BLOCK_TOKENS):
+    for batch in batches([p.ids for p in prompts], model.device, max_tokens=sizes(model.device).step_tokens):
         clean = Clean.of(model, batch)
         where = list(_answers(batch.rows, prompts))
         for numbers, states in run_programs(clean, programs, memory=memory):

@@ -5,21 +5,25 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy import ndarray
 from torch import Tensor
 
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.attention import watching_attention
+from depthsig.engine.device import Pending, upload
+from depthsig.engine.memory import sizes
 from depthsig.engine.program import Change, Place, Program
 from depthsig.engine.rows import Clean, Rows
 from depthsig.engine.run import run_programs
 from depthsig.errors import DepthsigWarning, InputError
 from depthsig.measure.calling import values_of, wide
-from depthsig.measure.providers import CHUNK_BYTES, CleanBatch, Cost, Pool, Work
+from depthsig.measure.providers import CleanBatch, Cost, Pool, Work
 from depthsig.measure.token_rows import TokenRows, token_row
 from depthsig.measure.where import Where
 from depthsig.metrics import Metric
@@ -79,12 +83,11 @@ class Passes:
     def observe(self, batch: CleanBatch, samples: Samples, tokens: TokenRows) -> None:
         """Measure one batch."""
         for span in self.spans:
-            scope = self._scope(span)
             states = pass_states(batch.clean, span)
             width = 8 * states[0].shape[-1] * len(states)
-            for where in batch.counted.chunks(max(1, CHUNK_BYTES // width)):
+            for where in batch.counted.chunks(max(1, sizes(self.network.device).chunk_bytes // width)):
                 taken = torch.stack([where.take(h) for h in states]).unflatten(0, (-1, span.size))
-                self._dynamics(taken, where, span, scope, samples)
+                self._dynamics(taken, where, span, batch.later, samples)
         if self.attentive:
             self._attention(batch, samples)
 
@@ -104,38 +107,47 @@ class Passes:
         return f"{span.start}:{span.end}" if len(self.spans) > 1 else NONE
 
     def _put(
-        self, one: Metric, values: Float[Tensor, "row phase token"], where: Where, scope: str, samples: Samples
-    ) -> None:
-        """Values at the rows that the metric's domain says; NaN elsewhere."""
-        rows = values.shape[0]
-        first = 1 if one.domain == "from row 1" else _count(self.spans, scope) if one.domain == "last row" else 0
-        matrix = np.full((len(where), first + rows, values.shape[1]), np.nan)
-        matrix[:, first:] = values.permute(2, 0, 1).double().cpu().numpy()
-        samples.add(Key(one.id, scope=scope), matrix, where.prompts)
+        self, one: Metric, values: Float[Tensor, "row phase token"], where: Where, span: SpanInfo, later: Pending,
+        samples: Samples,
+    ) -> None:  # fmt: skip
+        """Values at the rows that the metric's domain says, when the batch ends; NaN elsewhere."""
+        first = {"from row 1": 1, "last row": span.count}.get(one.domain, 0)
+
+        def add(found: Float[ndarray, "row phase token"]) -> None:
+            matrix = np.full((len(where), first + found.shape[0], found.shape[1]), np.nan)
+            matrix[:, first:] = found.transpose(2, 0, 1)
+            samples.add(Key(one.id, scope=self._scope(span)), matrix, where.prompts)
+
+        later.add(add, values.double())
 
     def _dynamics(
-        self, states: Float[Tensor, "state phase token d"], where: Where, span: SpanInfo, scope: str, samples: Samples
-    ) -> None:
+        self, states: Float[Tensor, "state phase token d"], where: Where, span: SpanInfo, later: Pending,
+        samples: Samples,
+    ) -> None:  # fmt: skip
         """``states`` are x^0 .. x^{K+1} at every phase."""
         xs, after = wide(states[:-1]), wide(states[-1])
         for one in self.stacks:
             expected = {"from row 1": span.count - 1, "last row": 1}.get(one.domain, span.count)
             values = values_of(one, {"xs": xs, "x_next": after}, expected, *xs.shape[1:3])
-            self._put(one, values, where, scope, samples)
+            self._put(one, values, where, span, later, samples)
         for one, values in self._outputs(states[:-1], span).items():
-            self._put(one, values, where, scope, samples)
+            self._put(one, values, where, span, later, samples)
         inside, places = self.pool.chosen(where) if self.pooled else ([], [])
         if inside:
-            if scope not in self.kept:
-                self.kept[scope] = torch.zeros(len(xs), len(self.pool.places), xs.shape[-1])
-            self.kept[scope][:, places] = xs[:, 0, inside].cpu()
+            index = upload(np.array(inside), xs.device)
+            later.add(partial(self._keep, self._scope(span), places), xs[:, 0].index_select(1, index))
+
+    def _keep(self, scope: str, places: list[int], states: Float[ndarray, "state token d"]) -> None:
+        if scope not in self.kept:
+            self.kept[scope] = torch.zeros(len(states), len(self.pool.places), states.shape[-1])
+        self.kept[scope][:, places] = torch.from_numpy(states)
 
     def _outputs(
         self, xs: Float[Tensor, "state phase token d"], span: SpanInfo
     ) -> dict[Metric, Float[Tensor, "row phase token"]]:
         """Metrics of two successive passes' readouts, two readouts at a time."""
         count, phases, n = span.count, xs.shape[1], xs.shape[2]
-        found = {one: torch.empty(count, phases, n, dtype=torch.float64) for one in self.outputs}
+        found = {one: xs.new_empty(count, phases, n, dtype=torch.float64) for one in self.outputs}
         with undisturbed(self.network.module):
             for phase in range(phases) if self.outputs else ():
                 previous: Tensor | None = None
@@ -164,7 +176,7 @@ class Passes:
             values = [torch.stack(e).mean(0) if e else missing for e in steps[span.start : span.end]]
             for number, one in enumerate(self.attentive):
                 taken = torch.stack([where.take(v[number]) for v in values])
-                self._put(one, taken.unflatten(0, (-1, span.size)), where, self._scope(span), samples)
+                self._put(one, taken.unflatten(0, (-1, span.size)), where, span, batch.later, samples)
 
     def _warn_unseen(self) -> None:
         if not self._unseen:
@@ -173,11 +185,6 @@ class Passes:
             message = f"{names} is empty: {family} has no attention that can be seen"
             warnings.warn(message, DepthsigWarning, stacklevel=2)
         self._unseen = True
-
-
-def _count(spans: Sequence[SpanInfo], scope: str) -> int:
-    """Passes of the span that a scope names."""
-    return next(span.count for span in spans if scope in (NONE, f"{span.start}:{span.end}"))
 
 
 def pass_states(clean: Clean, span: SpanInfo) -> list[Float[Tensor, "prompt token d"]]:

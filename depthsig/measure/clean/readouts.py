@@ -7,31 +7,31 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import torch
 from jaxtyping import Float
+from numpy import ndarray
 from torch import Tensor
 
-from depthsig.checkpoint.finite import is_finite
+from depthsig.checkpoint.finite import lacks_a_number
 from depthsig.checkpoint.hooks import undisturbed
-from depthsig.engine.memory import READOUT_ROWS
+from depthsig.engine.device import Pending
+from depthsig.engine.memory import readout_rows
 from depthsig.errors import InputError
 from depthsig.measure.calling import held, wide
-from depthsig.measure.comparing import Against, stacked
+from depthsig.measure.comparing import Desk, Values, stacked
 from depthsig.measure.providers import CleanBatch, Cost, Work
-from depthsig.measure.token_rows import TokenRows, rows_at
+from depthsig.measure.token_rows import TokenRows, add_rows
 from depthsig.measure.where import Where
 from depthsig.metrics import Metric
-from depthsig.metrics.distributions import TopTokens
 from depthsig.metrics.entries.asking import blamed
 from depthsig.prompts import TokenPrompt
 from depthsig.tables.samples import Key, Samples
 
 
 class Readouts:
-    """Reads every depth of a clean run, a few hundred tokens at a time.
+    """Reads every depth of a clean run, a few hundred tokens (on a GPU, thousands) at a time.
 
-    Nothing keeps depths x tokens x vocabulary: three buffers of [rows, vocab] are all there is. Both
-    lenses are compared with one and the same final distribution, whose sums are taken once.
+    Nothing keeps depths x tokens x vocabulary. Both lenses are compared with one and the same final
+    distribution, whose sums are taken once.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("readout", "tuned")
@@ -41,7 +41,7 @@ class Readouts:
         self.work, self.network = work, work.network
         self.translators = None if work.lens is None else work.lens.to(work.network.device)
         self.by_lens = {kind: [one for one in entries if one.on == kind] for kind in self.kinds}
-        self._buffers: dict[str, Tensor] = {}
+        self.desk = Desk(self.network, readout_rows(self.network, work.request.bytes))
 
     def cost(self, prompt: TokenPrompt) -> Cost:
         """Every depth of every lens, and the end once."""
@@ -53,7 +53,7 @@ class Readouts:
         for where, keep in self._pieces(batch.where):
             asked = {kind: self._computed(entries, keep) for kind, entries in self.by_lens.items()}
             for kind, found in self._read(batch, where, asked).items():
-                self._add(kind, asked[kind], found, where, samples, tokens)
+                self._add(kind, asked[kind], found, where, batch.later, samples, tokens)
             batch.tick(len(where))
 
     def finish(self, samples: Samples, tokens: TokenRows) -> None:
@@ -69,60 +69,68 @@ class Readouts:
         kept = np.isin(where.prompts, list(self.work.first)) & any_tokens
         edges = [0, *(np.flatnonzero(kept[1:] != kept[:-1]) + 1), len(where)]
         pieces = [(where.part(int(a), int(b)), bool(kept[int(a)])) for a, b in itertools.pairwise(edges) if b > a]
-        return [(chunk, keep) for piece, keep in pieces for chunk in piece.chunks(READOUT_ROWS)]
+        return [(chunk, keep) for piece, keep in pieces for chunk in piece.chunks(self.desk.rows)]
 
-    def _buffer(self, name: str, rows: int) -> Float[Tensor, "row vocab"]:
-        if name not in self._buffers:
-            shape = (READOUT_ROWS, self.network.readout.vocab)
-            self._buffers[name] = torch.empty(shape, dtype=torch.float32, device=self.network.device)
-        return self._buffers[name][:rows]
-
-    def _read(
-        self, batch: CleanBatch, where: Where, asked: dict[str, list[Metric]]
-    ) -> dict[str, list[dict[str, Tensor | TopTokens]]]:
+    def _read(self, batch: CleanBatch, where: Where, asked: dict[str, list[Metric]]) -> dict[str, list[Values]]:
         """By lens, what its metrics are at every depth 0..S."""
-        n, run = len(where), batch.run
+        run = batch.run
         every = [one for entries in asked.values() for one in entries]
+        own = any("h" in one.asks() for one in every)
+
+        def more(h: Tensor) -> dict[str, Tensor]:
+            return {"h": wide(h)} if own else {}
+
         with undisturbed(self.network.module):
-            final = self.network.readout.into(where.take(run.outputs[-1]), self._buffer("final", n))
-            against = Against(final, where.targets, every, self._buffer("probs", n))
+            end = where.take(run.outputs[-1])
+            final = self.desk.read("final", self.network.readout, end)
+            against = self.desk.against(final, where.targets, every)
             found = {}
             for kind, entries in asked.items():
                 values = []
                 for depth, states in enumerate(run.inputs) if entries else ():
                     h = where.take(states)
-                    values.append(against.values(entries, self._logits(kind, depth, h), h=wide(h)))
+                    values.append(against.values(entries, self._logits(kind, depth, h, batch.later), **more(h)))
                 found[kind] = values
-            end = wide(where.take(run.outputs[-1]))
             for kind, entries in asked.items():
                 if entries:
-                    found[kind].append(against.at_the_end(entries, self._buffer("lens", n), h=end))
+                    found[kind].append(against.at_the_end(entries, **more(end)))
         return found
 
-    def _logits(self, kind: str, depth: int, h: Float[Tensor, "row d"]) -> Float[Tensor, "row vocab"]:
-        """States read out by one of the lenses, in the buffer of lenses."""
+    def _logits(self, kind: str, depth: int, h: Float[Tensor, "row d"], later: Pending) -> Float[Tensor, "row vocab"]:
+        """States read out by one of the lenses."""
         if kind == "tuned":
             assert self.translators is not None, "tuned metrics need translators"
             h = self.translators.translate(h, depth)
-            if not is_finite(h):
-                raise InputError(
-                    f"--lens {str(self.translators)!r}: its translator of depth {depth} gives values that are not "
-                    "finite on this model; the lens is damaged, or of another model"
-                )
-        return self.network.readout_at(depth).into(h, self._buffer("lens", len(h)))
+            later.add(lambda lacks: self._refuse(depth) if lacks else None, lacks_a_number(h))
+        return self.desk.read("lens", self.network.readout_at(depth), h)
+
+    def _refuse(self, depth: int) -> None:
+        raise InputError(
+            f"--lens {str(self.translators)!r}: its translator of depth {depth} gives values that are not "
+            "finite on this model; the lens is damaged, or of another model"
+        )
 
     def _add(
-        self, kind: str, entries: Sequence[Metric], found: Sequence[dict[str, Tensor | TopTokens]], where: Where,
+        self, kind: str, entries: Sequence[Metric], found: Sequence[Values], where: Where, later: Pending,
         samples: Samples, tokens: TokenRows,
     ) -> None:  # fmt: skip
-        profiles: dict[str, np.ndarray] = {}
+        """Give what was read to the samples, when the batch ends."""
+        profiles = [one for one in entries if one.kind != "token"]
         for one in entries:
             if one.kind == "token":
                 for depth, values in enumerate(found):
-                    tokens += rows_at(Key(one.id), where, depth, values[one.id])
-                continue
-            profiles[one.id] = stacked(found, one.id).cpu().numpy()
-            samples.add(Key(one.id), profiles[one.id], where.prompts)
+                    add_rows(later, tokens, Key(one.id), where, depth, values[one.id])
+
+        def add(*arrays: ndarray) -> None:
+            columns = {one.id: values for one, values in zip(profiles, arrays, strict=True)}
+            for name, values in columns.items():
+                samples.add(Key(name), values, where.prompts)
+            self._of_tokens(kind, columns, where, samples)
+
+        later.add(add, *(stacked(found, one.id) for one in profiles))
+
+    def _of_tokens(self, kind: str, profiles: dict[str, ndarray], where: Where, samples: Samples) -> None:
+        """Scores that every token has one of."""
         for one in self.by_lens[kind]:
             if one.level == "table":
                 assert one.function is not None

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy import ndarray
 from torch import Tensor
 
 from depthsig.engine.clean_run import CleanRun, update_of
+from depthsig.engine.device import Pending, upload
+from depthsig.engine.memory import sizes
 from depthsig.measure.calling import values_of, wide
-from depthsig.measure.providers import CHUNK_BYTES, CleanBatch, Cost, Pool, Work
-from depthsig.measure.token_rows import TokenRows, rows_at
+from depthsig.measure.providers import CleanBatch, Cost, Pool, Work
+from depthsig.measure.token_rows import TokenRows, add_rows
 from depthsig.measure.where import Where, counted
 from depthsig.metrics import Metric
 from depthsig.metrics.residual import CKA_TOKENS
@@ -50,17 +56,17 @@ class States:
     def observe(self, batch: CleanBatch, samples: Samples, tokens: TokenRows) -> None:
         """Measure one batch."""
         width = batch.run.inputs[0].shape[-1] * 8 * (self.work.steps + 1)
-        for where in batch.where.chunks(max(1, CHUNK_BYTES // width)):
+        for where in batch.where.chunks(max(1, sizes(self.work.network.device).chunk_bytes // width)):
             offered = Offered(self.work, batch.run, where)
             for one in self.entries:
                 for part in [p for p in one.parts if offered.has(p)]:
                     values = self._values(one, offered, part, len(where))
                     key = Key(one.id, part)
                     if one.kind == "token":
-                        self._keep_tokens(key, where, values, tokens)
+                        self._keep_tokens(key, where, values, batch.later, tokens)
                     else:
-                        samples.add(key, values.double().cpu().numpy(), where.prompts)
-            self._pool(offered, where)
+                        batch.later.add(partial(_add, samples, key, where), values.double())
+            self._pool(offered, where, batch.later)
 
     def _values(self, one: Metric, offered: Offered, part: str, n: int) -> Float[Tensor, "token *cell"]:
         depths = self.work.steps + (one.cols != "ahead")  # nothing lies ahead of the last depth
@@ -70,20 +76,28 @@ class States:
             return values_of(one, arguments, *cells, n).movedim(-1, 0)
         return values_of(one, arguments, n * cells[0]).unflatten(0, (n, cells[0]))
 
-    def _keep_tokens(self, key: Key, where: Where, values: Float[Tensor, "token cell"], tokens: TokenRows) -> None:
-        first = [i for i, p in enumerate(where.prompts) if int(p) in self.work.first]
-        if first:
-            some = where.part(first[0], first[-1] + 1)
-            for cell, column in enumerate(values[first[0] : first[-1] + 1].unbind(1)):
-                tokens += [row for row in rows_at(key, some, cell, column) if row["prompt"] in self.work.first]
+    def _keep_tokens(
+        self, key: Key, where: Where, values: Float[Tensor, "token cell"], later: Pending, tokens: TokenRows
+    ) -> None:
+        """Of the prompts whose tokens are kept, which need not stand together."""
+        kept = np.isin(where.prompts, list(self.work.first))
+        edges = [0, *(np.flatnonzero(kept[1:] != kept[:-1]) + 1), len(where)]
+        for start, stop in itertools.pairwise(map(int, edges)):
+            if stop > start and kept[start]:
+                some = where.part(start, stop)
+                for cell, column in enumerate(values[start:stop].unbind(1)):
+                    add_rows(later, tokens, key, some, cell, column)
 
-    def _pool(self, offered: Offered, where: Where) -> None:
+    def _pool(self, offered: Offered, where: Where, later: Pending) -> None:
         inside, places = self.pool.chosen(where) if self.pooled else ([], [])
         if inside:
-            states = offered.states[inside].float().cpu().transpose(0, 1)
-            if self.kept is None:
-                self.kept = torch.zeros(states.shape[0], len(self.pool.places), states.shape[2])
-            self.kept[:, places] = states
+            index = upload(np.array(inside), offered.states.device)
+            later.add(partial(self._keep, places), offered.states.index_select(0, index).float())
+
+    def _keep(self, places: list[int], states: Float[ndarray, "token depth d"]) -> None:
+        if self.kept is None:
+            self.kept = torch.zeros(states.shape[1], len(self.pool.places), states.shape[2])
+        self.kept[:, places] = torch.from_numpy(states).transpose(0, 1)
 
     def finish(self, samples: Samples, tokens: TokenRows) -> None:
         """Metrics of the pooled tokens."""
@@ -93,6 +107,10 @@ class States:
             size = self.work.steps + 1
             matrix = values_of(one, {"hs": hs}, size, size).double().cpu().numpy()
             samples.put_pooled(Key(one.id), self.pool.prompts, matrix)
+
+
+def _add(samples: Samples, key: Key, where: Where, values: ndarray) -> None:
+    samples.add(key, values, where.prompts)
 
 
 class Offered:
@@ -154,5 +172,5 @@ class Offered:
         before = self._get("h over steps", "layer", dtype)
         layers = self.work.network.anatomy.layers
         parallel = [layers[step.layer].parallel for step in self.work.network.plan]
-        mask = torch.tensor(parallel, device=before.device)[:, None]
+        mask = upload(np.array(parallel), before.device)[:, None]
         return torch.where(mask, before, before + self._get("u", "attn", dtype))

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
-from jaxtyping import Bool, Float
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+from numpy import ndarray
 from torch import Tensor
 
 from depthsig.engine.clean_run import update_of
+from depthsig.engine.device import Pending, upload
 from depthsig.engine.memory import Budget
 from depthsig.engine.program import Change, Program
 from depthsig.engine.rows import Clean
@@ -42,6 +44,7 @@ class EditedBatch:
         clean: with parts where they are wanted and known.
         parts: whether attention and MLP may be edited on their own.
         tick: reports tokens that edited runs are done with.
+        later: what stays on the device until the batch ends.
     """
 
     work: Work
@@ -50,6 +53,7 @@ class EditedBatch:
     means: Means
     parts: bool
     tick: Callable[[float], None]
+    later: Pending
     _update: tuple[int, Tensor] | None = field(default=None, repr=False)
 
     @property
@@ -57,22 +61,24 @@ class EditedBatch:
         """The batch's prompts, row by row."""
         return [self.work.counted[r] for r in self.clean.batch.rows]
 
-    def counted(self) -> Bool[Tensor, "prompt token"]:
+    def counted(self) -> Bool[ndarray, "prompt token"]:
         """True at the measured positions."""
-        ids = self.clean.batch.ids
-        mask = torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
+        mask = np.zeros(tuple(self.clean.batch.ids.shape), dtype=bool)
         for row, prompt in enumerate(self.here):
             mask[row, list(prompt.positions)] = True
         return mask
 
-    def edited_up_to(self, ends: Sequence[int | None]) -> Bool[Tensor, "prompt token"]:
+    def edited_up_to(self, ends: Sequence[int | None]) -> Bool[ndarray, "prompt token"]:
         """True at positions 1..end−1 of each prompt; nowhere where the end is None."""
-        ids = self.clean.batch.ids
-        mask = torch.zeros(ids.shape, dtype=torch.bool)
+        mask = np.zeros(tuple(self.clean.batch.ids.shape), dtype=bool)
         for row, end in enumerate(ends):
             if end is not None:
                 mask[row, 1:end] = True
-        return mask.to(ids.device)
+        return mask
+
+    def upload(self, array: Shaped[ndarray, "*any"]) -> Shaped[Tensor, "*any"]:
+        """An array beside the batch."""
+        return upload(array, self.clean.batch.ids.device)
 
     def where(self) -> Where:
         """The batch's measured tokens."""

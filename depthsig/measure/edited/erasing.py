@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+from numpy import ndarray
+from torch import Tensor
 
+from depthsig.engine.device import fetch
 from depthsig.engine.program import Change, Program
 from depthsig.engine.run import run_programs
 from depthsig.measure.comparing import OutputComparison
@@ -48,14 +51,20 @@ class Erasing:
         comparison = OutputComparison(self.work.network, self.entries, batch.budget.rows)
         maps = {p.index: np.full((len(self.entries), p.n_tokens, self.work.steps + 1), np.nan) for p in batch.here}
         for numbers, states in run_programs(batch.clean, programs, memory=batch.budget.states):
+            at: list[tuple[ndarray, int, list[int]]] = []
+            found: dict[tuple[int, str], Tensor] = {}
             for position in sorted({cells[n][1] for n in numbers}):
                 members = [i for i, n in enumerate(numbers) if cells[n][1] == position]
                 where = batch.tokens_at(lambda prompt, t=position: _affected(prompt, t))  # type: ignore[misc]
                 if not len(where):
                     continue
                 values = comparison.compare(batch.last(), where, [states[i] for i in members])
-                depths = [cells[numbers[i]][0] for i in members]
-                self._keep(maps, where.prompts, position, depths, values)
+                found |= {(len(at), name): value for name, value in values.items()}
+                at.append((where.prompts, position, [cells[numbers[i]][0] for i in members]))
+            fetched = fetch(found)
+            for number, (owners, position, depths) in enumerate(at):
+                mine = {one.id: fetched[number, one.id] for one in self.entries}
+                self._keep(maps, owners, position, depths, mine)
             batch.done(len(numbers))
         for prompt in batch.here:
             self._file(prompt, maps[prompt.index], samples, tokens)

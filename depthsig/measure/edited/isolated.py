@@ -76,12 +76,11 @@ class Isolated:
     ) -> None:
         clean = batch.clean
         hidden = torch.cat([self._without(batch, case, s, clean.state(step)) for case, s in members])
-        prompts = torch.arange(clean.shape[0], device=hidden.device).repeat(len(members))
+        prompts = clean.rows(len(members))
         layer = self.work.network.layer_at(step)
         out, update = run_step(layer, clean.calls[step], RowBlock(hidden, prompts), want_update=True)
         assert update is not None
-        programs = torch.tensor(list(numbers), device=hidden.device).repeat_interleave(clean.shape[0])
-        effects.step(step, Rows(programs, prompts), hidden, out, update)
+        effects.step(step, Rows(tuple(numbers), prompts), hidden, out, update)
 
     def _without(
         self, batch: EditedBatch, case: Case, step: int, state: Float[Tensor, "prompt token d"]

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from depthsig.engine.device import fetch
 from depthsig.engine.edits import Drop, OrderEdit, Repeat, Reverse, Swap, compile_edit
 from depthsig.engine.run import run_programs
 from depthsig.measure.comparing import OutputComparison
@@ -144,13 +145,13 @@ def measure_sweep(
     comparison = OutputComparison(batch.work.network, entries, batch.budget.rows)
     found = {one.id: np.full((len(where), *sweep.shape), np.nan) for one in entries}
     for numbers, states in run_programs(batch.clean, programs, memory=batch.budget.states):
-        values = comparison.compare(batch.last(), where, list(states))
+        values = fetch(comparison.compare(batch.last(), where, list(states)))
         for name, columns in values.items():
             for column, number in enumerate(numbers):
                 np.moveaxis(found[name], 0, -1)[keys[number]] = columns[:, column]
         batch.done(len(numbers))
     if sweep.symmetric:
-        own = comparison.of_itself(batch.last(), where)
+        own = fetch(comparison.of_itself(batch.last(), where))
         found = {name: _mirrored(values, own[name]) for name, values in found.items()}
     return found
 

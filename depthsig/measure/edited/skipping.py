@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from numpy import ndarray
 from torch import Tensor
 
 from depthsig.engine.program import Change, Program
 from depthsig.engine.rows import Rows
-from depthsig.engine.run import run_programs
+from depthsig.engine.run import order_of, run_programs
 from depthsig.measure.calling import values_of
 from depthsig.measure.comparing import OutputComparison
 from depthsig.measure.edited.edited_batch import EditedBatch
@@ -33,14 +34,14 @@ class Case:
     """One way of taking away: a part, a scope and a cut, applied to every step in turn.
 
     Attributes:
-        edited, measured: masks; a prompt without this cut has neither.
+        edited, measured: masks, the first on the device; a prompt without this cut has neither.
     """
 
     part: Part
     scope: str
     cut: int
     edited: Bool[Tensor, "prompt token"]
-    measured: Bool[Tensor, "prompt token"]
+    measured: Bool[ndarray, "prompt token"]
 
 
 @dataclass(frozen=True)
@@ -72,20 +73,28 @@ class Cases:
 
     def of(self, batch: EditedBatch) -> Iterator[Case]:
         """Every case that a prompt of the batch has."""
-        request, counted = self.work.request, batch.counted()
-        positions = torch.arange(counted.shape[1], device=counted.device)
+        scopes = list(self._scopes(batch))
         for part in self.parts:
-            if part != "layer" and not batch.parts:
-                continue
-            if "current" in request.scopes:
-                yield Case(part, "current", 0, batch.edited_up_to([p.n_tokens for p in batch.here]), counted)
-            if "future" not in request.scopes:
-                continue
-            cuts = [future_cuts(p.n_tokens, request.cuts) for p in batch.here]
-            for number in range(max(map(len, cuts))):
-                ends = [c[number] if number < len(c) else None for c in cuts]
-                after = torch.tensor([e if e is not None else counted.shape[1] for e in ends], device=counted.device)
-                yield Case(part, "future", number, batch.edited_up_to(ends), counted & (positions >= after[:, None]))
+            if part == "layer" or batch.parts:
+                for scope, cut, edited, measured in scopes:
+                    yield Case(part, scope, cut, edited, measured)
+
+    def _scopes(
+        self, batch: EditedBatch
+    ) -> Iterator[tuple[str, int, Bool[Tensor, "prompt token"], Bool[ndarray, "prompt token"]]]:
+        """Every scope and cut, with where it edits and where it is measured."""
+        request, counted = self.work.request, batch.counted()
+        if "current" in request.scopes:
+            edited = batch.edited_up_to([p.n_tokens for p in batch.here])
+            yield "current", 0, batch.upload(edited), counted
+        if "future" not in request.scopes:
+            return
+        cuts = [future_cuts(p.n_tokens, request.cuts) for p in batch.here]
+        for number in range(max(map(len, cuts))):
+            ends = [c[number] if number < len(c) else None for c in cuts]
+            after = np.array([end if end is not None else counted.shape[1] for end in ends])
+            later = np.arange(counted.shape[1]) >= after[:, None]
+            yield "future", number, batch.upload(batch.edited_up_to(ends)), counted & later
 
     def steps_of(self, case: Case) -> list[int]:
         """The steps whose part can be taken away."""
@@ -128,6 +137,8 @@ class Skipping:
         if not every:
             return
         programs = [self._program(batch, case, s) for case, s in every]
+        order = order_of(batch.clean, programs)  # so that those of a block are neighbours in tables, too
+        every, programs = [every[i] for i in order], [programs[i] for i in order]
         effects = Effects(batch, every, self.effects) if self.effects else None
         outputs = _Outputs(batch, self.outputs)
         for numbers, states in run_programs(batch.clean, programs, effects, memory=batch.budget.states):
@@ -152,21 +163,20 @@ def _measured_for(one: Metric, case: Case, batch: EditedBatch) -> bool:
 
 
 class Effects:
-    """Effects on later updates as steps are computed, reduced over positions at once."""
+    """Effects on later updates as steps are computed, reduced over positions at once, on the device."""
 
     def __init__(self, batch: EditedBatch, every: Sequence[tuple[Case, int]], entries: Sequence[Metric]) -> None:
         self.batch, self.entries = batch, entries
-        device = batch.clean.batch.ids.device
         self.cases = list({id(case): case for case, _ in every}.values())
         number = {id(case): i for i, case in enumerate(self.cases)}
-        self.case_of = torch.tensor([number[id(case)] for case, _ in every], device=device)
-        self.masks = torch.stack([case.measured for case in self.cases])
-        self.skipped = torch.tensor([step for _, step in every], device=device)
+        self.number_of = np.array([number[id(case)] for case, _ in every])
+        self.skipped = np.array([step for _, step in every])
+        self.case_of = batch.upload(self.number_of)
+        self.masks = batch.upload(np.stack([case.measured for case in self.cases]))
         steps = batch.work.steps
         shape = (len(entries), len(self.cases), len(batch.here), steps, steps)
-        self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
-        self.counts = torch.zeros(shape, dtype=torch.long, device=device)
-        self.worst = torch.full(shape, float("nan"), dtype=torch.float64, device=device)
+        self.sums, self.worst = np.zeros(shape), np.full(shape, np.nan)
+        self.counts = np.zeros(shape, dtype=np.int64)
 
     def step(
         self, step: int, rows: Rows, before: Float[Tensor, "row token d"], after: Float[Tensor, "row token d"],
@@ -174,38 +184,56 @@ class Effects:
     ) -> None:  # fmt: skip
         """Compare a block's updates with the clean ones; blocks hold whole programs."""
         clean = self.batch.update(step)
-        prompts, tokens, width = clean.shape
-        programs = rows.programs[::prompts]
-        which, skipped = self.case_of[programs], self.skipped[programs]
-        later = skipped < step  # a sublayer's own step is computed, too, but is no effect on later ones
-        if not bool(later.any()):
+        # A sublayer's own step is computed, too, but is no effect on later ones.
+        kept = [i for i, number in enumerate(rows.numbers) if self.skipped[number] < step]
+        if not kept:
             return
-        delta = clean.expand(len(programs), -1, -1, -1).reshape(-1, width)
-        offered = {"delta": delta, "delta_edited": update.reshape(-1, width)}
-        at = which[later], slice(None), skipped[later], step
+        updates = update.unflatten(0, (len(rows.numbers), -1))
+        if len(kept) < len(rows.numbers):
+            updates = _chosen(updates, kept, self.batch)
+        numbers = [rows.numbers[i] for i in kept]
+        mask = self.masks.index_select(0, _chosen(self.case_of, numbers, self.batch))
+        delta = clean.expand(len(kept), -1, -1, -1).reshape(-1, clean.shape[-1])
+        offered = {"delta": delta, "delta_edited": updates.reshape(-1, clean.shape[-1])}
         for number, one in enumerate(self.entries):
-            values = values_of(one, offered, len(delta)).unflatten(0, (len(programs), prompts, tokens))
-            mask = self.masks[which] & ~values.isnan()
-            extreme = -torch.inf if one.worst != "min" else torch.inf
-            worst = torch.where(mask, values, extreme)
+            values = values_of(one, offered, len(delta)).view(mask.shape)
+            defined = mask & ~values.isnan()
+            worst = values.masked_fill(~defined, torch.inf if one.worst == "min" else -torch.inf)
             worst = worst.amin(-1) if one.worst == "min" else worst.amax(-1)
-            self.sums[number][at] = torch.where(mask, values, 0.0).sum(-1, dtype=torch.float64)[later]
-            self.counts[number][at] = mask.sum(-1)[later]
-            self.worst[number][at] = worst.double()[later]
+            total = values.masked_fill(~defined, 0.0).sum(-1, dtype=torch.float64)
+            reduced = torch.stack([total, defined.sum(-1, dtype=torch.float64), worst.double()])
+            self.batch.later.add(partial(self._take, number, step, numbers), reduced)
+
+    def _take(self, number: int, step: int, programs: list[int], reduced: Float[ndarray, "3 program prompt"]) -> None:
+        """What a block gave of one metric: sums, counts and extremes over positions."""
+        at = number, self.number_of[programs], slice(None), self.skipped[programs], step
+        self.sums[at], self.counts[at], self.worst[at] = reduced
 
     def file(self, case: Case, samples: Samples) -> None:
-        """Give one case's values to the samples."""
+        """Give one case's values to the samples, when the batch ends."""
+        self.batch.later.add(partial(self._file, case, samples))
+
+    def _file(self, case: Case, samples: Samples) -> None:
         i = next((i for i, c in enumerate(self.cases) if c is case), None)
-        kept = (case.measured.sum(-1) > 0).cpu().numpy()
         if i is None:
             return
+        kept = case.measured.any(-1)
         rows = np.array([p.index for p in self.batch.here])[kept]
         for number, one in enumerate(self.entries):
-            if not _measured_for(one, case, self.batch):
-                continue
-            sums, counts, worst = (x[number, i].cpu().numpy()[kept] for x in (self.sums, self.counts, self.worst))
-            worst = np.where(counts > 0, worst, np.nan)
-            samples.add_sums(Key(one.id, case.part, case.scope), rows, sums, counts, worst, case.cut)
+            if _measured_for(one, case, self.batch):
+                sums, counts, worst = (x[number, i][kept] for x in (self.sums, self.counts, self.worst))
+                worst = np.where(counts > 0, worst, np.nan)
+                samples.add_sums(Key(one.id, case.part, case.scope), rows, sums, counts, worst, case.cut)
+
+
+def _chosen(
+    table: Shaped[Tensor, "place *any"], places: Sequence[int], batch: EditedBatch
+) -> Shaped[Tensor, "_p *any"]:
+    """Some of a table's places; neighbours are a slice, which needs nothing from the host."""
+    first, last = places[0], places[-1]
+    if list(places) == list(range(first, last + 1)):
+        return table[first : last + 1]
+    return table.index_select(0, batch.upload(np.array(places)))
 
 
 @dataclass
@@ -214,31 +242,34 @@ class _Outputs:
 
     batch: EditedBatch
     entries: Sequence[Metric]
-    found: dict[int, tuple[Where, dict[str, Float[ndarray, "_token step"]]]] = field(default_factory=dict)
+    where: dict[int, Where] = field(default_factory=dict)
+    found: dict[int, list[tuple[list[int], dict[str, Tensor]]]] = field(default_factory=dict)
 
     def add(self, programs: list[tuple[Case, int]], states: Float[Tensor, "program prompt token d"]) -> None:
         """Read out a group's last states, case by case: each has its own measured tokens."""
         if not self.entries:
             return
         for case in {id(c): c for c, _ in programs}.values():
-            asked = [one for one in self.entries if _measured_for(one, case, self.batch)]
-            members = [i for i, (c, _) in enumerate(programs) if c is case]
-            if id(case) not in self.found:
-                where = self.batch.where().within(case.measured)
-                empty = {one.id: np.full((len(where), self.batch.work.steps), np.nan) for one in asked}
-                self.found[id(case)] = (where, empty)
-            where, columns = self.found[id(case)]
+            if id(case) not in self.where:
+                self.where[id(case)] = self.batch.where().within(case.measured)
+            where, members = self.where[id(case)], [i for i, (c, _) in enumerate(programs) if c is case]
             if not len(where):
                 continue
+            asked = [one for one in self.entries if _measured_for(one, case, self.batch)]
             comparison = OutputComparison(self.batch.work.network, asked, self.batch.budget.rows)
             values = comparison.compare(self.batch.last(), where, [states[i] for i in members])
-            for name, value in values.items():
-                columns[name][:, [programs[i][1] for i in members]] = value
+            self.found.setdefault(id(case), []).append(([programs[i][1] for i in members], values))
 
     def file(self, case: Case, samples: Samples) -> None:
-        """Give one case's values to the samples."""
-        if id(case) not in self.found:
-            return
-        where, columns = self.found[id(case)]
-        for name, values in columns.items():
-            samples.add(Key(name, case.part, case.scope), values, where.prompts, case.cut)
+        """Give one case's values to the samples, when the batch ends."""
+        groups = self.found.get(id(case), [])
+        steps = [step for some, _ in groups for step in some]
+        for name in groups[0][1] if groups else ():
+            key, where = Key(name, case.part, case.scope), self.where[id(case)]
+
+            def add(values: ndarray, key: Key = key, where: Where = where) -> None:
+                columns = np.full((len(where), self.batch.work.steps), np.nan)
+                columns[:, steps] = values
+                samples.add(key, columns, where.prompts, case.cut)
+
+            self.batch.later.add(add, torch.cat([values[name] for _, values in groups], dim=1))

@@ -1,0 +1,1 @@
+"""The fused comparison for devices that want thousands of rows at once."""
