@@ -11,6 +11,7 @@ These are the definitions; :mod:`depthsig.metrics.comparison` (a processor's cac
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def kl_divergence(
     small = x.abs() < 1
     # Beyond 1 nothing cancels, and e⁻ˣ could overflow.
     near = q * (x + (-x.where(small, x.new_zeros(()))).expm1())
-    far = p - q + (q * x).where(q > 0, x.new_zeros(()))
+    far = (p - q + (q * x).where(q > 0, x.new_zeros(()))).masked_fill(x == math.inf, math.inf)
     return near.where(small, far).sum(-1)
 
 

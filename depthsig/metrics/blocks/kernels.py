@@ -209,9 +209,11 @@ if triton is not None:
             difference = tl.where(near, q * (small - bracket), q - p)
             if KL:
                 far = tl.where(q > 0.0, q * x, 0.0) - difference
+                far = tl.where(x == float("inf"), float("inf"), far)  # even where float32 has none of it left
                 kl += tl.sum(tl.where(near, q * bracket, far), 0).to(tl.float64)
             if REVERSE:
                 far = difference - tl.where(p > 0.0, p * x, 0.0)
+                far = tl.where(x == float("-inf"), float("inf"), far)
                 reverse += tl.sum(tl.where(near, p * _bracket(-small), far), 0).to(tl.float64)
             if JSD:
                 both = p + q

@@ -74,10 +74,10 @@ def _apart(q_logits: Tensor, p_logits: Tensor, own: Tensor, stats: Tensor, apart
     wants_kl, wants_reverse, wants_jsd, wants_l2 = apart
     rows = []
     if wants_kl:
-        far = torch.where(q > 0, q * x, 0.0) - beyond
+        far = (torch.where(q > 0, q * x, 0.0) - beyond).masked_fill_(x == math.inf, math.inf)
         rows.append(torch.where(near, q * _bracket(small), far).sum(-1, dtype=torch.float64))
     if wants_reverse:
-        far = beyond - torch.where(p > 0, p * x, 0.0)
+        far = (beyond - torch.where(p > 0, p * x, 0.0)).masked_fill_(x == -math.inf, math.inf)
         rows.append(torch.where(near, p * _bracket(-small), far).sum(-1, dtype=torch.float64))
     if wants_jsd:
         both = p + q
