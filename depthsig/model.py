@@ -26,6 +26,7 @@ from depthsig.errors import InputError, UnsupportedModelError
 from depthsig.plan.declared import Declared, Iterations, PlanOptions, check_counts, declare_spans, gather
 from depthsig.plan.plan import Plan, build_plan
 from depthsig.plan.trace import Trace, trace_forward
+from depthsig.progress import Progress
 from depthsig.prompts import TokenPrompt, tokenize
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ def load(
     order: str | None = None, loop: str | None = None, grown: str | None = None, iterations: Iterations | None = None,
     forward: Callable[[nn.Module, Tensor], Any] | None = None, seed: int = 0,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
-    revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False, progress: bool = False,
+    revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False,
+    progress: bool | Progress = False,
 ) -> Model:  # fmt: skip
     """Load a checkpoint, or wrap a live model, and trace its plan.
 
@@ -164,7 +166,7 @@ def load(
         revision: of a hub id.
         trust_remote_code: run code that a checkpoint brings.
         allow_pickle: load pickled weights.
-        progress: show the loader's bars.
+        progress: show on standard error how far it is.
 
     Raises:
         InputError: for anything that cannot be loaded safely and exactly; one line says why.
@@ -176,7 +178,7 @@ def load(
 
 def open_model(
     source: Any, tokenizer: Any, loading: LoadOptions, options: PlanOptions, *,
-    forward: Callable[[nn.Module, Tensor], Any] | None = None, seed: int = 0, progress: bool = False,
+    forward: Callable[[nn.Module, Tensor], Any] | None = None, seed: int = 0, progress: bool | Progress = False,
 ) -> Model:  # fmt: skip
     """As :func:`load`, with its options as records."""
     live = isinstance(source, nn.Module)

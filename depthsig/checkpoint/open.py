@@ -22,12 +22,14 @@ from depthsig.checkpoint.files.limits import model_max
 from depthsig.checkpoint.files.listing import list_files
 from depthsig.checkpoint.files.size import check_counts
 from depthsig.checkpoint.fingerprint import Fingerprint, fingerprint
+from depthsig.checkpoint.gguf_reading import read_once
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.own_entry import check_declared
 from depthsig.checkpoint.pretrained import Target, explain
 from depthsig.checkpoint.wrappers import config_of, unwrapped
 from depthsig.checkpoint.xtransformers import is_wrapper, step_view
 from depthsig.errors import DepthsigError, DepthsigWarning, InputError
+from depthsig.progress import Progress
 from depthsig.prompts.shipped import shipped_checkpoints
 
 
@@ -71,7 +73,7 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    source: Any, tokenizer: Any = None, options: LoadOptions | None = None, *, progress: bool = False
+    source: Any, tokenizer: Any = None, options: LoadOptions | None = None, *, progress: bool | Progress = False
 ) -> Checkpoint:
     """Open ``source`` safely and exactly.
 
@@ -79,7 +81,7 @@ def open_checkpoint(
         source: a local folder, a hub id, a .gguf file, the name of a shipped checkpoint, a live
             model, or a ``TransformerBridge``.
         tokenizer: for live models, and where a checkpoint's own is not to be used.
-        progress: show the loader's bars.
+        progress: show how far it is.
 
     Raises:
         InputError: one line that says what was wrong, what was found, and what would work.
@@ -88,18 +90,21 @@ def open_checkpoint(
         return _live(source, tokenizer)
     if not isinstance(source, (str, Path)):
         raise InputError(f"a checkpoint is a path, a hub id or a model; found {type(source).__name__}")
-    options, where = options or LoadOptions(), repr(str(source))
+    options, where, show = options or LoadOptions(), repr(str(source)), Progress.of(progress)
     place = _locate(str(source))
     if isinstance(place, Path) and options.revision:
         raise InputError(f"revision {options.revision!r} goes with a hub id; {where} is read as it lies there")
-    with quiet(progress):
+    packed = isinstance(place, Path) and place.is_file()
+    size = Path(place).stat().st_size if packed else None
+    with show.stage(f"loading {Path(place).name}", size) as tick, quiet(show.visible and not packed):
         files = list_files(_fetched(place, options) if isinstance(place, str) else place, options, where)
         check_counts(files.config if files.gguf is None else files.gguf.own(), files, where)
         target = Target(files, place if isinstance(place, str) else None, options, where)
-        config = target.config()
-        module, unexpected = target.load(config)
-        found, notes = (tokenizer, []) if tokenizer is not None else target.tokenizer()
-        notes = [*files.notes, *check_agreement(files, module, unexpected, where), *notes]
+        with read_once(files.gguf, tick):
+            config = target.config()
+            module, unexpected = target.load(config)
+            found, notes = (tokenizer, []) if tokenizer is not None else target.tokenizer()
+            notes = [*files.notes, *check_agreement(files, module, unexpected, where), *notes]
     for note in notes:
         warnings.warn(note, DepthsigWarning, stacklevel=2)
     repository, commit = files.repository

@@ -50,11 +50,9 @@ class Given:
 
     def _opened(self, seed: int, show: Progress) -> Model:
         if not isinstance(self.model, Model):
-            with show.stage("loading"):
-                return open_model(
-                    self.model, self.tokenizer, self.loading, self.plan, forward=self.forward, seed=seed,
-                    progress=show.visible,
-                )  # fmt: skip
+            return open_model(
+                self.model, self.tokenizer, self.loading, self.plan, forward=self.forward, seed=seed, progress=show
+            )
         given = [*self.loading.given(), *["forward"] * (self.forward is not None)]
         if given:
             raise InputError(f"{given[0]!r} goes with a checkpoint, not with a loaded model")

@@ -73,11 +73,20 @@ class Files:
 
     def content_hash(self, code: Iterable[Path] = ()) -> str:
         """SHA-256 over names and bytes of config, weights and the code that ran with them."""
+        return self._own_hash if not (more := tuple(code)) else self._hash_with(more)
+
+    @cached_property
+    def _own_hash(self) -> str:
+        return self._hash_with(())
+
+    def _hash_with(self, code: tuple[Path, ...]) -> str:
         config = [] if self.gguf is not None else [self.folder / "config.json"]
         return _hash(self.folder, [*config, *self.weights, *code])
 
     def tokenizer_hash(self) -> str | None:
         """The same over the tokenizer's files; None where there are none."""
+        if self.gguf is not None and not self.tokenizer:
+            return self.content_hash()  # of the same one file
         paths = [*self.tokenizer, *([self.place] if self.gguf is not None else [])]
         return _hash(self.folder, paths) if paths else None
 
