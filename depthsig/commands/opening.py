@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from depthsig.checkpoint.fingerprint import check_unchanged
 from depthsig.checkpoint.hooks import refuse_autocast
 from depthsig.checkpoint.loading import LoadOptions
+from depthsig.commands.early import Asked, refuse_early
 from depthsig.errors import InputError
 from depthsig.model import Model, open_model
 from depthsig.plan.declared import PlanOptions
@@ -37,13 +38,17 @@ class Given:
     plan: PlanOptions = field(default_factory=PlanOptions)
     forward: Callable[[nn.Module, Tensor], Any] | None = None
 
-    def open(self, seed: int, show: Progress) -> Model:
+    def open(self, seed: int, show: Progress, asked: Asked | None = None) -> Model:
         """The model, loaded if it is not yet, with the declared order and labels.
+
+        Args:
+            asked: what is asked of it, as far as that can be held against a checkpoint before its weights are read.
 
         Raises:
             InputError: for what cannot be loaded, for options that a loaded model cannot follow, for weights that were
                 changed since they were loaded, and within ``torch.autocast``.
         """
+        refuse_early(self.model, self.loading, self.plan, asked)
         model = self._opened(seed, show)
         refuse_autocast(model.module)
         return model

@@ -14,8 +14,8 @@ from gguf import GGMLQuantizationType as Kind
 from gguf_files import add_tokenizer, small_llama, write_gguf
 from smollm2 import gguf as smollm2
 
-from depthsig.checkpoint.files.gguf_header import read_header
-from depthsig.checkpoint.gguf_reading import _unpacked, read_once
+from depthsig.checkpoint.gguf.gguf_header import read_header
+from depthsig.checkpoint.gguf.gguf_reading import _unpacked, read_once
 from depthsig.checkpoint.open import open_checkpoint
 from depthsig.progress import Progress
 
@@ -66,7 +66,7 @@ def test_blocks_are_unpacked_alike(kind: Kind, monkeypatch: pytest.MonkeyPatch) 
         except NotImplementedError:
             pytest.skip("gguf cannot unpack it")
         for at_once in (1, 1500, 1 << 20):
-            monkeypatch.setattr("depthsig.checkpoint.gguf_reading._AT_ONCE", at_once)
+            monkeypatch.setattr("depthsig.checkpoint.gguf.gguf_reading._AT_ONCE", at_once)
             found = _unpacked(data, kind, gguf.dequantize)
             assert found.dtype == wanted.dtype and found.shape == wanted.shape
             assert np.array_equal(found.view(np.uint32), wanted.view(np.uint32))  # of what is not a number, too

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
-from depthsig.checkpoint.files.gguf_header import GgufHeader
-from depthsig.checkpoint.files.gguf_keys import ROPE_FACTORS, head_dim, stretching
+from depthsig.checkpoint.gguf.gguf_header import GgufHeader
+from depthsig.checkpoint.gguf.gguf_keys import ROPE_FACTORS, head_dim, stretching
 from depthsig.errors import UnsupportedModelError, shown
 
 

@@ -20,8 +20,8 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from transformers.integrations.ggml import _gguf_parse_value
 
-from depthsig.checkpoint.files.gguf_header import GgufHeader
-from depthsig.checkpoint.files.tensors import HeldTensor
+from depthsig.checkpoint.files.held import HeldTensor
+from depthsig.checkpoint.gguf.gguf_header import GgufHeader
 
 _READ = 99
 """A type of values that the format does not have: transformers takes a value of an unknown type as it is."""
