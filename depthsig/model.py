@@ -24,8 +24,10 @@ from depthsig.engine.rows import StepObserver
 from depthsig.engine.run import EditedRun, run_edits
 from depthsig.errors import InputError, UnsupportedModelError
 from depthsig.plan.declared import Declared, Iterations, PlanOptions, check_counts, declare_spans, gather
+from depthsig.plan.foreseen import foresee
 from depthsig.plan.plan import Plan, build_plan
 from depthsig.plan.trace import Trace, trace_forward
+from depthsig.progress import Progress
 from depthsig.prompts import TokenPrompt, tokenize
 
 if TYPE_CHECKING:
@@ -142,7 +144,8 @@ def load(
     order: str | None = None, loop: str | None = None, grown: str | None = None, iterations: Iterations | None = None,
     forward: Callable[[nn.Module, Tensor], Any] | None = None, seed: int = 0,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
-    revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False, progress: bool = False,
+    revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False,
+    progress: bool | Progress = False,
 ) -> Model:  # fmt: skip
     """Load a checkpoint, or wrap a live model, and trace its plan.
 
@@ -164,7 +167,7 @@ def load(
         revision: of a hub id.
         trust_remote_code: run code that a checkpoint brings.
         allow_pickle: load pickled weights.
-        progress: show the loader's bars.
+        progress: show on standard error how far it is.
 
     Raises:
         InputError: for anything that cannot be loaded safely and exactly; one line says why.
@@ -176,12 +179,13 @@ def load(
 
 def open_model(
     source: Any, tokenizer: Any, loading: LoadOptions, options: PlanOptions, *,
-    forward: Callable[[nn.Module, Tensor], Any] | None = None, seed: int = 0, progress: bool = False,
+    forward: Callable[[nn.Module, Tensor], Any] | None = None, seed: int = 0, progress: bool | Progress = False,
 ) -> Model:  # fmt: skip
     """As :func:`load`, with its options as records."""
     live = isinstance(source, nn.Module)
     if live:
         _check_live(source, loading)
+    foresee(source, loading, options)  # before any weight is read
     checkpoint = open_checkpoint(source, tokenizer, loading, progress=progress)
     check_finite(checkpoint.module)
     refuse_unsupported(checkpoint.config)

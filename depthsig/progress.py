@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,6 @@ class Progress:
         from rich.progress import Progress as Bars  # start-up time
 
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        with Bars(*columns, console=Console(file=sys.stderr), transient=True) as bars:
             task = bars.add_task(name, total=total)
             yield lambda amount: bars.update(task, advance=amount)

@@ -49,6 +49,12 @@ def _one_core_each() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _a_cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a user keeps between runs is nothing that tests read or write; the processes that they start neither."""
+    os.environ["DEPTHSIG_CACHE"] = str(tmp_path_factory.mktemp("kept"))
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Llama with a tokenizer as a folder; whoever changes it changes a copy."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import transformers as hf
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter, quantize
 from torch import nn
 
 _ENDS = {
@@ -22,10 +22,10 @@ _LAYER = {
 }  # fmt: skip
 
 
-def small_llama(**settings: Any) -> nn.Module:
+def small_llama(intermediate: int = 48, **settings: Any) -> nn.Module:
     """A Llama of two layers whose frequencies differ: its heads are 16 wide."""
     config = hf.LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=64, hidden_size=32, intermediate_size=intermediate, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=False, **settings,
     )  # fmt: skip
     return hf.LlamaForCausalLM(config).eval()
@@ -33,13 +33,14 @@ def small_llama(**settings: Any) -> nn.Module:
 
 def write_gguf(
     module: Any, path: Path, *, keys: Mapping[str, Any] | None = None, extra: Mapping[str, np.ndarray] | None = None,
-    without: tuple[str, ...] = (), architecture: str = "llama",
+    without: tuple[str, ...] = (), architecture: str = "llama", kind: GGMLQuantizationType = GGMLQuantizationType.F32,
 ) -> Path:  # fmt: skip
     """Write a Llama.
 
     Args:
         keys: of the architecture, beside or in the place of the usual ones; a leading ``=`` means the whole name.
         extra: further tensors. without: keys and tensors that are left out.
+        kind: how the matrices are packed.
     """
     config = module.config
     writer = GGUFWriter(str(path), architecture)
@@ -60,7 +61,8 @@ def write_gguf(
             half = values.reshape(heads, 2, -1, values.shape[1])
             values = half.swapaxes(1, 2).reshape(values.shape)
         if gguf not in without:
-            writer.add_tensor(gguf, np.ascontiguousarray(values))
+            packed = quantize(np.ascontiguousarray(values), kind if values.ndim > 1 else GGMLQuantizationType.F32)
+            writer.add_tensor(gguf, packed, raw_dtype=kind if packed.dtype == np.uint8 else None)
     for name, values in (extra or {}).items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()
@@ -68,6 +70,20 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def add_tokenizer(n: int) -> dict[str, Any]:
+    """The keys of a byte-level tokenizer of so many tokens, some of them merged."""
+    letters = [chr(c) for c in range(ord("A"), ord("A") + n - 8)]
+    special = ["<|im_start|>", "<|im_end|>"]
+    merges = [(letters[i], letters[i + 1]) for i in range(0, 12, 2)]
+    tokens = [*special, *letters, *("".join(pair) for pair in merges)]
+    return {
+        "=tokenizer.ggml.model": "gpt2", "=tokenizer.ggml.tokens": tokens,
+        "=tokenizer.ggml.token_type": [3, 3, *[1] * (n - 2)], "=tokenizer.ggml.merges": [" ".join(m) for m in merges],
+        "=tokenizer.ggml.bos_token_id": 0, "=tokenizer.ggml.eos_token_id": 1,
+        "=tokenizer.chat_template": "{{ messages }}",
+    }  # fmt: skip
 
 
 def _renamed(name: str) -> str:

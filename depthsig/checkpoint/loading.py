@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
+def device_unusable(device: str, error: Exception) -> str:
+    """One line for a device that torch knows and that is not there."""
+    return f"--device {device!r} cannot be used: {str(error).splitlines()[0]}"
+
+
 @dataclass(frozen=True)
 class LoadOptions:
     """Options of loading, under the names of the command.

@@ -7,7 +7,6 @@ trace, and be refused where a model carries more than its residual stream from p
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,12 +15,8 @@ from torch import Tensor, nn
 
 from depthsig.checkpoint.conduct import Conduct, Setting, conducted
 from depthsig.checkpoint.draws import draws_randomly
-from depthsig.errors import InputError, UnsupportedModelError, shown, written
-
-FIELDS = ("total_ut_steps", "num_loops", "loop_num", "mean_recurrence", "H_cycles", "L_cycles")
-"""Config fields that count iterations (Ouro, Nanbeige, IQuest-Loop, Huginn and Parcae, HRM-Text)."""
-
-MAX_ITERATIONS = 1024
+from depthsig.checkpoint.known import counts_by_field, counts_in
+from depthsig.errors import InputError, UnsupportedModelError
 
 _ARGUMENTS: dict[str, Callable[[int], Any]] = {
     "num_steps": lambda n: n,  # Huginn; left out it samples a depth
@@ -57,54 +52,6 @@ def refuse_unsupported(config: Any) -> None:
             )
 
 
-def counts_in(config: Any) -> dict[str, int]:
-    """The iteration counts that a config declares, by field.
-
-    Raises:
-        InputError: for a count below 1.
-    """
-    found = {}
-    for name in FIELDS:
-        value = getattr(config, name, None)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or int(value) != value:
-            continue
-        if value < 1:
-            raise InputError(f"the config's {name} is {value}; a loop runs 1 time or more")
-        found[name] = int(value)
-    return found
-
-
-def parse_iterations(text: int | str | Mapping[str, int] | None) -> dict[str, int]:
-    """``3`` as ``{"": 3}``, ``"H_cycles=3,L_cycles=2"`` by field.
-
-    Raises:
-        InputError: for anything else, zero, or more than :data:`MAX_ITERATIONS`.
-
-    >>> parse_iterations("H_cycles=3,L_cycles=2")
-    {'H_cycles': 3, 'L_cycles': 2}
-    """
-    if text is None:
-        return {}
-    if isinstance(text, Mapping):
-        pieces = [f"{name}={written(count)}" for name, count in text.items()]
-    else:
-        pieces = written(text).split(",")
-    found = {}
-    for piece in pieces:
-        match = re.fullmatch(r"\s*(?:([A-Za-z_]\w*)\s*=)?\s*(-?\d+)\s*", piece, re.ASCII)
-        if not match:
-            raise InputError(
-                f"--iterations {shown(text)} is no count; write 4, or H_cycles=3,L_cycles=2 for nested loops"
-            )
-        number = int(match[2]) if len(match[2]) < 10 else MAX_ITERATIONS + 1
-        if not 1 <= number <= MAX_ITERATIONS:
-            raise InputError(f"--iterations {shown(text)}: a loop runs 1 to {MAX_ITERATIONS} times")
-        found[match[1] or ""] = number
-    if len(found) > 1 and "" in found:
-        raise InputError(f"--iterations {shown(text)} mixes a bare count with named ones; name each")
-    return found
-
-
 def find_conduct(
     module: nn.Module,
     config: Any,
@@ -134,7 +81,7 @@ def find_conduct(
             )
         arguments[name] = _ARGUMENTS[name](count)
         counts = {k: v for k, v in counts.items() if k != "mean_recurrence"} | {name: count}
-    for name, count in _by_field(forced, counts).items():
+    for name, count in counts_by_field(forced, counts).items():
         settings += _places(module, config, name, counts[name], count)
         counts[name] = count
     conduct = Conduct(function, arguments, tuple(settings))
@@ -168,26 +115,6 @@ def _trained(module: nn.Module) -> int | None:
             if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 1:
                 return int(value)
     return None
-
-
-def _by_field(forced: Mapping[str, int], counts: Mapping[str, int]) -> dict[str, int]:
-    """Forced counts by the name of their field."""
-    if "" not in forced:
-        unknown = [name for name in forced if name not in counts]
-        if unknown:
-            raise InputError(f"--iterations {unknown[0]}={forced[unknown[0]]}: {_there(counts)}")
-        return dict(forced)
-    if len(counts) != 1:
-        raise InputError(f"--iterations {forced['']}: {_there(counts)}")
-    return {next(iter(counts)): forced[""]}
-
-
-def _there(counts: Mapping[str, int]) -> str:
-    if not counts:
-        return "this model has no count of iterations to set; an --order repeats layers, as in 0:4,4:8x3,8:12"
-    shown = ", ".join(f"{k} = {v}" for k, v in counts.items())
-    example = ",".join(f"{k}={v}" for k, v in counts.items())
-    return f"this model counts its iterations in {shown}; write for example --iterations {example}"
 
 
 def _places(module: nn.Module, config: Any, name: str, trained: int, count: int) -> list[Setting]:

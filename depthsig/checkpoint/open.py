@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,13 +21,15 @@ from depthsig.checkpoint.files.limits import model_max
 from depthsig.checkpoint.files.listing import list_files
 from depthsig.checkpoint.files.size import check_counts
 from depthsig.checkpoint.fingerprint import Fingerprint, fingerprint
+from depthsig.checkpoint.gguf.gguf_reading import read_once
+from depthsig.checkpoint.known import check_revision, locate
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.own_entry import check_declared
 from depthsig.checkpoint.pretrained import Target, explain
 from depthsig.checkpoint.wrappers import config_of, unwrapped
 from depthsig.checkpoint.xtransformers import is_wrapper, step_view
 from depthsig.errors import DepthsigError, DepthsigWarning, InputError
-from depthsig.prompts.shipped import shipped_checkpoints
+from depthsig.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    source: Any, tokenizer: Any = None, options: LoadOptions | None = None, *, progress: bool = False
+    source: Any, tokenizer: Any = None, options: LoadOptions | None = None, *, progress: bool | Progress = False
 ) -> Checkpoint:
     """Open ``source`` safely and exactly.
 
@@ -79,7 +80,7 @@ def open_checkpoint(
         source: a local folder, a hub id, a .gguf file, the name of a shipped checkpoint, a live
             model, or a ``TransformerBridge``.
         tokenizer: for live models, and where a checkpoint's own is not to be used.
-        progress: show the loader's bars.
+        progress: show how far it is.
 
     Raises:
         InputError: one line that says what was wrong, what was found, and what would work.
@@ -88,18 +89,20 @@ def open_checkpoint(
         return _live(source, tokenizer)
     if not isinstance(source, (str, Path)):
         raise InputError(f"a checkpoint is a path, a hub id or a model; found {type(source).__name__}")
-    options, where = options or LoadOptions(), repr(str(source))
-    place = _locate(str(source))
-    if isinstance(place, Path) and options.revision:
-        raise InputError(f"revision {options.revision!r} goes with a hub id; {where} is read as it lies there")
-    with quiet(progress):
+    options, where, show = options or LoadOptions(), repr(str(source)), Progress.of(progress)
+    place = locate(str(source))
+    check_revision(options.revision, place, where)
+    packed = isinstance(place, Path) and place.is_file()
+    size = Path(place).stat().st_size if packed else None
+    with show.stage(f"loading {Path(place).name}", size) as tick, quiet(show.visible and not packed):
         files = list_files(_fetched(place, options) if isinstance(place, str) else place, options, where)
         check_counts(files.config if files.gguf is None else files.gguf.own(), files, where)
         target = Target(files, place if isinstance(place, str) else None, options, where)
-        config = target.config()
-        module, unexpected = target.load(config)
-        found, notes = (tokenizer, []) if tokenizer is not None else target.tokenizer()
-        notes = [*files.notes, *check_agreement(files, module, unexpected, where), *notes]
+        with read_once(files.gguf, tick):
+            config = target.config()
+            module, unexpected = target.load(config)
+            found, notes = (tokenizer, []) if tokenizer is not None else target.tokenizer()
+            notes = [*files.notes, *check_agreement(files, module, unexpected, where), *notes]
     for note in notes:
         warnings.warn(note, DepthsigWarning, stacklevel=2)
     repository, commit = files.repository
@@ -121,38 +124,6 @@ def open_checkpoint(
         notes=tuple(notes),
         weights=fingerprint(module),
     )
-
-
-def _locate(source: str) -> Path | str:
-    """A path that exists, a shipped checkpoint's folder, or a hub id."""
-    if not source.strip() or not source.isprintable():
-        raise InputError(f"{source!r} is no name of a checkpoint; name a folder, a .gguf file or a hub id")
-    try:
-        path = Path(source).expanduser()
-        found = path.is_dir() or path.is_file()
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{source[:200]!r} cannot be opened: {reason}") from None
-    if found:
-        if path.is_file() and path.suffix.lower() != ".gguf":
-            raise InputError(f"{source!r} is a file; a Hugging Face folder or a .gguf file works")
-        return path
-    if path.exists():
-        raise InputError(f"{source!r} is neither a folder nor an ordinary file; name a folder or a .gguf file")
-    shipped = shipped_checkpoints()
-    if source in shipped:
-        return shipped[source]
-    looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or source.lower().endswith(".gguf")
-    if looks_like_path or os.sep + os.sep in source:
-        raise InputError(
-            f"{source!r} does not exist; name a folder, a .gguf file, a hub id or one of `depthsig models`"
-        )
-    if "/" not in source:
-        names = ", ".join(shipped) or "none"
-        raise InputError(
-            f"{source!r} is no folder, and no shipped checkpoint (there are: {names}); hub ids read owner/name"
-        )
-    return source
 
 
 def _fetched(repository: str, options: LoadOptions) -> Path:

@@ -16,12 +16,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import quantization_config
 
 from depthsig.checkpoint.anatomy.probe import probe_ids
-from depthsig.checkpoint.files.gguf_keys import apply_keys
-from depthsig.checkpoint.files.gguf_tensors import rope_factors
 from depthsig.checkpoint.files.listing import Files
 from depthsig.checkpoint.files.size import described_parameters
+from depthsig.checkpoint.gguf.gguf_keys import apply_keys
+from depthsig.checkpoint.gguf.gguf_tensors import rope_factors
 from depthsig.checkpoint.hooks import forward, undisturbed
-from depthsig.checkpoint.loading import LoadOptions
+from depthsig.checkpoint.loading import LoadOptions, device_unusable
 from depthsig.errors import DepthsigError, InputError, UnsupportedModelError, shown
 
 
@@ -156,8 +156,7 @@ class Target:
             try:
                 module = module.to(_device(self.options.device))
             except (RuntimeError, AssertionError) as error:
-                reason = str(error).splitlines()[0]
-                raise InputError(f"--device {self.options.device!r} cannot be used: {reason}") from None
+                raise InputError(device_unusable(self.options.device, error)) from None
         return module.eval()
 
     def tokenizer(self) -> tuple[Any, list[str]]:

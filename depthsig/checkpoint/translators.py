@@ -30,12 +30,12 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from depthsig.checkpoint.finite import is_finite
+from depthsig.checkpoint.lens_folder import CONFIG, PARAMS, SAFE, lens_files
 from depthsig.errors import InputError, shown
-from depthsig.untrusted import is_folder, read_json, size_of
+from depthsig.untrusted import read_json, size_of
 
-CONFIG, PARAMS, SAFE, RECORD = "config.json", "params.pt", "params.safetensors", "lens.json"
+RECORD = "lens.json"
 SCHEMA = "depthsig-lens/1"
-LENS_TYPE = "linear_tuned_lens"
 
 _READOUT = ("layer_norm.", "unembedding.")
 """Pieces of the model's readout that early files carry; the model's own is used."""
@@ -124,15 +124,7 @@ def read_lens(source: str | Path) -> TunedLens:
         InputError: in one line, for a folder or file that is missing, damaged, or of a kind that
             is not an affine map a depth.
     """
-    folder = Path(source).expanduser()
-    if not is_folder(folder):
-        raise InputError(
-            f"--lens {shown(str(source))} is no folder; name one with {CONFIG} and {PARAMS} of a tuned lens"
-        )
-    config = _config(folder)
-    path = next((folder / name for name in (SAFE, PARAMS) if (folder / name).is_file()), None)
-    if path is None:
-        raise InputError(f"--lens {str(source)!r} holds no {PARAMS}; it is no tuned lens")
+    folder, path, config = lens_files(source)
     state = _translators(_state(path), config, str(path))
     weights, biases = _checked(state, config, str(path))
     return TunedLens(weights, biases, str(source), config, _record(folder))
@@ -146,22 +138,6 @@ def write_lens(lens: TunedLens, folder: Path, record: Mapping[str, Any]) -> None
     torch.save(state, folder / PARAMS)
     (folder / CONFIG).write_text(json.dumps(dict(lens.config), indent=1) + "\n", encoding="utf-8")
     (folder / RECORD).write_text(json.dumps(dict(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    try:
-        config = read_json(path)
-    except OSError:
-        raise InputError(f"--lens {str(folder)!r} holds no {CONFIG}; it is no tuned lens") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{str(path)!r} holds a {type(config).__name__}; the config of a tuned lens is an object")
-    kind = config.get("lens_type", LENS_TYPE)
-    if kind != LENS_TYPE:
-        raise InputError(f"{str(path)!r} is a lens of type {shown(kind)}; {LENS_TYPE!r} can be read")
-    if config.get("extra_layers") or config.get("reuse_unembedding") is False:
-        raise InputError(f"{str(path)!r} has layers or unembeddings of its own; only affine translators can be read")
-    return config
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def analyze(
 ) -> None:
     """Measure a checkpoint's depth-wise signature and write a report."""
     # The request is checked before torch is imported and a model loaded (start-up time).
+    from depthsig.commands.early import asked_of  # start-up time
     from depthsig.measure.request import Request  # start-up time
     from depthsig.metrics.entries.plugins import import_plugins  # start-up time
     from depthsig.signature.folders.choosing import ensure_results  # start-up time
@@ -81,12 +82,13 @@ def analyze(
     )  # fmt: skip
     if not dry_run:
         ensure_results() if out is None else ensure_writable(out)
+    loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    opt.refuse_early(checkpoint, loading, order, loop, grown, iterations, **vars(asked_of(prompts, request)))
     from depthsig.commands.analyze import Job  # start-up time
     from depthsig.commands.forecast import forecast  # start-up time
     from depthsig.commands.opening import Given  # start-up time
     from depthsig.plan.declared import PlanOptions  # start-up time
 
-    loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     given = Given(checkpoint, None, loading, PlanOptions(order, loop, grown, iterations))
     job = Job(given, prompts, request, n, tuple(plugins))
     if dry_run:

@@ -28,6 +28,11 @@ def check(
     json: opt.Json = False,
 ) -> int:
     """Prove that this model is measured exactly, and print the proofs."""
+    from depthsig.measure.request import Request  # start-up time
+
+    Request(n=n, max_tokens=max_tokens, seed=seed)
+    load = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    opt.refuse_early(checkpoint, load, order, loop, grown, iterations, prompts=prompts, n=n, seed=seed)
     from depthsig.commands.check import check as run  # start-up time
 
     with opt.plain_warnings():

@@ -23,9 +23,12 @@ def export(
     json: opt.Json = False,
 ) -> None:
     """Write the model with its layers in another order, as a checkpoint that loads anywhere."""
-    from depthsig.commands.export import ensure_new, mergekit_yaml, write_relayered  # start-up time
+    from depthsig.commands.early import ensure_new  # start-up time
 
     ensure_new(out)
+    options = opt.loading(dtype or "auto", "cpu", None, revision, trust_remote_code, allow_pickle)
+    opt.refuse_early(checkpoint, options, order, iterations=iterations, exported=True)
+    from depthsig.commands.export import mergekit_yaml, write_relayered  # start-up time
     from depthsig.model import load  # start-up time
     from depthsig.prompts.shipped import shipped_checkpoints  # start-up time
 

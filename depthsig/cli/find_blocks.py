@@ -37,7 +37,9 @@ def find_blocks(
     """
     from depthsig.measure.request import Request  # start-up time
 
-    Request(n=n, max_tokens=max_tokens)
+    Request(n=n, max_tokens=max_tokens, seed=seed)
+    load = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    opt.refuse_early(checkpoint, load, order, iterations=iterations, prompts=prompts, n=n, seed=seed)
     from depthsig.commands.find_blocks import find_blocks as run  # start-up time
 
     with opt.plain_warnings():

@@ -42,6 +42,7 @@ def fit_lens(
     json: opt.Json = False,
 ) -> None:
     """Fit a tuned lens: one affine map a depth, for `depthsig analyze --lens`."""
+    from depthsig.commands.lenses.numbers import check_numbers  # start-up time
     from depthsig.engine.memory import parse_memory  # start-up time
     from depthsig.signature.folders.choosing import IDENTITY, ensure_results  # start-up time
     from depthsig.signature.folders.kinds import LENS  # start-up time
@@ -49,6 +50,9 @@ def fit_lens(
 
     ensure_results() if out is None else ensure_writable(out, LENS)
     parse_memory(memory)
+    check_numbers(n=n, max_tokens=max_tokens, steps=steps, lr=lr, weight_decay=weight_decay, batch_size=batch_size)
+    load = opt.loading(dtype, device, None, revision, trust_remote_code, allow_pickle)
+    opt.refuse_early(checkpoint, load, order, iterations=iterations, prompts=prompts, n=n, seed=seed)
     from depthsig.commands.fit_lens import fit_lens as fit  # start-up time
 
     with opt.plain_warnings():

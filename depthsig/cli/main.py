@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from depthsig import __version__
-from depthsig.cli import analyze, check, compare, export, find_blocks, fit_lens, listings, plan, repeat, report
+from depthsig.cli import analyze, cache, check, compare, export, find_blocks, fit_lens, listings, plan, repeat, report
 from depthsig.errors import DepthsigError, InputError
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ app.command("fit-lens")(fit_lens.fit_lens)
 app.command("models")(listings.models)
 app.command("prompts")(listings.prompts)
 app.command("metrics")(listings.metrics)
+app.command("cache")(cache.cache)
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, by convention."""

@@ -24,6 +24,8 @@ def plan(
     json: opt.Json = False,
 ) -> None:
     """Trace one forward and print its steps as a table."""
+    options = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    opt.refuse_early(checkpoint, options, order, loop, grown, iterations)
     from depthsig.model import load  # start-up time
 
     with opt.plain_warnings():

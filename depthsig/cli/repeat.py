@@ -44,11 +44,16 @@ def repeat(
 
     if out is not None:
         ensure_writable(out, REPEAT)
-    from depthsig.commands.repeat import check_options  # start-up time
+    from depthsig.commands.repeats.grammar import check_options  # start-up time
+
+    tasks = check_options(task, n=n, span=span, times=times, damping=damping, predict=predict, memory=memory)
+    load = opt.loading(dtype, device, None, revision, trust_remote_code, allow_pickle)
+    opt.refuse_early(
+        checkpoint, load, order, grown=grown, iterations=iterations, tasks=tasks, n=n, seed=seed, span=span
+    )  # fmt: skip
     from depthsig.commands.repeat import repeat as run  # start-up time
     from depthsig.report.repeat_figures import save_repeat_figures  # start-up time
 
-    tasks = check_options(task, n=n, span=span, times=times, damping=damping, predict=predict)
     with opt.plain_warnings():
         found = run(
             checkpoint, tasks, span=span, times=times, damping=damping, n=n, predict=predict, order=order, grown=grown,

@@ -75,6 +75,21 @@ def loading(
     return LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
 
 
+def refuse_early(
+    checkpoint: str, load: LoadOptions, order: str | None = None, loop: str | None = None, grown: str | None = None,
+    iterations: str | None = None, **asked: Any,
+) -> None:  # fmt: skip
+    """Answer mistakes before what is needed to load a model is imported, which takes seconds.
+
+    Args:
+        asked: as in :class:`~depthsig.commands.early.Asked`.
+    """
+    from depthsig.commands import early  # start-up time
+    from depthsig.plan.declared import PlanOptions  # start-up time
+
+    early.refuse_early(checkpoint, load, PlanOptions(order, loop, grown, iterations), early.Asked(**asked))
+
+
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     """Our warnings as one line each on standard error; other libraries' are not for the user."""

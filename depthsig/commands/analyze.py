@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.control import reinitialised
+from depthsig.commands.early import asked_of
 from depthsig.commands.lenses.checked import check_lens, open_lens
 from depthsig.commands.opening import Given, ReadyPrompts, ready_prompts
 from depthsig.commands.record import continuing, describe, identity, prompts_table, recorded_warnings
@@ -148,7 +149,7 @@ class Job:
         """
         check_provided(self.request)
         lens = open_lens(self.request.lens)  # before the model: a bad folder must not cost its loading
-        model = self.given.open(self.request.seed, show)
+        model = self.given.open(self.request.seed, show, asked_of(self.prompts, self.request))
         request = self.request.for_spans([span.kind for span in model.plan.spans])
         ready = ready_prompts(
             self.prompts, model, n=self.n_listed, n_named=request.n, max_tokens=request.max_tokens,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from depthsig.checkpoint.loading import LoadOptions
+from depthsig.commands.early import Asked
 from depthsig.commands.opening import Given, ready_prompts
 from depthsig.engine.certificates import Certificate, certify
 from depthsig.measure.request import check_least
@@ -48,6 +49,6 @@ def check(
     check_least("n", n, 1)
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     given = Given(model, tokenizer, loading, PlanOptions(order, loop, grown, iterations), forward)
-    opened = given.open(seed, Progress.of(progress))
+    opened = given.open(seed, Progress.of(progress), Asked(prompts, n, seed))
     ready = ready_prompts(prompts, opened, n=n, n_named=n, max_tokens=max_tokens, seed=seed)
     return certify(opened, [p.ids for p in ready.tokens])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +17,13 @@ from depthsig.checkpoint.anatomy.probe import probe_ids
 from depthsig.checkpoint.hooks import forward, undisturbed
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.open import quiet
+from depthsig.commands.early import Asked, check_order_given, ensure_new
 from depthsig.commands.opening import Given
-from depthsig.errors import CertificateError, InputError, UnsupportedModelError
+from depthsig.errors import CertificateError, UnsupportedModelError
 from depthsig.model import Model
 from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.progress import Progress
-from depthsig.signature.folders.writing import ensure_writable, writing
+from depthsig.signature.folders.writing import writing
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
@@ -64,7 +64,7 @@ def export(
         allow_pickle,
     )  # fmt: skip
     given = Given(model, tokenizer, loading, PlanOptions(order, iterations=iterations))
-    return write_relayered(given.open(0, Progress.of(progress)), out)
+    return write_relayered(given.open(0, Progress.of(progress), Asked(exported=True)), out)
 
 
 def write_relayered(model: Model, out: str | Path) -> Path:
@@ -78,21 +78,9 @@ def write_relayered(model: Model, out: str | Path) -> Path:
     return target
 
 
-def ensure_new(out: str | Path) -> None:
-    """Refuse a folder that exists: a checkpoint is never overwritten.
-
-    Raises:
-        InputError: if there is something at ``out``, or it cannot be written.
-    """
-    if os.path.lexists(out):
-        raise InputError(f"--out {str(out)!r} exists already; name a folder that does not")
-    ensure_writable(out, record=None)
-
-
 def relayered(model: Model) -> tuple[dict[str, torch.Tensor], Any]:
     """State dict and config of the re-layered model."""
-    if model.plan.order is None:
-        raise InputError("there is no order to export; give one, as in --order 0:4,4:8x2,8:12")
+    check_order_given(model.plan.order)
     config, path = model.checkpoint.config, _stack(model)
     layers = model.plan.layers
     count = len(model.anatomy.layers)

@@ -15,15 +15,17 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from depthsig.checkpoint.lens_folder import LENS_TYPE
 from depthsig.checkpoint.loading import LoadOptions
-from depthsig.checkpoint.translators import LENS_TYPE, SCHEMA, TunedLens, write_lens
+from depthsig.checkpoint.translators import SCHEMA, TunedLens, write_lens
+from depthsig.commands.early import Asked
 from depthsig.commands.lenses.checked import head_hash
+from depthsig.commands.lenses.numbers import check_numbers
 from depthsig.commands.lenses.training import Fit, HeldOut, Schedule, Trainer, capture
 from depthsig.commands.opening import Given, default_prompts, token_prompts
 from depthsig.engine.certificates import certify, judge
 from depthsig.engine.memory import clean_tokens, parse_memory
 from depthsig.errors import DepthsigWarning, InputError
-from depthsig.measure.request import check_least, option
 from depthsig.model import Model
 from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.progress import Progress
@@ -115,14 +117,14 @@ def fit_lens(
         InputError: bad input or options. CertificateError: the numbers could not be trusted.
     """
     started = time.perf_counter()
-    check_options(n=n, max_tokens=max_tokens, steps=steps, lr=lr, weight_decay=weight_decay, batch_size=batch_size)
+    check_numbers(n=n, max_tokens=max_tokens, steps=steps, lr=lr, weight_decay=weight_decay, batch_size=batch_size)
     budget = parse_memory(memory)
     if out is not None:
         ensure_writable(out, LENS)
     show = Progress.of(progress)
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     given = Given(model, tokenizer, loading, PlanOptions(order, iterations=iterations), forward)
-    opened = given.open(seed, show)
+    opened = given.open(seed, show, Asked(prompts, n, seed))
     texts, name = fitting_prompts(default_prompts(opened) if prompts is None else prompts, n, seed)
     ready = token_prompts(texts, opened, max_tokens=max_tokens, chat_template=chat_template)
     train, held = _split(ready, seed)
@@ -162,16 +164,6 @@ def fit_lens(
         fitted.save(out)
         fitted = replace(fitted, lens=replace(lens, source=str(out)))
     return fitted
-
-
-def check_options(**options: Any) -> None:
-    """Refuse numbers that mean nothing, before a model is loaded."""
-    least = {"n": 2, "max_tokens": 2, "steps": 0, "batch_size": 1, "weight_decay": 0.0}
-    for name, value in options.items():
-        if name == "lr" and not (value > 0 and np.isfinite(value)):
-            raise InputError(f"{option(name)} is {value:g}; it must be above 0")
-        if name in least:
-            check_least(name, value, least[name])
 
 
 def fitting_prompts(source: Any, n: int | None, seed: int) -> tuple[list[Prompt], str]:

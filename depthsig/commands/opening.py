@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from depthsig.checkpoint.fingerprint import check_unchanged
 from depthsig.checkpoint.hooks import refuse_autocast
 from depthsig.checkpoint.loading import LoadOptions
+from depthsig.commands.early import Asked, refuse_early
 from depthsig.errors import InputError
 from depthsig.model import Model, open_model
 from depthsig.plan.declared import PlanOptions
@@ -37,24 +38,26 @@ class Given:
     plan: PlanOptions = field(default_factory=PlanOptions)
     forward: Callable[[nn.Module, Tensor], Any] | None = None
 
-    def open(self, seed: int, show: Progress) -> Model:
+    def open(self, seed: int, show: Progress, asked: Asked | None = None) -> Model:
         """The model, loaded if it is not yet, with the declared order and labels.
+
+        Args:
+            asked: what is asked of it, as far as that can be held against a checkpoint before its weights are read.
 
         Raises:
             InputError: for what cannot be loaded, for options that a loaded model cannot follow, for weights that were
                 changed since they were loaded, and within ``torch.autocast``.
         """
+        refuse_early(self.model, self.loading, self.plan, asked)
         model = self._opened(seed, show)
         refuse_autocast(model.module)
         return model
 
     def _opened(self, seed: int, show: Progress) -> Model:
         if not isinstance(self.model, Model):
-            with show.stage("loading"):
-                return open_model(
-                    self.model, self.tokenizer, self.loading, self.plan, forward=self.forward, seed=seed,
-                    progress=show.visible,
-                )  # fmt: skip
+            return open_model(
+                self.model, self.tokenizer, self.loading, self.plan, forward=self.forward, seed=seed, progress=show
+            )
         given = [*self.loading.given(), *["forward"] * (self.forward is not None)]
         if given:
             raise InputError(f"{given[0]!r} goes with a checkpoint, not with a loaded model")

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.analyze import analyze
+from depthsig.commands.early import Asked
 from depthsig.commands.opening import Given
+from depthsig.commands.repeats.grammar import check_options, parse_damping, parse_times
 from depthsig.commands.repeats.prediction import METRICS, prediction_table
-from depthsig.commands.repeats.tasks import TaskScores, load_task, parse_damping, parse_times, repeat_task
-from depthsig.errors import InputError
-from depthsig.measure.request import Names, as_tuple
+from depthsig.commands.repeats.tasks import TaskScores, load_task, repeat_task
+from depthsig.measure.request import Names
 from depthsig.model import Model
 from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.progress import Progress
 from depthsig.prompts import Prompt
-from depthsig.prompts.primitives import TASKS
 from depthsig.signature import Signature, tabular
 from depthsig.signature.folders.kinds import REPEAT
 from depthsig.signature.folders.writing import ensure_writable, writing
@@ -118,43 +118,20 @@ def repeat(
     Raises:
         InputError: for a span that straddles a loop's border, a task without answers, bad counts.
     """
-    tasks = check_options(task, n=n, span=span, times=times, damping=damping, predict=predict)
+    tasks = check_options(task, n=n, span=span, times=times, damping=damping, predict=predict, memory=memory)
     if out is not None:
         ensure_writable(out, REPEAT)
     show = Progress.of(progress)
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     given = Given(model, tokenizer, loading, PlanOptions(order, None, grown, iterations), forward)
+    opened = given.open(seed, show, Asked(tasks=tasks, n=n, span=span, seed=seed))
     found = study(
-        given.open(seed, show), tasks, span=span, times=times, damping=damping, n=n, seed=seed, max_tokens=max_tokens,
-        memory=memory, predict=predict, progress=show,
+        opened, tasks, span=span, times=times, damping=damping, n=n, seed=seed, max_tokens=max_tokens, memory=memory,
+        predict=predict, progress=show,
     )  # fmt: skip
     if out is not None:
         found.save(out)
     return found
-
-
-def check_options(
-    task: Names | Sequence[str | Path] | None, *, n: int, span: str | None, times: str | Sequence[int],
-    damping: str | float | Sequence[float], predict: bool,
-) -> list[str | Path]:  # fmt: skip
-    """Refuse what can be known to be wrong without a model; returns the tasks.
-
-    Raises:
-        InputError: naming the option.
-    """
-    if n < 1:
-        raise InputError(f"-n is {n}; it must be 1 or more")
-    if predict and span is not None:
-        raise InputError("--predict compares all spans; leave --span out")
-    counts, _ = parse_times(times), parse_damping(damping)
-    if predict and not counts:
-        raise InputError(f"--predict needs a repeat, --times is {times!r}; write 2")
-    tasks: list[str | Path] = list(TASKS)
-    if task is not None:
-        tasks = list(as_tuple(task)) if isinstance(task, str) else list(task)
-    if not tasks:
-        raise InputError(f"--task {task!r} names nothing; there are {', '.join(TASKS)}, gsm8k, or a file")
-    return tasks
 
 
 def study(

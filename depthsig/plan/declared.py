@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from depthsig.checkpoint.loops import parse_iterations
 from depthsig.errors import DepthsigWarning, InputError, shown
-from depthsig.plan.order import MAX_STEPS, Span, parse_order, parse_span
+from depthsig.plan.order import MAX_STEPS, Span, parse_iterations, parse_order, parse_span
 from depthsig.plan.plan import Plan, SpanInfo, build_plan, with_span
 
 Iterations = int | str | Mapping[str, int]

@@ -9,12 +9,14 @@ in layers), is the same thing.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from depthsig.errors import InputError, shown
+from depthsig.errors import InputError, shown, written
 
 MAX_STEPS = 4096
 """Orders longer than this are refused: they are typing errors, and would never finish."""
+MAX_ITERATIONS = 1024
 
 # Digits are 0 to 9: others that Python would read, too (Arabic or full-width ones), are more likely an accident.
 _ITEM = re.compile(r"(?P<start>\d+)(?::(?P<end>\d+))?(?:\s*x\s*(?P<times>\d+))?", re.ASCII)
@@ -62,6 +64,11 @@ def parse_order(text: str, n_layers: int) -> tuple[int, ...]:
             raise InputError(f"order {shown(text)} runs more than {MAX_STEPS} steps; use fewer repeats")
         layers.extend(list(range(start, end)) * times)
     return tuple(layers)
+
+
+def is_by_sizes(text: str) -> bool:
+    """Whether an order is written as ``Loop(4-4x4-4)``, which only fits one number of layers."""
+    return isinstance(text, str) and _LOOP.fullmatch(text.strip()) is not None
 
 
 def _expand_loop(text: str, sizes: list[int], n_layers: int) -> str:
@@ -125,3 +132,34 @@ def parse_span(text: str | Span, n_layers: int, *, option: str, grown: bool = Fa
     if grown and (block < 1 or (end - start) % block):
         raise InputError(f"{option} {shown(text)}: {end - start} layers are no whole number of blocks of {block}")
     return Span(start, end, block)
+
+
+def parse_iterations(text: int | str | Mapping[str, int] | None) -> dict[str, int]:
+    """``3`` as ``{"": 3}``, ``"H_cycles=3,L_cycles=2"`` by field.
+
+    Raises:
+        InputError: for anything else, zero, or more than :data:`MAX_ITERATIONS`.
+
+    >>> parse_iterations("H_cycles=3,L_cycles=2")
+    {'H_cycles': 3, 'L_cycles': 2}
+    """
+    if text is None:
+        return {}
+    if isinstance(text, Mapping):
+        pieces = [f"{name}={written(count)}" for name, count in text.items()]
+    else:
+        pieces = written(text).split(",")
+    found = {}
+    for piece in pieces:
+        match = re.fullmatch(r"\s*(?:([A-Za-z_]\w*)\s*=)?\s*(-?\d+)\s*", piece, re.ASCII)
+        if not match:
+            raise InputError(
+                f"--iterations {shown(text)} is no count; write 4, or H_cycles=3,L_cycles=2 for nested loops"
+            )
+        number = int(match[2]) if len(match[2]) < 10 else MAX_ITERATIONS + 1
+        if not 1 <= number <= MAX_ITERATIONS:
+            raise InputError(f"--iterations {shown(text)}: a loop runs 1 to {MAX_ITERATIONS} times")
+        found[match[1] or ""] = number
+    if len(found) > 1 and "" in found:
+        raise InputError(f"--iterations {shown(text)} mixes a bare count with named ones; name each")
+    return found

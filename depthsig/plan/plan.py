@@ -10,6 +10,8 @@ import pandas as pd
 from jaxtyping import Bool, Int
 from numpy import ndarray
 
+from depthsig.errors import InputError
+
 COLUMNS = ("step", "layer", "iteration", "span", "block", "phase", "outer", "boundary")
 
 
@@ -77,6 +79,24 @@ class Plan:
     def layers(self) -> tuple[int, ...]:
         """The layer of every step."""
         return tuple(step.layer for step in self.steps)
+
+    def loops_that_run(self, families: Sequence[str] = ()) -> list[SpanInfo]:
+        """The loops that really run.
+
+        Args:
+            families: of the metrics that need one, for the message.
+
+        Raises:
+            InputError: if there is none.
+        """
+        found = [span for span in self.spans if span.kind == "loop" and span.executed and span.count > 1]
+        if not found:
+            needing = " and ".join(dict.fromkeys(f"{family}.*" for family in families)) or "these metrics"
+            raise InputError(
+                f"{needing} need a loop that runs, and this plan has none ({self}); a model that loops, or an "
+                "--order such as 0:4,4:8x4,8:12, has one"
+            )
+        return found
 
     def records(self) -> list[dict]:
         """One dictionary a step, as ``signature.json`` keeps them."""

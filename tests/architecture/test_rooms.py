@@ -15,6 +15,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "terms": set(),
     "progress": set(),
     "untrusted": set(),
+    "kept": set(),
     "statistics": set(),
     "prompts": set(),
     "checkpoint": {"prompts"},  # a shipped checkpoint has a name
@@ -38,10 +39,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
 }  # fmt: skip
 """For each room, the rooms that it may import, besides itself and :data:`EVERYWHERE`."""
-EVERYWHERE = {"errors", "terms", "progress", "untrusted"}
+EVERYWHERE = {"errors", "terms", "progress", "untrusted", "kept"}
 REACHES_REPORT = {Path("signature/signature.py"): "report"}
 """``Signature.plot``, ``.save`` and ``.report`` are the one convenience that reaches against the arrows."""
-TORCH_FREE = {"errors", "terms", "progress", "statistics", "metrics", "signature", "tables", "comparison", "report"}
+TORCH_FREE = EVERYWHERE | {"statistics", "metrics", "signature", "tables", "comparison", "report"}
 HEAVY = {"torch", "transformers", "transformer_lens"}
 
 MOST_LINES = 400

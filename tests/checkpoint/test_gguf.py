@@ -16,7 +16,7 @@ from gguf_files import small_llama, write_gguf
 from torch import nn
 
 import depthsig
-from depthsig.checkpoint.files.gguf_header import read_header
+from depthsig.checkpoint.gguf.gguf_header import read_header
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.open import open_checkpoint
 from depthsig.errors import InputError, UnsupportedModelError

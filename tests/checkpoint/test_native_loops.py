@@ -15,10 +15,11 @@ from torch import nn
 
 import depthsig
 from depthsig.checkpoint.draws import PositionalDraws
-from depthsig.checkpoint.loops import counts_in, parse_iterations
+from depthsig.checkpoint.known import counts_in
 from depthsig.engine.certificates import certify
 from depthsig.engine.edits import Repeat, Replace, Skip
 from depthsig.errors import InputError, UnsupportedModelError
+from depthsig.plan.order import parse_iterations
 
 TOKENIZER = byte_tokenizer()
 IDS = torch.tensor([TOKENIZER(PROMPTS[2]).input_ids])

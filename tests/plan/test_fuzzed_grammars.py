@@ -11,7 +11,6 @@ from fuzzing import held, settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthsig.checkpoint.loops import MAX_ITERATIONS, parse_iterations
 from depthsig.commands.repeats.tasks import parse_damping, parse_times
 from depthsig.comparison.roles import split_roles
 from depthsig.engine.edits.text import parse_edit

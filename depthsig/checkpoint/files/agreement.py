@@ -15,11 +15,12 @@ from torch import nn
 
 from depthsig.checkpoint.anatomy.probe import embedding_of, head_of
 from depthsig.checkpoint.files.entries import other_class, unapplied_rope, unknown_entries
-from depthsig.checkpoint.files.gguf_tensors import check_rotary, check_tensors_used, rope_factors
+from depthsig.checkpoint.files.held import HeldTensor
 from depthsig.checkpoint.files.listing import Files
 from depthsig.checkpoint.files.places import Place, find_places, refuse_collisions
 from depthsig.checkpoint.files.rope import check_frequencies, partial_rotation, saved_frequencies
-from depthsig.checkpoint.files.tensors import HeldTensor, read_tensor
+from depthsig.checkpoint.files.tensors import read_tensor
+from depthsig.checkpoint.gguf.gguf_tensors import check_rotary, check_tensors_used, rope_factors
 from depthsig.errors import UnsupportedModelError, shown
 
 _HARMLESS = re.compile(

@@ -13,9 +13,9 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.models.auto import modeling_auto
 
-from depthsig.checkpoint.files.gguf_keys import head_dim
 from depthsig.checkpoint.files.listing import Files
 from depthsig.checkpoint.files.rope import rope_entries
+from depthsig.checkpoint.gguf.gguf_keys import head_dim
 from depthsig.errors import shown
 
 _LANGUAGE_MODELS = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "VISION_2_SEQ")

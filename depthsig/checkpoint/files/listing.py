@@ -12,14 +12,16 @@ from typing import Any
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
-from depthsig.checkpoint.files.gguf_header import GgufHeader, read_header
+from depthsig.checkpoint.files.held import HeldTensor
 from depthsig.checkpoint.files.names import check_named_files, read_object
 from depthsig.checkpoint.files.naming import name_of, repository_of
-from depthsig.checkpoint.files.tensors import HeldTensor, by_name, safetensors_header
+from depthsig.checkpoint.files.tensors import by_name, safetensors_header
 from depthsig.checkpoint.files.weight_files import find_weights
+from depthsig.checkpoint.gguf.gguf_header import GgufHeader, read_header
+from depthsig.checkpoint.known import read_config, refuse_adapter, refuse_encoder_decoder
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.own_entry import check_declared
-from depthsig.errors import InputError, UnsupportedModelError, shown
+from depthsig.errors import InputError, shown
 from depthsig.untrusted import is_file
 
 _TOKENIZER = (
@@ -73,11 +75,20 @@ class Files:
 
     def content_hash(self, code: Iterable[Path] = ()) -> str:
         """SHA-256 over names and bytes of config, weights and the code that ran with them."""
+        return self._own_hash if not (more := tuple(code)) else self._hash_with(more)
+
+    @cached_property
+    def _own_hash(self) -> str:
+        return self._hash_with(())
+
+    def _hash_with(self, code: tuple[Path, ...]) -> str:
         config = [] if self.gguf is not None else [self.folder / "config.json"]
         return _hash(self.folder, [*config, *self.weights, *code])
 
     def tokenizer_hash(self) -> str | None:
         """The same over the tokenizer's files; None where there are none."""
+        if self.gguf is not None and not self.tokenizer:
+            return self.content_hash()  # of the same one file
         paths = [*self.tokenizer, *([self.place] if self.gguf is not None else [])]
         return _hash(self.folder, paths) if paths else None
 
@@ -94,7 +105,7 @@ def list_files(place: Path, options: LoadOptions, where: str) -> Files:
     """
     if place.is_file():
         return _list_gguf(place, options)
-    config = _read_config(place, where)
+    config = read_config(place, where)
     _check_config(config, where, options.trust_remote_code)
     told = _check_tokenizer(place, where, options.trust_remote_code)
     found = find_weights(place, config, options.allow_pickle, where)
@@ -108,33 +119,10 @@ def list_files(place: Path, options: LoadOptions, where: str) -> Files:
 
 
 def _list_gguf(place: Path, options: LoadOptions) -> Files:
-    _refuse_adapter(place.parent, repr(str(place)))
+    refuse_adapter(place.parent, repr(str(place)))
     told = _check_tokenizer(place.parent, repr(str(place)), options.trust_remote_code)
     header = read_header(place)
     return Files(place, {}, (place,), by_name(header.tensors), gguf=header, notes=tuple(told))
-
-
-def _refuse_adapter(folder: Path, where: str) -> None:
-    """An adapter's config makes transformers load the adapter, and a base model that it names."""
-    if (folder / "adapter_config.json").exists():
-        raise UnsupportedModelError(
-            f"{where} is a PEFT adapter, or lies beside one (adapter_config.json); merge it into its base model "
-            "(merge_and_unload) and save that"
-        )
-
-
-def _read_config(folder: Path, where: str) -> dict[str, Any]:
-    _refuse_adapter(folder, where)
-    path = folder / "config.json"
-    if not is_file(path):
-        raise InputError(f"{where} has no config.json; a Hugging Face folder or a .gguf file works")
-    config = read_object(path)
-    kind = config.get("model_type")
-    if not kind and not config.get("auto_map"):
-        raise InputError(f"{str(path)!r} names no model_type; it is no config of a language model")
-    if kind is not None and not isinstance(kind, str):
-        raise InputError(f"{str(path)!r}: model_type is {shown(kind)}; it must be a name")
-    return config
 
 
 def _check_config(config: Mapping[str, Any], where: str, trust_remote_code: bool) -> None:
@@ -146,10 +134,7 @@ def _check_config(config: Mapping[str, Any], where: str, trust_remote_code: bool
         raise InputError(f"{where} brings its own code (auto_map); --trust-remote-code runs it, if you trust it")
     if not trust_remote_code:
         _refuse_kernels(config, where)
-    if config.get("is_encoder_decoder"):
-        raise UnsupportedModelError(
-            f"{where} is an encoder-decoder model ({config.get('model_type')}); causal language models work"
-        )
+    refuse_encoder_decoder(config, where)
     check_declared(config.get("depthsig"), where)
 
 

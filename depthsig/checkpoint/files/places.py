@@ -11,8 +11,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
+from depthsig.checkpoint.files.held import HeldTensor
 from depthsig.checkpoint.files.listing import Files
-from depthsig.checkpoint.files.tensors import HeldTensor, read_tensor
+from depthsig.checkpoint.files.tensors import read_tensor
 from depthsig.errors import UnsupportedModelError, shown
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depthsig.checkpoint.files.gguf_keys import head_dim
+from depthsig.checkpoint.files.held import HeldTensor
 from depthsig.checkpoint.files.listing import Files
 from depthsig.checkpoint.files.places import Place
-from depthsig.checkpoint.files.tensors import HeldTensor, read_tensor
+from depthsig.checkpoint.files.tensors import read_tensor
+from depthsig.checkpoint.gguf.gguf_keys import head_dim
 from depthsig.errors import InputError, shown
 
 INV_FREQ = re.compile(r"rotary_(pos_)?emb\.inv_freq$")

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from depthsig.checkpoint.lens_folder import check_lens_shape
 from depthsig.checkpoint.translators import TunedLens, read_lens, unembed_hash
-from depthsig.errors import DepthsigWarning, InputError
+from depthsig.errors import DepthsigWarning
 from depthsig.model import Model
 from depthsig.prompts import TokenPrompt
 
@@ -25,13 +26,9 @@ def check_lens(lens: TunedLens, model: Model, prompts: Sequence[TokenPrompt] = (
     Raises:
         InputError: unless the lens has a translator for every step, of the model's width.
     """
-    steps, width = len(model.plan), model.trace.width
-    if (len(lens), lens.width) != (steps, width):
-        order = " with the same --order" if model.plan.order is not None else ""
-        raise InputError(
-            f"--lens {str(lens)!r} has {len(lens)} translators of width {lens.width}; this run has {steps} steps of "
-            f"width {width}; `depthsig fit-lens` fits a lens to it{order}"
-        )
+    check_lens_shape(
+        str(lens), (len(lens), lens.width), len(model.plan), model.trace.width, ordered=model.plan.order is not None
+    )
     for message in _doubts(lens, model, prompts):
         warnings.warn(message, DepthsigWarning, stacklevel=4)
 

@@ -16,12 +16,13 @@ from torch.nn import functional as F
 
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.commands.opening import token_prompts
+from depthsig.commands.repeats.grammar import answered_prompts, parse_damping, parse_times
 from depthsig.engine.batch import batches
 from depthsig.engine.edits import Edit, OrderEdit, Repeat, compile_edit
 from depthsig.engine.memory import parse_memory, sizes
 from depthsig.engine.rows import Clean
 from depthsig.engine.run import run_programs
-from depthsig.errors import DepthsigWarning, InputError, shown, written
+from depthsig.errors import DepthsigWarning, InputError
 from depthsig.model import Model
 from depthsig.plan.order import Span, parse_span
 from depthsig.plan.plan import Plan
@@ -30,7 +31,6 @@ from depthsig.prompts import TokenPrompt, load_prompts
 from depthsig.prompts.primitives import TASKS
 from depthsig.statistics.resampling import bootstrap_mean
 
-MAX_TIMES = 64
 MEASURES = ("loss", "accuracy", "delta_loss", "delta_accuracy")
 
 
@@ -163,44 +163,6 @@ def _inside_passes(model: Model, edit: Edit) -> bool:
     return all(all(model.trace.chained[a + 1 : b]) for a, b in spans)
 
 
-def parse_times(text: str | Sequence[int]) -> tuple[int, ...]:
-    """``1,2,3`` as numbers, 1 (the model as it is) left out.
-
-    Raises:
-        InputError: for anything but counts from 1 to :data:`MAX_TIMES`.
-
-    >>> parse_times("1,2,4")
-    (2, 4)
-    """
-    pieces = text.split(",") if isinstance(text, str) else [written(t) for t in text]
-    found = []
-    for piece in pieces:
-        piece = piece.strip()
-        if not piece.isascii() or not piece.isdigit() or len(piece) > 6 or not 1 <= int(piece) <= MAX_TIMES:
-            raise InputError(
-                f"--times {shown(text)}: {shown(piece)} is no count from 1 to {MAX_TIMES}; write for example 1,2,3,4"
-            )
-        found.append(int(piece))
-    return tuple(t for t in dict.fromkeys(found) if t != 1)
-
-
-def parse_damping(text: str | float | Sequence[float]) -> tuple[float, ...]:
-    """``1,0.5`` as numbers above 0 and at most 1.
-
-    Raises:
-        InputError: for anything else.
-    """
-    pieces = text.split(",") if isinstance(text, str) else text if isinstance(text, Sequence) else [text]
-    texts = [written(p) for p in pieces]
-    try:
-        found = tuple(dict.fromkeys(float(p) if p.isascii() else np.nan for p in texts))
-    except ValueError:
-        found = ()
-    if not found or not all(0.0 < d <= 1.0 for d in found):
-        raise InputError(f"--damping {shown(text)}: a damping is above 0 and at most 1 (1 is a naive repeat)")
-    return found
-
-
 def load_task(name: str | Path, model: Model, n: int, seed: int, max_tokens: int) -> list[TokenPrompt]:
     """A task's prompts with their whole answers.
 
@@ -208,12 +170,7 @@ def load_task(name: str | Path, model: Model, n: int, seed: int, max_tokens: int
         InputError: for a task without answers, or none that fits.
     """
     prompts = load_prompts(name, n=n, seed=seed)
-    answered = [p for p in prompts if p.answer]
-    if not answered:
-        raise InputError(
-            f"task {str(name)!r} has no answers; the generated ones ({', '.join(TASKS)}), gsm8k and files with "
-            "`text` and `answer` do"
-        )
+    answered = answered_prompts(prompts, name)
     limit = min(max_tokens, model.checkpoint.model_max or max_tokens)
     ready = token_prompts(answered, model, max_tokens=None, positions="answer")
     kept = [p for p in ready if p.positions and len(p.ids) <= limit]

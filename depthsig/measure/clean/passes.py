@@ -21,7 +21,7 @@ from depthsig.engine.memory import sizes
 from depthsig.engine.program import Change, Place, Program
 from depthsig.engine.rows import Clean, Rows
 from depthsig.engine.run import run_programs
-from depthsig.errors import DepthsigWarning, InputError
+from depthsig.errors import DepthsigWarning
 from depthsig.measure.calling import values_of, wide
 from depthsig.measure.providers import CleanBatch, Cost, Pool, Work
 from depthsig.measure.token_rows import TokenRows, token_row
@@ -46,14 +46,7 @@ def executed_loops(plan: Plan, asked: Sequence[Metric] = ()) -> list[SpanInfo]:
     Raises:
         InputError: if there is none.
     """
-    found = [span for span in plan.spans if span.kind == "loop" and span.executed and span.count > 1]
-    if not found:
-        families = " and ".join(dict.fromkeys(f"{one.family}.*" for one in asked)) or "these metrics"
-        raise InputError(
-            f"{families} need a loop that runs, and this plan has none ({plan}); a model that loops, or an "
-            "--order such as 0:4,4:8x4,8:12, has one"
-        )
-    return found
+    return plan.loops_that_run([one.family for one in asked])
 
 
 class Passes:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from depthsig.checkpoint.files.tensors import HeldTensor
+from depthsig.checkpoint.files.held import HeldTensor
 from depthsig.errors import InputError, UnsupportedModelError, shown
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -51,8 +51,11 @@ class GgufHeader:
         return {key.removeprefix(prefix): value for key, value in self.keys.items() if key.startswith(prefix)}
 
 
-def read_header(file: Path) -> GgufHeader:
+def read_header(file: Path, *, texts: bool = True) -> GgufHeader:
     """The header of a GGUF file, with every tensor inside the file.
+
+    Args:
+        texts: False passes over the texts in lists (tokens, merges), whose keys then have None.
 
     Raises:
         InputError: if the file is truncated or damaged, saying where.
@@ -63,7 +66,7 @@ def read_header(file: Path) -> GgufHeader:
             if opened.seek(0, 2) < 24:
                 raise InputError(f"{str(file)!r} is damaged: it is too short for a GGUF file")
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                header = _Reader(file, data).header()
+                header = _Reader(file, data, texts).header()
     except OSError as error:
         raise InputError(f"{str(file)!r} cannot be read: {error.strerror}") from None
     _check_kind(header)
@@ -71,8 +74,8 @@ def read_header(file: Path) -> GgufHeader:
 
 
 class _Reader:
-    def __init__(self, file: Path, data: mmap.mmap) -> None:
-        self.file, self.data, self.at = file, data, 0
+    def __init__(self, file: Path, data: mmap.mmap, texts: bool) -> None:
+        self.file, self.data, self.texts, self.at = file, data, texts, 0
 
     def header(self) -> GgufHeader:
         if self.data[:4] != b"GGUF":
@@ -143,7 +146,20 @@ class _Reader:
         if kind != _STRING:
             self._damaged(f"{what} is an array of the unknown type {kind}")
         self._fits(count, 8, f"entries of {what}")
-        return [self._text(what) for _ in range(count)]
+        if self.texts:
+            return [self._text(what) for _ in range(count)]
+        return self._pass_over(count, what)
+
+    def _pass_over(self, count: int, what: str) -> None:
+        """As many texts, unread; a file has tens of thousands of them."""
+        length, data, at, end = struct.Struct("<Q").unpack_from, self.data, self.at, len(self.data)
+        for _ in range(count):
+            if at + 8 > end:
+                self._damaged("it ends within its header")
+            at += 8 + length(data, at)[0]
+        if at > end:
+            self._damaged(f"it claims more bytes of {what} than the file has room for")
+        self.at = at
 
     def _text(self, what: str) -> str:
         length = self._number("Q")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from importlib.util import find_spec
 
+import gguf
 import numpy as np
 import torch
-from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 from torch import nn
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
-from depthsig.checkpoint.files.gguf_header import GgufHeader
-from depthsig.checkpoint.files.gguf_keys import ROPE_FACTORS, head_dim, stretching
+from depthsig.checkpoint.gguf.gguf_header import GgufHeader
+from depthsig.checkpoint.gguf.gguf_keys import ROPE_FACTORS, head_dim, stretching
 from depthsig.errors import UnsupportedModelError, shown
 
 
@@ -89,8 +89,8 @@ def _taken(header: GgufHeader, module: nn.Module) -> set[str]:
 
     It asks for every part of the model under the names within that part; here they are asked for at once.
     """
-    architecture = next(key for key, name in MODEL_ARCH_NAMES.items() if name == header.architecture)
-    names = get_tensor_name_map(architecture, int(header.own()["block_count"]))
+    architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == header.architecture)
+    names = gguf.get_tensor_name_map(architecture, int(header.own()["block_count"]))
     processor = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)(config={})
     found: dict[str, str] = {}
     for full in module.state_dict():

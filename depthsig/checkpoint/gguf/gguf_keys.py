@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from depthsig.checkpoint.files.gguf_header import GgufHeader
+from depthsig.checkpoint.gguf.gguf_header import GgufHeader
 from depthsig.errors import UnsupportedModelError, shown
 
 ROPE_FACTORS = "rope_freqs.weight"

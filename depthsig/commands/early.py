@@ -1,0 +1,120 @@
+"""What can be known to be wrong before any weight is read: options, files, and what they ask of a checkpoint.
+
+One place for all commands, called by the command line before torch is imported and by :class:`Given` before
+anything is loaded. What is not known of a checkpoint is not held against it: the check after loading decides.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from depthsig.checkpoint.known import Known
+from depthsig.checkpoint.lens_folder import check_lens_shape, lens_files, told_shape
+from depthsig.checkpoint.loading import LoadOptions
+from depthsig.commands.repeats.grammar import answered_prompts
+from depthsig.errors import InputError
+from depthsig.measure.request import Request
+from depthsig.plan.declared import PlanOptions
+from depthsig.plan.foreseen import MOST_LAYERS, Foreseen, foresee
+from depthsig.plan.order import parse_span
+from depthsig.prompts import BUILTIN, load_prompts
+from depthsig.signature.folders.writing import ensure_writable
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a checkpoint beside how it is loaded and what runs.
+
+    Attributes:
+        prompts: a name or a file; what comes as objects is checked when it is tokenised.
+        n, seed: of them, and of tasks.
+        lens: the folder of a lens.
+        tasks: names and files of prompts with answers.
+        span: layers ``A:B`` to repeat.
+        looping: families of metrics that need a loop that runs.
+        exported: whether an order is to be written.
+    """
+
+    prompts: Any = None
+    n: int | None = None
+    seed: int = 0
+    lens: Any = None
+    tasks: Sequence[str | Path] = ()
+    span: str | None = None
+    looping: Sequence[str] = ()
+    exported: bool = False
+
+
+def asked_of(prompts: Any, request: Request) -> Asked:
+    """What an analysis asks."""
+    looping = tuple(dict.fromkeys(one.family for one in request.on("loop")))
+    return Asked(prompts, request.n, request.seed, request.lens, looping=looping)
+
+
+def refuse_early(source: Any, loading: LoadOptions, plan: PlanOptions, asked: Asked | None = None) -> None:
+    """Refuse what can be known to be wrong without weights, in the words of the checks after loading.
+
+    Args:
+        source: of a checkpoint; with a live or loaded model nothing is refused here.
+
+    Raises:
+        InputError: for the first mistake that is found.
+    """
+    asked = asked or Asked()
+    if not isinstance(source, (str, Path)):
+        return
+    _check_files(asked)
+    found = foresee(source, loading, plan)
+    if asked.span is not None:
+        parse_span(asked.span, found.known.layers or MOST_LAYERS, option="--span")
+    if asked.exported and found.known != Known():
+        check_order_given(found.declared.order)
+    if asked.looping and found.plan is not None:
+        found.plan.loops_that_run(asked.looping)
+    if isinstance(asked.lens, (str, Path)):
+        _check_lens(asked.lens, found)
+
+
+def _check_lens(lens: str | Path, found: Foreseen) -> None:
+    told = told_shape(lens_files(lens)[2])
+    if told is not None and found.known.width is not None:
+        steps = None if found.plan is None else len(found.plan)
+        check_lens_shape(str(lens), told, steps, found.known.width, ordered=found.declared.order is not None)
+
+
+def _check_files(asked: Asked) -> None:
+    """Prompts, tasks and the lens: there, and readable."""
+    if isinstance(asked.lens, (str, Path)):
+        lens_files(asked.lens)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is to be told is told when they are used
+        if isinstance(asked.prompts, (str, Path)) and str(asked.prompts) not in BUILTIN:
+            load_prompts(asked.prompts, n=asked.n, seed=asked.seed)
+        for task in asked.tasks:
+            answered_prompts(load_prompts(task, n=asked.n, seed=asked.seed), task)
+
+
+def check_order_given(order: str | None) -> None:
+    """Refuse to export nothing.
+
+    Raises:
+        InputError: where no order is given or declared.
+    """
+    if order is None:
+        raise InputError("there is no order to export; give one, as in --order 0:4,4:8x2,8:12")
+
+
+def ensure_new(out: str | Path) -> None:
+    """Refuse a folder that exists: a checkpoint is never overwritten.
+
+    Raises:
+        InputError: if there is something at ``out``, or it cannot be written.
+    """
+    if os.path.lexists(out):
+        raise InputError(f"--out {str(out)!r} exists already; name a folder that does not")
+    ensure_writable(out, record=None)
