@@ -91,7 +91,7 @@ def estimate(ready: Prepared, pace: Pace) -> Forecast:
     counts = count(work, spans, drawn=True)
     stages = {
         "starting": known.START * slower,
-        "loading": sum(ready.watch.cpu.values()),
+        "loading": min(ready.watch.cpu["load"], ready.watch.wall["load"]),  # not what else the machine did meanwhile
         "certificates": _certificates(work, pace),
         "measuring": sum(p.seconds for p in pieces),
         "tables and tests": counts.table_seconds * slower,

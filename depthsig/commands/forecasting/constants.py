@@ -12,29 +12,29 @@ import time
 
 import numpy as np
 
-REFERENCE = 0.020
+REFERENCE = 0.0095
 """Seconds that :func:`_workload` takes on the machine of reference."""
 
-START = 4.0
+START = 8.0
 """Imports of a fresh process: torch, transformers, pandas, matplotlib."""
 
 # Certificates: forwards and readouts of the chosen prompts' tokens, and what a step costs beside its tokens.
 CERTIFIED = 4
 CERTIFICATE_FORWARDS, CERTIFICATE_READOUTS = 8.0, 5.0
-CERTIFICATE, CERTIFICATE_STEP = 0.3, 0.01
+CERTIFICATE, CERTIFICATE_STEP = 0.2, 0.007
 
 # The control: drawing a weight, and finding the layers and tracing a forward of the model that was built.
-DRAW_WEIGHT, TRACE, TRACE_STEP = 1.0e-8, 0.3, 0.01
+DRAW_WEIGHT, TRACE, TRACE_STEP = 1.0e-8, 0.15, 0.005
 
 # Tables: a quantity (a metric with its part, scope and aggregation), a bootstrapped cell and prompt, a row of
 # per-prompt values, a row of tokens.
-QUANTITY, CELL, SAMPLE_ROW, TOKEN_ROW = 0.01, 1.0e-4, 2.0e-6, 1.0e-5
-PERIOD_PROFILE, PERIOD_MATRIX = 0.08, 0.15
+QUANTITY, CELL, SAMPLE_ROW, TOKEN_ROW = 0.004, 8.0e-6, 1.0e-6, 1.0e-5
+PERIOD_PROFILE, PERIOD_MATRIX = 0.05, 0.04
 """A period test with its interval."""
 
 # Drawing: a figure of each kind in both formats, and the page.
-FIGURES = {"profile": 0.9, "heatmap": 1.0, "token_map": 1.3, "top_tokens": 3.0, "trajectories": 1.0}
-OTHER_FIGURE, PAGE, SAVED_ROW = 0.9, 0.5, 2.0e-6
+FIGURES = {"profile": 0.65, "heatmap": 0.72, "token_map": 0.95, "top_tokens": 2.2, "trajectories": 0.72}
+OTHER_FIGURE, PAGE, SAVED_ROW = 0.65, 0.5, 2.0e-6
 
 # The schedule beside steps and readouts, by the name of the job: filing values, building rows, masks.
 OVERHEAD = {"skip": 1.1, "local": 1.1, "order": 1.1, "repeat": 1.1, "erasure": 1.5, "attribution": 1.5}
