@@ -37,7 +37,7 @@ FIGURES = {"profile": 0.65, "heatmap": 0.72, "token_map": 0.95, "top_tokens": 2.
 OTHER_FIGURE, PAGE, SAVED_ROW = 0.65, 0.5, 2.0e-6
 
 # The schedule beside steps and readouts, by the name of the job: filing values, building rows, masks.
-OVERHEAD = {"skip": 1.1, "local": 1.1, "order": 1.1, "repeat": 1.1, "erasure": 1.5, "attribution": 1.5}
+OVERHEAD = {"skip": 1.1, "local": 1.1, "order": 1.1, "repeat": 1.1, "erasure": 1.15, "attribution": 1.5}
 EFFECTIVE, EFFECT = ("skip", "local"), 2.0
 """Effects on later updates: masks and sums beside the metric's own function."""
 
