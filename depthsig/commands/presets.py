@@ -135,12 +135,12 @@ def parse_duration(text: str | float) -> float:
     given = str(text).strip().lower() if isinstance(text, (str, int, float)) and not isinstance(text, bool) else ""
     match = _DURATION.fullmatch(given) if given.isascii() else None
     seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
-    if not 0 < seconds <= LONGEST:
+    if not 0 < seconds <= LONGEST_BUDGET:
         raise InputError(f"--budget {shown(text)} is no time; write for example 5min, 90s, 2h or a number of seconds")
     return seconds
 
 
 _UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 _DURATION = re.compile(rf"(\d{{1,9}}(?:\.\d{{1,9}})?)\s*({'|'.join(_UNITS)})")
-LONGEST = 366 * 24 * 3600
+LONGEST_BUDGET = 366 * 24 * 3600
 """Seconds, of time that somebody may have."""
