@@ -46,7 +46,8 @@ class Wanted:
 
 def sign(wanted: Wanted, folder: Path, n: int = 20) -> depthsig.Signature:
     """Measure one checkpoint and write its signature to ``folder / wanted.name``."""
-    signature = depthsig.analyze(str(wanted.checkpoint), wanted.prompts, n=n, metrics=wanted.metrics)
+    scopes = ("current", "future")
+    signature = depthsig.analyze(str(wanted.checkpoint), wanted.prompts, n=n, metrics=wanted.metrics, scopes=scopes)
     info = json.loads(json.dumps(signature.info))
     info["checkpoint"] |= {"id": wanted.label, "name": wanted.label}
     signature = replace(

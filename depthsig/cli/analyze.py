@@ -13,7 +13,9 @@ from depthsig.cli import shared as opt
 if TYPE_CHECKING:
     from depthsig.signature import Signature  # start-up time
 
-DEFAULT = "lens,residual,skip, period where a span is declared or observed, and tuned with --lens"
+DEFAULT = (
+    "lens,residual,skip, period where a span is declared or observed, loop where a loop runs, and tuned with --lens"
+)
 
 
 def analyze(
@@ -22,14 +24,34 @@ def analyze(
     loop: opt.Loop = None,
     grown: opt.Grown = None,
     iterations: opt.Iterations = None,
-    prompts: opt.Prompts = None,
-    n: opt.Count = 20,
-    max_tokens: opt.MaxTokens = 256,
-    chat_template: opt.ChatTemplate = False,
-    positions: Annotated[str, typer.Option(help="Measure at: all, answer or last.")] = "all",
-    keep_first: Annotated[
-        bool, typer.Option("--keep-first", help="Average lens and residual metrics over position 0 too.")
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="A first look: 8 prompts of at most 64 tokens, scope current, no control. Options win."
+        ),
     ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Prompts, scopes and cuts that fit this time, by the forecast. Options win.", metavar="5min"),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A paper's settings (`depthsig presets`). Options win.", metavar="NAME")
+    ] = None,
+    prompts: opt.Prompts = None,
+    n: Annotated[int | None, typer.Option("-n", help="Use the first n prompts.", show_default="20")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Cut prompts after this many tokens.", show_default="256")
+    ] = None,
+    chat_template: opt.ChatTemplate = False,
+    positions: Annotated[str | None, typer.Option(help="Measure at: all, answer or last.", show_default="all")] = None,
+    keep_first: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-first/--no-keep-first",
+            help="Average lens and residual metrics over position 0 too.",
+            show_default="no",
+        ),
+    ] = None,
     metrics: Annotated[
         str | None, typer.Option(help="Groups or names (`depthsig metrics`), comma-separated.", show_default=DEFAULT)
     ] = None,
@@ -37,11 +59,21 @@ def analyze(
     lens: Annotated[
         str | None, typer.Option(help="Tuned lens (a folder of `depthsig fit-lens`).", metavar="DIR")
     ] = None,
-    parts: Annotated[str, typer.Option(help="What skip and local take away: layer, attn, mlp.")] = "layer",
-    scopes: Annotated[str, typer.Option(help="Where it is taken away: current, future.")] = "current,future",
-    cuts: Annotated[int, typer.Option(help="At most this many cuts a prompt in scope future.")] = 4,
-    ablation: Annotated[str, typer.Option(help="What stands in its place: zero or mean.")] = "zero",
-    agg: Annotated[str, typer.Option(help="mean, max (the papers' worst case) or both.")] = "mean",
+    parts: Annotated[
+        str | None, typer.Option(help="What skip and local take away: layer, attn, mlp.", show_default="layer")
+    ] = None,
+    scopes: Annotated[
+        str | None, typer.Option(help="Where it is taken away: current, future.", show_default="current")
+    ] = None,
+    cuts: Annotated[
+        int | None, typer.Option(help="At most this many cuts a prompt in scope future.", show_default="4")
+    ] = None,
+    ablation: Annotated[
+        str | None, typer.Option(help="What stands in its place: zero or mean.", show_default="zero")
+    ] = None,
+    agg: Annotated[
+        str | None, typer.Option(help="mean, max (the papers' worst case) or both.", show_default="mean")
+    ] = None,
     dtype: opt.Dtype = None,
     device: opt.Device = "auto",
     device_map: opt.DeviceMap = None,
@@ -60,8 +92,8 @@ def analyze(
         bool | None,
         typer.Option(
             "--control/--no-control",
-            help="Measure the architecture with re-initialised weights, too.",
-            show_default="where periods are tested on a span",
+            help="Measure the architecture with re-initialised weights, too: all that is measured of the model.",
+            show_default="where periods are tested on a span, and only what they are tested on",
         ),
     ] = None,
     no_progress: opt.NoProgress = False,
@@ -70,30 +102,37 @@ def analyze(
     """Measure a checkpoint's depth-wise signature and write a report."""
     # The request is checked before torch is imported and a model loaded (start-up time).
     from depthsig.commands.early import asked_of  # start-up time
-    from depthsig.measure.request import Request  # start-up time
+    from depthsig.commands.presets import settled  # start-up time
     from depthsig.metrics.entries.plugins import import_plugins  # start-up time
     from depthsig.signature.folders.choosing import ensure_results  # start-up time
     from depthsig.signature.folders.writing import ensure_writable  # start-up time
 
     plugins = import_plugins(plugin or ())
-    request = Request(
-        metrics, parts, scopes, cuts, agg, n, max_tokens, chat_template, positions, keep_first, ablation, memory,
-        batch_size, seed, control, lens,
+    asked = settled(
+        {
+            "prompts": prompts, "metrics": metrics, "parts": parts, "scopes": scopes, "cuts": cuts, "agg": agg,
+            "n": ... if n is None else n, "max_tokens": max_tokens, "chat_template": chat_template,
+            "positions": positions, "keep_first": keep_first, "ablation": ablation, "memory": memory,
+            "batch_size": batch_size, "seed": seed, "control": control, "lens": lens,
+        },
+        quick=quick, budget=budget, preset=preset,
     )  # fmt: skip
     if not dry_run:
         ensure_results() if out is None else ensure_writable(out)
     loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
-    opt.refuse_early(checkpoint, loading, order, loop, grown, iterations, **vars(asked_of(prompts, request)))
+    opt.refuse_early(
+        checkpoint, loading, order, loop, grown, iterations, **vars(asked_of(asked.prompts, asked.request))
+    )
     from depthsig.commands.analyze import Job  # start-up time
     from depthsig.commands.forecast import forecast  # start-up time
     from depthsig.commands.opening import Given  # start-up time
     from depthsig.plan.declared import PlanOptions  # start-up time
 
     given = Given(checkpoint, None, loading, PlanOptions(order, loop, grown, iterations))
-    job = Job(given, prompts, request, n, tuple(plugins))
+    job = Job(given, asked.prompts, asked.request, asked.n_listed, tuple(plugins), asked.short)
     if dry_run:
         with opt.plain_warnings():
-            told = forecast(job)
+            told = forecast(job.prepare(opt.progress(no_progress)))
         typer.echo(codec.dumps(told.record()) if json else str(told))
         return
     from depthsig.report import save  # start-up time

@@ -1,8 +1,9 @@
-"""``depthsig models``, ``prompts`` and ``metrics``: what there is."""
+"""``depthsig models``, ``prompts``, ``presets`` and ``metrics``: what there is."""
 
 from __future__ import annotations
 
 import json as codec
+import shlex
 
 import typer
 
@@ -30,6 +31,19 @@ def prompts(json: opt.Json = False) -> None:
     from depthsig.prompts import BUILTIN  # start-up time
 
     _print({name: str(text) for name, text in BUILTIN.items()}, json)
+
+
+def presets(json: opt.Json = False) -> None:
+    """List the settings of papers, for `analyze --preset`: what each sets, and what it leaves open."""
+    from depthsig.commands.presets import presets as known  # start-up time
+
+    if json:
+        typer.echo(codec.dumps([preset.record() for preset in known().values()]))
+        return
+    for preset in known().values():
+        typer.echo(f"{preset.name}  ({preset.paper})")
+        typer.echo(f"    {shlex.join(preset.written())}")
+        typer.echo(f"    {preset.about}")
 
 
 def metrics(plugin: opt.Plugin = None, json: opt.Json = False) -> None:

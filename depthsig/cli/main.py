@@ -40,6 +40,7 @@ app.command("repeat")(repeat.repeat)
 app.command("fit-lens")(fit_lens.fit_lens)
 app.command("models")(listings.models)
 app.command("prompts")(listings.prompts)
+app.command("presets")(listings.presets)
 app.command("metrics")(listings.metrics)
 app.command("cache")(cache.cache)
 

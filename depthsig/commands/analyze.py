@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 from torch import Tensor, nn
 
 from depthsig.checkpoint.loading import LoadOptions
-from depthsig.commands.control import reinitialised
+from depthsig.commands.budget import Begun, begun_at, heard, nothing_begun, within
 from depthsig.commands.early import asked_of
 from depthsig.commands.lenses.checked import check_lens, open_lens
 from depthsig.commands.opening import Given, ReadyPrompts, ready_prompts
-from depthsig.commands.record import continuing, describe, identity, prompts_table, recorded_warnings
-from depthsig.engine.certificates import certify, judge
-from depthsig.errors import DepthsigError, DepthsigWarning, InputError
-from depthsig.measure.providers import Work
+from depthsig.commands.prepared import Prepared, Stopwatch
+from depthsig.commands.presets import InShort, settled
+from depthsig.commands.record import continuing, identity, recorded_warnings
 from depthsig.measure.request import Names, Request
 from depthsig.measure.resume import Units
-from depthsig.measure.schedule import check_provided, cuts_of
-from depthsig.measure.schedule import measure as run_schedule
-from depthsig.measure.token_rows import tokens_table
+from depthsig.measure.schedule import check_provided
 from depthsig.metrics.entries.plugins import import_plugins
 from depthsig.model import Model
 from depthsig.plan.declared import Iterations, PlanOptions
@@ -34,9 +29,6 @@ from depthsig.progress import Progress
 from depthsig.signature import Signature
 from depthsig.signature.folders.choosing import IDENTITY, identity_of
 from depthsig.signature.folders.writing import ensure_writable, leave
-from depthsig.tables.periods import beside_control, period_scores
-from depthsig.tables.samples import matrices_table, profiles_table, samples_table
-from depthsig.tables.score_rows import scores_table
 
 if TYPE_CHECKING:
     import torch
@@ -44,10 +36,13 @@ if TYPE_CHECKING:
 
 def analyze(
     model: Any, prompts: Any = None, *, tokenizer: Any = None,
-    metrics: Names | None = None, parts: Names = ("layer",), scopes: Names = ("current", "future"), cuts: int = 4,
-    agg: Literal["mean", "max", "both"] = "mean", n: int | EllipsisType | None = ..., max_tokens: int = 256,
-    chat_template: bool = False, positions: Literal["all", "answer", "last"] = "all", keep_first: bool = False,
-    ablation: Literal["zero", "mean"] = "zero", lens: Any = None, control: bool | None = None,
+    quick: bool = False, budget: str | float | None = None, preset: str | None = None,
+    metrics: Names | None = None, parts: Names | None = None, scopes: Names | None = None, cuts: int | None = None,
+    agg: Literal["mean", "max", "both"] | None = None, n: int | EllipsisType | None = ...,
+    max_tokens: int | None = None, chat_template: bool = False,
+    positions: Literal["all", "answer", "last"] | None = None,
+    keep_first: bool | None = None, ablation: Literal["zero", "mean"] | None = None, lens: Any = None,
+    control: bool | None = None,
     order: str | None = None, loop: str | None = None, grown: str | None = None, iterations: Iterations | None = None,
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
@@ -67,22 +62,27 @@ def analyze(
             strings, of ``{"text", "answer"}``, or of token ids; other text that holds white space is one
             prompt. Default: what the checkpoint names, else ``gsm8k``.
         tokenizer: for a live model.
+        quick: a first look: 8 prompts of at most 64 tokens, scope current, no control. What is given by
+            itself wins over it.
+        budget: as ``"5min"``, ``"90s"``, ``"2h"`` or a number of seconds: the number and length of prompts,
+            cuts and scopes that the forecast says fit; what is given by itself stays.
+        preset: settings of a paper (``depthsig presets`` lists them); ``quick`` and what is given win.
         metrics: groups or full names (``depthsig metrics`` lists them), as a list or
             comma-separated. Default: lens, residual, skip, periods where a span is declared or
-            observed, and tuned with ``lens``.
-        parts: what skip and local take away: ``layer``, ``attn``, ``mlp``.
-        scopes: where it is taken away: ``current``, ``future``.
-        cuts: at most this many cuts a prompt in scope future.
-        agg: ``mean``, ``max`` (the papers' worst case) or ``both``.
+            observed, loop where a loop runs, and tuned with ``lens``.
+        parts: what skip and local take away: ``layer``, ``attn``, ``mlp``. Default: layer.
+        scopes: where it is taken away: ``current``, ``future``. Default: current.
+        cuts: at most this many cuts a prompt in scope future. Default: 4.
+        agg: ``mean``, ``max`` (the papers' worst case) or ``both``. Default: mean.
         n: the first n prompts; None for all. Default: 20 of a name or a file, all of a list.
-        max_tokens: cut prompts after this many tokens.
+        max_tokens: cut prompts after this many tokens. Default: 256.
         chat_template: use the tokenizer's template.
-        positions: measure at ``all`` positions, at those that predict the ``answer``, or at the ``last``.
-        keep_first: average lens and residual metrics over position 0 too.
-        ablation: what stands in the place of what is taken away: ``zero``, or the ``mean``.
+        positions: measure at ``all`` positions, at those that predict the ``answer``, or at the ``last``. Default: all.
+        keep_first: average lens and residual metrics over position 0 too. Default: False.
+        ablation: what stands in the place of what is taken away: ``zero``, or the ``mean``. Default: zero.
         lens: a tuned lens for ``tuned.*``: its folder, or what ``fit_lens(...).lens`` is.
-        control: measure the architecture with re-initialised weights, too. Default: where periods
-            are tested on a span.
+        control: measure the architecture with re-initialised weights, too; True: all that the model's own
+            analysis measures. Default: where periods are tested on a span, and of it what they are tested on.
         order: run the layers in this order, as ``0:4,4:8x4,8:12``.
         loop: label layers ``A:B`` as a loop.
         grown: label layers as grown, ``A:B/b`` in blocks of b.
@@ -108,14 +108,18 @@ def analyze(
     if out is not None:
         ensure_writable(out)
     plugins = import_plugins(plugin)
-    request = Request(
-        metrics, parts, scopes, cuts, agg, 20 if isinstance(n, EllipsisType) else n, max_tokens, chat_template,
-        positions, keep_first, ablation, memory, batch_size, seed, control, lens,
+    asked = settled(
+        {
+            "prompts": prompts, "metrics": metrics, "parts": parts, "scopes": scopes, "cuts": cuts, "agg": agg, "n": n,
+            "max_tokens": max_tokens, "chat_template": chat_template, "positions": positions, "keep_first": keep_first,
+            "ablation": ablation, "memory": memory, "batch_size": batch_size, "seed": seed, "control": control,
+            "lens": lens,
+        },
+        quick=quick, budget=budget, preset=preset,
     )  # fmt: skip
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     given = Given(model, tokenizer, loading, PlanOptions(order, loop, grown, iterations), forward)
-    n_listed = None if isinstance(n, EllipsisType) else n
-    job = Job(given, prompts, request, n_listed, tuple(plugins))
+    job = Job(given, asked.prompts, asked.request, asked.n_listed, tuple(plugins), asked.short)
     signature = job.run(None if out is None else lambda *_: out, resume=resume, show=Progress.of(progress))
     if out is not None:
         signature.save(out)
@@ -133,6 +137,7 @@ class Job:
     Attributes:
         n_listed: how many prompts of a list; None for all.
         plugins: what is kept of the user's own files.
+        short: what was asked for in short.
     """
 
     given: Given
@@ -140,25 +145,43 @@ class Job:
     request: Request
     n_listed: int | None = None
     plugins: tuple[Mapping[str, str], ...] = ()
+    short: InShort = field(default_factory=InShort)
 
-    def prepare(self, show: Progress) -> Prepared:
+    def prepare(self, show: Progress, begun: Begun = nothing_begun) -> Prepared:
         """The loaded model, its prompts, and the request for what the model turned out to be.
 
+        Args:
+            begun: tells whether unfinished work of an analysis waits to be gone on with.
+
         Raises:
-            InputError: bad input or options.
+            InputError: bad input or options, and a budget that nothing fits.
         """
         check_provided(self.request)
         lens = open_lens(self.request.lens)  # before the model: a bad folder must not cost its loading
-        model = self.given.open(self.request.seed, show, asked_of(self.prompts, self.request))
-        request = self.request.for_spans([span.kind for span in model.plan.spans])
-        ready = ready_prompts(
-            self.prompts, model, n=self.n_listed, n_named=request.n, max_tokens=request.max_tokens,
-            chat_template=request.chat_template, positions=request.positions, seed=request.seed,
+        watch = Stopwatch()
+        with watch.stage("load"):
+            model = self.given.open(self.request.seed, show, asked_of(self.prompts, self.request))
+            spans = model.plan.spans
+            loops = any(span.kind == "loop" and span.executed and span.count > 1 for span in spans)
+            ours = None if self.short.preset is None else self.short.left
+            request = self.request.for_spans([span.kind for span in spans], loops=loops, ours=ours)
+            with heard(self.short.seconds is None):  # of a budget, the prompts that it comes to
+                prompts = self._prompts(model, request, self.n_listed)
+            if lens is not None:
+                check_lens(lens, model, prompts.tokens)
+                request = replace(request, lens=lens)
+        given = {**self.given.record(model), "plugins": [dict(p) for p in self.plugins]}
+        again = partial(self._prompts, model)
+        ready = Prepared(model, request, prompts, given, self.short.record(), again, watch)
+        return ready if self.short.seconds is None else within(ready, self.short, begun)
+
+    def _prompts(self, model: Model, request: Request, n_listed: int | EllipsisType | None = ...) -> ReadyPrompts:
+        """The prompts of a request; of a list as many as of a name, where nothing else is said."""
+        return ready_prompts(
+            self.prompts, model, n=request.n if isinstance(n_listed, EllipsisType) else n_listed, n_named=request.n,
+            max_tokens=request.max_tokens, chat_template=request.chat_template, positions=request.positions,
+            seed=request.seed,
         )  # fmt: skip
-        if lens is not None:
-            check_lens(lens, model, ready.tokens)
-            request = replace(request, lens=lens)
-        return Prepared(self, model, request, ready)
 
     def run(self, place: Place | None, *, resume: bool, show: Progress) -> Signature:
         """Measure, with the control where one is due.
@@ -167,9 +190,8 @@ class Job:
             place: where results go, beside which unfinished work is kept; asked before the measurement.
                 None: nowhere.
         """
-        started = time.perf_counter()
         with recorded_warnings() as messages:
-            ready = self.prepare(show)
+            ready = self.prepare(show, begun_at(place) if resume and place is not None else nothing_begun)
             known = {} if place is None else identity(ready.model, ready.prompts.tokens, ready.request)
             name = identity_of(known)
             out = None if place is None else place(ready.model.checkpoint.name, name)
@@ -178,79 +200,13 @@ class Job:
                 return Units.open(out, continuing(known), name, resume)
 
             try:
-                signature = ready.measure(units, show, messages, started)
+                signature = ready.measure(units, show, messages)
                 if known:
                     signature.info[IDENTITY] = name
-                claims = bool(ready.model.plan.spans) and ready.request.tests_periods
-                if claims if ready.request.control is None else ready.request.control:
+                if ready.wants_control:
                     signature = ready.with_control(signature, show)
             except BaseException:
                 if out is not None:
                     leave(out)  # a notebook lives on, and another process may be asked to resume
                 raise
         return signature
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An analysis that is ready to run."""
-
-    job: Job
-    model: Model
-    request: Request
-    prompts: ReadyPrompts
-
-    def measure(self, units: Callable[[], Units], show: Progress, messages: Sequence[str], started: float) -> Signature:
-        """Certify and measure; unfinished work goes to ``units()``."""
-        model, request, prompts = self.model, self.request, self.prompts.tokens
-        with show.stage("certificates"):
-            certificates = certify(model, [p.ids for p in prompts])
-        verdict = judge(certificates, only_parts=request.only_parts)
-        for message in verdict.warnings:
-            warnings.warn(message, DepthsigWarning, stacklevel=3)
-        certified = time.perf_counter()
-        samples, rows = run_schedule(Work(model, request, prompts, verdict, request.lens), units, show)
-        given = {**self.job.given.record(model), "plugins": [dict(p) for p in self.job.plugins]}
-        info = describe(model, request, certificates, self.prompts, given, messages)
-        info["timings"] = {
-            "load_and_certify_s": round(certified - started, 3),
-            "measure_s": round(time.perf_counter() - certified, 3),
-        }
-        plan, aggs, seed = model.plan.frame(), request.aggs, request.seed
-        signature = Signature(
-            info=info,
-            profiles=profiles_table(samples, request.wanted, plan, aggs, seed),
-            matrices=matrices_table(samples, request.wanted, aggs, seed),
-            scores=scores_table(samples, request.selected, len(plan), aggs, seed),
-            prompts=prompts_table(prompts, cuts_of(request, prompts)),
-            samples_table=samples_table(samples, request.wanted),
-            tokens_table=tokens_table(rows, prompts, model.tokenizer),
-        )
-        return self._with_periods(signature) if request.tests_periods else signature
-
-    def _with_periods(self, signature: Signature) -> Signature:
-        if not self.model.plan.spans:
-            message = "no span is declared or observed, so no period can be tested; give --loop, --grown or --order"
-            warnings.warn(message, DepthsigWarning, stacklevel=3)
-        found = period_scores(signature)
-        found = found[found["score"].isin(self.request.wanted)]
-        filled = [frame for frame in (signature.scores, found) if not frame.empty]
-        return replace(signature, scores=pd.concat(filled, ignore_index=True) if filled else pd.DataFrame())
-
-    def with_control(self, signature: Signature, show: Progress) -> Signature:
-        """The signature with the re-initialised control beside it, or with the reason why there is none."""
-        started = time.perf_counter()
-        try:
-            request = self.request.without("tuned")
-            if request is None:
-                raise InputError("a tuned lens is fitted to trained weights, and says nothing about fresh ones")
-            with show.stage("re-initialised control"):
-                twin = reinitialised(self.model, request.seed)
-            control = replace(self, model=twin, request=request).measure(Units, show, [], started)
-        except DepthsigError as error:
-            reason = " ".join(str(error).split())
-            if self.request.control:
-                warnings.warn(f"no re-initialised control: {reason}", DepthsigWarning, stacklevel=3)
-            return replace(signature, scores=beside_control(signature.scores, None, reason))
-        control.info["control"] = f"weights re-initialised with seed {request.seed}"
-        return replace(signature, scores=beside_control(signature.scores, control.scores), control=control)

@@ -6,6 +6,7 @@ Running the same weights several times makes a pattern by itself, whatever they 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from transformers import PreTrainedModel
 
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.errors import InputError
+from depthsig.measure.request import Request
 from depthsig.model import Model, open_model
+from depthsig.tables.periods import is_tested
 
 
 def reinitialised(model: Model, seed: int = 0) -> Model:
@@ -36,6 +39,17 @@ def reinitialised(model: Model, seed: int = 0) -> Model:
     fresh = fresh.to(model.device).eval()
     noise = 0 if model.random_state is None else model.random_state
     return open_model(fresh, model.tokenizer, LoadOptions(), model.declared.options(), seed=noise)
+
+
+def control_request(request: Request) -> Request | None:
+    """What is measured of a control: with ``--control`` all that fresh weights have, else what periods are tested on.
+
+    None where nothing is left: a tuned lens is fitted to trained weights, and says nothing about fresh ones.
+    """
+    tested = tuple(one.id for one in request.selected if one.on == "periods" or is_tested(one))
+    if request.control or not tested:
+        return request.without("tuned")
+    return replace(request, metrics=tested, lens=None)
 
 
 def _configured(module: nn.Module, config: Any) -> Any:

@@ -1,33 +1,35 @@
-"""What an analysis would do, and about how long it would take: nothing is measured."""
+"""What an analysis would do, and about how long it would take: nothing is measured but the model's own pace."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-
-from depthsig.commands.analyze import Job
+from depthsig.commands.control import control_request
+from depthsig.commands.forecasting import constants as known
+from depthsig.commands.forecasting.counting import count
+from depthsig.commands.forecasting.pace import Pace
+from depthsig.commands.prepared import Prepared
 from depthsig.engine.certificates import Verdict
 from depthsig.engine.memory import divide
-from depthsig.engine.network import Network
-from depthsig.measure.providers import Cost, Work
+from depthsig.errors import DepthsigWarning
+from depthsig.measure.providers import CleanProvider, Cost, Work
+from depthsig.measure.request import Request
 from depthsig.measure.schedule import providers
-from depthsig.progress import Progress
-
-EFFICIENCY = 0.75
-"""Share of a large matmul's speed that a model's steps and readouts with their reductions reach."""
+from depthsig.model import Model
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A job: its runs over all prompts, and the tokens that go through steps and readouts."""
+    """A job: its runs over all prompts, the tokens that go through steps and readouts, and its seconds."""
 
     name: str
     runs: int
     step_tokens: int
     readout_tokens: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Forecast:
 
     Attributes:
         prompts, tokens: those that take part.
-        seconds: estimated from the arithmetic and a matmul's speed on this machine; without the
-            model's loading, the certificates, figures and a control.
+        pieces: of what is measured of the model itself.
+        stages: seconds by stage, in the order in which they come; loading as it was just now.
         memory: bytes beside the model that it may take.
     """
 
@@ -45,72 +47,121 @@ class Forecast:
     prompts: int
     tokens: int
     pieces: tuple[Piece, ...]
-    seconds: float
+    stages: dict[str, float]
     memory: int
+
+    @property
+    def seconds(self) -> float:
+        """All stages together."""
+        return sum(self.stages.values())
 
     def record(self) -> dict[str, Any]:
         """As ``--json`` prints it."""
-        return asdict(self)
+        return {**asdict(self), "seconds": self.seconds}
 
     def __str__(self) -> str:
         lines = [f"plan: {self.plan}", f"prompts: {self.prompts} of {self.tokens} tokens in all"]
         lines += [
-            f"{p.name}: {p.runs:,} runs, {p.step_tokens:,} tokens through steps, {p.readout_tokens:,} read out"
+            f"{p.name}: {p.runs:,} runs, {p.step_tokens:,} tokens through steps, {p.readout_tokens:,} read out, "
+            f"{duration(p.seconds)}"
             for p in self.pieces
         ]
-        lines.append(f"estimated time: {_duration(self.seconds)} (without loading, certificates and figures)")
+        lines += [f"{name}: {duration(seconds)}" for name, seconds in self.stages.items()]
+        lines.append(f"estimated time: {duration(self.seconds)}")
         lines.append(f"estimated memory beside the model: up to {self.memory / 2**30:.2g} GiB")
         return "\n".join(lines)
 
 
-def forecast(job: Job) -> Forecast:
+def forecast(ready: Prepared) -> Forecast:
     """What an analysis would do.
 
     Raises:
         InputError: for the bad input that it would refuse, too.
     """
-    ready = job.prepare(Progress(False))
-    network = ready.model
-    work = Work(network, ready.request, ready.prompts.tokens, Verdict(True, True, ()), ready.request.lens)
-    clean, edited = providers(work)
-    steps = work.steps
-    whole = [Cost(1, steps, 0) + sum((o.cost(p) for o in clean), Cost()) for p in work.counted]
-    pieces = [_piece("clean run", whole, work)]
-    pieces += [_piece(provider.name, [provider.cost(p) for p in work.counted], work) for provider in edited]
-    layer, head = _flops(network)
-    flops = sum(p.step_tokens * layer + p.readout_tokens * head for p in pieces)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DepthsigWarning)  # they are for whoever reads results
+        return estimate(ready, Pace.of(ready))
+
+
+def estimate(ready: Prepared, pace: Pace) -> Forecast:
+    """The same, at a known pace: of other prompts or another request, too."""
+    work = _work(ready, ready.request)
+    pieces = _pieces(work, pace)
+    spans, slower = bool(ready.model.plan.spans), pace.machine
+    counts = count(work, spans, drawn=True)
+    stages = {
+        "starting": known.START * slower,
+        "loading": min(ready.watch.cpu["load"], ready.watch.wall["load"]),  # not what else the machine did meanwhile
+        "certificates": _certificates(work, pace),
+        "measuring": sum(p.seconds for p in pieces),
+        "tables and tests": counts.table_seconds * slower,
+    }
+    control = control_request(ready.request) if ready.wants_control else None
+    if control is not None:
+        stages["control"] = _control(ready.model, _work(ready, control), pace, spans)
+    stages["drawing"] = counts.drawing_seconds * slower
     return Forecast(
-        str(network.plan), len(work.counted), sum(p.n_tokens for p in work.counted), tuple(pieces),
-        flops / (EFFICIENCY * _speed(network)), _memory(work, bool(edited)),
+        str(ready.model.plan), len(work.counted), sum(p.n_tokens for p in work.counted), pieces, stages,
+        _memory(work, any(p.name != "clean run" for p in pieces)),
     )  # fmt: skip
 
 
-def _piece(name: str, costs: list[Cost], work: Work) -> Piece:
+def _work(ready: Prepared, request: Request) -> Work:
+    return Work(ready.model, request, ready.prompts.tokens, Verdict(True, True, ()), request.lens)
+
+
+def _pieces(work: Work, pace: Pace) -> tuple[Piece, ...]:
+    """The clean run with all that it feeds, and every kind of edited run."""
+    clean, edited = providers(work)
+    tokens = sum(p.n_tokens for p in work.counted)
+    whole = [Cost(1, work.steps, 0) + sum((o.cost(p) for o in clean), Cost()) for p in work.counted]
+    seconds = tokens * pace.clean + sum(_observing(o, work, pace) for o in clean)
+    pieces = [_piece("clean run", whole, work, seconds)]
+    for provider in edited:
+        piece = _piece(provider.name, [provider.cost(p) for p in work.counted], work, 0.0)
+        taken = piece.step_tokens * (pace.step + known.EFFECT * pace.effect * (provider.name in known.EFFECTIVE))
+        taken += piece.readout_tokens * pace.read.get(provider.kinds[0], pace.read[""])
+        again = tokens * pace.clean * (1 + provider.needs_means)
+        pieces.append(replace(piece, seconds=again + taken * known.OVERHEAD.get(provider.name, 1.0)))
+    return tuple(pieces)
+
+
+def _observing(observer: CleanProvider, work: Work, pace: Pace) -> float:
+    """What one that sees the clean run takes beside it."""
+    kind = observer.kinds[0]
+    if kind in pace.observed:
+        asked, timed = work.request.on(*observer.kinds), pace.entries.get(kind, 1)
+        return pace.observed[kind] * sum(p.n_tokens for p in work.counted) * len(asked) / max(1, timed)
+    readouts = sum(observer.cost(p).readouts * p.n_tokens for p in work.counted)
+    return readouts * pace.read.get(kind, pace.read[""])
+
+
+def _piece(name: str, costs: Sequence[Cost], work: Work, seconds: float) -> Piece:
     lengths = [p.n_tokens for p in work.counted]
     return Piece(
         name,
         round(sum(cost.runs for cost in costs)),
         round(sum(cost.steps * n for cost, n in zip(costs, lengths, strict=True))),
         round(sum(cost.readouts * n for cost, n in zip(costs, lengths, strict=True))),
+        seconds,
     )
 
 
-def _flops(network: Network) -> tuple[float, float]:
-    """Of one token through one step and through the head: two a parameter."""
-    sizes = [sum(p.numel() for p in layer.module.parameters()) for layer in network.anatomy.layers]
-    executed = [sizes[step.layer] for step in network.plan]
-    return 2 * sum(executed) / max(1, len(executed)), 2.0 * network.readout.vocab * network.trace.width
+def _certificates(work: Work, pace: Pace) -> float:
+    """Forwards and readouts of the prompts that are chosen: the shortest, the longest and two between."""
+    lengths = sorted(p.n_tokens for p in work.prompts if p.n_tokens >= 2)
+    if len(lengths) > known.CERTIFIED:
+        lengths = [lengths[0], lengths[len(lengths) // 3], lengths[2 * len(lengths) // 3], lengths[-1]]
+    each = known.CERTIFICATE_FORWARDS * pace.clean + known.CERTIFICATE_READOUTS * pace.read[""]
+    return sum(lengths) * each + (known.CERTIFICATE + known.CERTIFICATE_STEP * work.steps) * pace.machine
 
 
-def _speed(network: Network, size: int = 1024) -> float:
-    """Floating-point operations a second of a square matmul in the model's dtype and place."""
-    a = torch.ones(size, size, dtype=network.dtype, device=network.device)
-    best = float("inf")
-    for _ in range(3):
-        started = time.perf_counter()
-        float((a @ a)[0, 0])  # waits for a GPU
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
+def _control(model: Model, work: Work, pace: Pace, spans: bool) -> float:
+    """Drawing the weights, certificates, measuring and tables; no figures are made of it."""
+    weights = sum(p.numel() for p in model.module.parameters())
+    built = weights * known.DRAW_WEIGHT + known.TRACE + known.TRACE_STEP * work.steps
+    tables = count(work, spans, drawn=False).table_seconds
+    return (built + tables) * pace.machine + _certificates(work, pace) + sum(p.seconds for p in _pieces(work, pace))
 
 
 def _memory(work: Work, edited: bool) -> int:
@@ -120,7 +171,10 @@ def _memory(work: Work, edited: bool) -> int:
     return min(work.request.bytes, rows + width * budget.batch_tokens + (budget.states if edited else 0))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In words."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

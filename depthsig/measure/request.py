@@ -10,7 +10,7 @@ from depthsig.engine.memory import parse_memory
 from depthsig.errors import InputError, shown
 from depthsig.metrics.entries.fields import Metric
 from depthsig.metrics.registry import needed, select
-from depthsig.metrics.rules import DEFAULT_METRICS, FAMILY, OF_LAYERS, WITH_LENS, WITH_SPAN
+from depthsig.metrics.rules import DEFAULT_METRICS, FAMILY, OF_LAYERS, WITH_LENS, WITH_LOOP, WITH_SPAN
 from depthsig.terms import PARTS, POSITIONS, SCOPES, Part
 
 Names = str | Sequence[str]
@@ -46,7 +46,7 @@ class Request:
 
     metrics: Names | None = None
     parts: Names = ("layer",)
-    scopes: Names = ("current", "future")
+    scopes: Names = ("current",)
     cuts: int = 4
     agg: str = "mean"
     n: int | None = 20
@@ -124,15 +124,20 @@ class Request:
         always = {part for m in metrics if m.always and m.own for part in m.parts}
         return [part for part in PARTS if part in self.parts or part in always]
 
-    def for_spans(self, kinds: Sequence[str]) -> Request:
+    def for_spans(self, kinds: Sequence[str], *, loops: bool = False, ours: bool | None = None) -> Request:
         """The request for a model with spans of these kinds (``loop``, ``grown``).
 
-        Periods are tested by default where there is a span. They need the whole of their fixed
-        family, whatever else was asked for, and of grown spans the weights.
+        Periods are tested by default where there is a span, and the passes of a loop compared where one runs.
+        Periods need the whole of their fixed family, whatever else was asked for, and of grown spans the weights.
+
+        Args:
+            loops: whether a loop really runs. ours: whether the metrics were left to us; None: as the request says.
         """
         metrics = tuple(self.metrics or ())
-        if self.defaulted and kinds:
-            metrics = (*metrics, *WITH_SPAN)
+        if self.defaulted if ours is None else ours:
+            have = {m.id for m in select(metrics)}
+            added = [*(WITH_SPAN if kinds else ()), *(WITH_LOOP if loops else ())]
+            metrics = (*metrics, *(name for name in added if not {m.id for m in select([name])} <= have))
         chosen = select(metrics)
         if any(m.on == "periods" for m in chosen):
             family = [*dict.fromkeys(name for name, _, _ in FAMILY), *[OF_LAYERS] * ("grown" in kinds)]

@@ -13,6 +13,7 @@ Member = tuple[str, str, str]
 
 DEFAULT_METRICS = tuple(_RULES["default"]["metrics"])
 WITH_SPAN = tuple(_RULES["default"]["with_span"])
+WITH_LOOP = tuple(_RULES["default"]["with_loop"])
 WITH_LENS = tuple(_RULES["default"]["with_lens"])
 
 FAMILY: tuple[Member, ...] = tuple((m, part, scope) for m, part, scope in _RULES["period"]["family"])

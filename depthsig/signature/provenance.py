@@ -42,7 +42,8 @@ def again(info: Mapping[str, Any]) -> Again:
     why = _why_not(info, given)
     if why:
         return Again("", f"There is no command: {why}.")
-    asked = {k: v for k, v in info["options"].items() if k not in ("order", "loop", "grown", "iterations")}
+    left = ("order", "loop", "grown", "iterations", "asked")  # of the plan, and in short what the others came to
+    asked = {k: v for k, v in info["options"].items() if k not in left}
     if asked.get("n") is None:
         asked["n"] = given["prompts"]["count"]
     options = {**(given.get("plan") or {}), **asked, **(given.get("loading") or {})}

@@ -16,7 +16,7 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from depthsig.metrics.entries.runs import RUNS
+from depthsig.metrics import Metric
 from depthsig.metrics.rules import COMBINED, FAMILY, NESTED, OF_LAYERS, P_VALUE, STRENGTH, Member
 from depthsig.signature import Signature
 from depthsig.signature.schema import TABLES
@@ -74,6 +74,15 @@ def period_scores(signature: Signature) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def is_tested(one: Metric) -> bool:
+    """Whether periods of a metric are tested: of profiles over steps and matrices of steps, and of layers' weights.
+
+    Edits that move several steps at once have no place of their own in depth.
+    """
+    over_steps = one.cells in (("step",), ("step", "step")) and one.kind in ("profile", "matrix")
+    return one.id == OF_LAYERS or (over_steps and not (one.kind == "profile" and one.run.several))
+
+
 def family_tests(signature: Signature, span: TestedSpan) -> dict[Member, PeriodTest]:
     """The fixed family's tests over any span, another model's for one; by (metric, part, scope)."""
 
@@ -119,7 +128,7 @@ def _profiles(signature: Signature, span: TestedSpan) -> Iterator[Tested]:
     table = signature.profiles[signature.profiles["axis"] == "step"]
     for (metric, part, scope, agg), rows in table.groupby(["metric", "part", "scope", "agg"], sort=False):
         one = entries.get(metric)
-        if one is not None and RUNS[one.on].several:
+        if one is not None and not is_tested(one):
             continue
         values = rows.sort_values("index")["value"].to_numpy(float)
         log = one is not None and one.log
@@ -146,7 +155,7 @@ def _matrices(signature: Signature, span: TestedSpan) -> Iterator[Tested]:
         if metric == OF_LAYERS and span.layer is not None:
             matrix = _filled(rows, len({step["layer"] for step in signature.info["plan"]}))
             yield Tested(metric, part, scope, agg, True, matrix_periodicity(matrix, span.layer, span.block, span.count))
-        elif one.cells == ("step", "step"):
+        elif metric != OF_LAYERS and is_tested(one):
             size = len(signature.info["plan"])
             result = matrix_periodicity(_filled(rows, size), span.start, span.block, span.count)
             found = _matrix_interval(signature, span, (metric, part, scope, agg)) if result.testable else None

@@ -38,6 +38,8 @@ ONLY_IN_PYTHON = {
     "agg",  # an enumeration there
 }  # fmt: skip
 """What a command does not have, or has in another form."""
+SHOWN = {"parts", "scopes", "cuts", "n", "max_tokens", "positions", "keep_first", "ablation"}
+"""Of ``analyze``: None where they are left to what is asked for in short; the help shows what they are without it."""
 
 
 def test_the_names_are_these_and_no_module_is_among_them() -> None:
@@ -88,6 +90,11 @@ def test_a_default_is_the_same_wherever_it_stands(name: str, record: type) -> No
         if field.name not in parameters or field.default is MISSING:
             continue
         default = parameters[field.name].default
+        if name == "analyze" and default is None and field.default is not None:
+            # Left to --quick, --budget or a preset; what it is without them, the help says.
+            said = field.default if isinstance(field.default, tuple) else (field.default,)
+            assert f"Default: {', '.join(map(str, said))}." in _explained(FUNCTIONS[name])[field.name], field.name
+            continue
         differs = {
             ("export", "dtype"): "auto",  # what is written is what was read
             ("repeat", "memory"): "1GiB", ("repeat", "n"): 100,  # of a task
@@ -108,6 +115,12 @@ def test_a_command_has_the_options_of_its_function(name: str) -> None:
             assert (name, parameter.name) in {("fit_lens", "device_map"), ("repeat", "device_map")}, parameter.name
             continue
         default, theirs = parameter.default, options[parameter.name].default
+        if name == "analyze" and parameter.name in SHOWN:
+            shown = options[parameter.name].show_default  # type: ignore[attr-defined]
+            value = Request.__dataclass_fields__[parameter.name].default
+            value = ",".join(value) if isinstance(value, tuple) else value
+            assert theirs is None and shown == ("no" if value is False else str(value)), parameter.name
+            continue
         if default in (..., None) or theirs is None:
             continue
         if isinstance(default, (tuple, float)) or isinstance(theirs, str):

@@ -206,7 +206,8 @@ def _values(module: torch.nn.Module, layers: list, ids: list[int], scope: str, c
 @pytest.mark.parametrize("name", ["llama", "falcon_multi_query", "mixtral", "mamba2", "gemma2"])
 def test_skip_metrics_are_the_published_ones(name: str) -> None:
     module, tokenizer = build(name), byte_tokenizer()
-    signature = depthsig.analyze(module, PROMPTS, tokenizer=tokenizer, metrics=["skip"], agg="both", cuts=2)
+    asked: dict[str, Any] = {"metrics": ["skip"], "scopes": ["current", "future"], "agg": "both", "cuts": 2}
+    signature = depthsig.analyze(module, PROMPTS, tokenizer=tokenizer, **asked)
     layers = [layer.module for layer in depthsig.load(module, tokenizer).anatomy.layers]
     for scope in ("current", "future"):
         every = []

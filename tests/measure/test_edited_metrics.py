@@ -56,7 +56,14 @@ def test_local_effect(part: str) -> None:
     module, where = build("llama"), places("llama")
     layers = list(module.model.layers)
     found = depthsig.analyze(
-        module, PROMPTS, tokenizer=TOKENIZER, metrics=["local"], parts=[part], agg="both", cuts=2
+        module,
+        PROMPTS,
+        tokenizer=TOKENIZER,
+        metrics=["local"],
+        parts=[part],
+        scopes=["current", "future"],
+        agg="both",
+        cuts=2,
     ).matrices
     for scope in ("current", "future"):
         means, everything = [], []
@@ -292,7 +299,8 @@ def test_scores_of_known_profiles() -> None:
 
 
 def test_scores_come_from_the_aggregated_tables() -> None:
-    signature = depthsig.analyze(build("llama"), PROMPTS, tokenizer=TOKENIZER, metrics=["skip"], agg="both")
+    asked: dict[str, Any] = {"metrics": ["skip"], "scopes": "current,future", "agg": "both"}
+    signature = depthsig.analyze(build("llama"), PROMPTS, tokenizer=TOKENIZER, **asked)
     for scope, n in (("current", 4), ("future", 3)):
         for agg in ("mean", "max"):
             choice = {"scope": scope, "agg": agg}
@@ -314,7 +322,8 @@ def test_scores_come_from_the_aggregated_tables() -> None:
 def test_cuts_and_short_prompts() -> None:
     assert future_cuts(256, 4) == (8, 88, 168, 248)
     assert future_cuts(13, 4) == (8,) and future_cuts(12, 4) == ()
-    signature = depthsig.analyze(build("llama"), PROMPTS, tokenizer=TOKENIZER, metrics=["skip.kl"])
+    asked: dict[str, Any] = {"metrics": ["skip.kl"], "scopes": ["current", "future"]}
+    signature = depthsig.analyze(build("llama"), PROMPTS, tokenizer=TOKENIZER, **asked)
     lengths = [len(ids_of(t)) for t in PROMPTS]
     assert signature.prompts["cuts"].tolist() == [" ".join(map(str, future_cuts(n, 4))) for n in lengths]
     longer = sum(n >= 13 for n in lengths)
@@ -325,6 +334,7 @@ def test_cuts_and_short_prompts() -> None:
 @pytest.mark.parametrize("options", [{"batch_size": 1}, {"memory": "20MB"}, {"batch_size": 4}])
 def test_batches_and_memory_change_nothing(options: dict[str, Any]) -> None:
     asked: dict[str, Any] = {"tokenizer": TOKENIZER, "metrics": ["skip", "repeat"], "parts": "layer,attn,mlp"}
+    asked["scopes"] = ["current", "future"]
     module = build("qwen2")
     one, other = depthsig.analyze(module, PROMPTS, **asked), depthsig.analyze(module, PROMPTS, **asked, **options)
     for table in ("profiles", "matrices"):

@@ -65,7 +65,7 @@ def plugin(tmp_path: Path) -> Path:
 def measured(plugin: Path) -> depthsig.Signature:
     return depthsig.analyze(
         build("llama"), PROMPTS, tokenizer=TOKENIZER, plugin=plugin, metrics=["mine", "skip.kl"], grown="0:4/2",
-        control=False,
+        scopes=["current", "future"], control=False,
     )  # fmt: skip
 
 

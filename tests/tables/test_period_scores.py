@@ -99,7 +99,31 @@ def test_the_control_is_the_same_measurement_of_fresh_weights(looped: Signature)
     assert not np.allclose(*norms)
     row = looped.scores[looped.scores["score"] == "period.combined"].iloc[0]
     assert f"re-initialised control: {control.score('period.combined'):.3g}" in row["note"]
-    assert set(control.profiles["metric"]) == set(looped.profiles["metric"])
+    assert set(control.profiles["metric"]) < set(looped.profiles["metric"])
+
+
+def test_a_control_by_itself_measures_what_periods_are_tested_on_and_gives_the_same_numbers() -> None:
+    torch.manual_seed(0)
+    asked = {"metrics": ["lens", *METRICS, "order", "period"], "scopes": "current,future", "parts": "layer,attn"}
+    little, whole = _looped(**asked), _looped(**asked, control=True)
+    assert little.control is not None and whole.control is not None
+    assert little.scores.equals(whole.scores)  # what stands beside a control, and the notes with its numbers
+    tested = little.scores["note"].str.contains("re-initialised control")
+    assert set(little.scores[tested]["metric"]) > {"skip.effect", "contribution.norm", "contribution.cosine_matrix"}
+    scores = [s.control.scores.query("score.str.startswith('period')").reset_index(drop=True) for s in (little, whole)]
+    pd.testing.assert_frame_equal(*scores)
+    left_out = set(whole.control.profiles["metric"]) - set(little.control.profiles["metric"])
+    assert {"lens.kl", "residual.norm", "order.reverse.kl"} <= left_out
+    assert all(whole.entries[name].cells != ("step",) or whole.entries[name].run.several for name in left_out)
+    assert set(whole.control.profiles["metric"]) == set(whole.profiles["metric"])
+    assert (little.info["options"]["control"], whole.info["options"]["control"]) == (None, True)
+
+
+def test_a_grown_control_has_the_weights_that_are_tested() -> None:
+    texts = [*PROMPTS, "one more prompt here", "and another", "a sixth"]
+    found = depthsig.analyze(build("llama"), texts, tokenizer=byte_tokenizer(), metrics=["period"], grown="0:4/2")
+    assert found.control is not None and set(found.control.matrices["metric"]) == set(found.matrices["metric"])
+    assert "weights.cosine" in set(found.control.matrices["metric"])
 
 
 def test_reinitialised_weights_are_seeded_and_leave_everything_else_alone() -> None:
@@ -124,6 +148,16 @@ def test_a_model_without_config_has_no_control_and_says_so() -> None:
     assert "no re-initialised control: the model has no config" in note
     with pytest.warns(DepthsigWarning, match="no re-initialised control"):
         depthsig.analyze(bare, PROMPTS, metrics=["residual", "period.combined"], control=True)
+
+
+def test_passes_are_compared_by_default_where_a_loop_runs() -> None:
+    asked = {"tokenizer": byte_tokenizer(), "control": False, "max_tokens": 12}
+    looped = depthsig.analyze(build("llama"), PROMPTS[:2], order="0,1:4x2,3", **asked)
+    assert {"loop.step_norm", "loop.output_kl"} <= set(looped.matrices["metric"])
+    labelled = depthsig.analyze(build("llama"), PROMPTS[:2], loop="1:3", **asked)  # runs once
+    assert not any(name.startswith("loop.") for name in labelled.matrices["metric"])
+    chosen = depthsig.analyze(build("llama"), PROMPTS[:2], order="0,1:4x2,3", metrics=["lens.kl"], **asked)
+    assert not any(name.startswith("loop.") for name in chosen.matrices["metric"])
 
 
 def test_periods_are_on_by_default_where_there_is_a_span() -> None:

@@ -1,0 +1,58 @@
+"""Measured constants of a forecast: what takes time and is not the model's own arithmetic.
+
+Seconds of processor time on the machine of reference (one core of a Xeon at 2.1 GHz, one thread), on which
+:func:`machine` is 1; elsewhere they are scaled by it. All were measured by ``tests/benchmarks/forecast.py``, which
+prints what was said beside what was taken, stage by stage: run it again after a change that makes a stage cheaper.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+
+REFERENCE = 0.0095
+"""Seconds that :func:`_workload` takes on the machine of reference."""
+
+START = 8.0
+"""Imports of a fresh process: torch, transformers, pandas, matplotlib."""
+
+# Certificates: forwards and readouts of the chosen prompts' tokens, and what a step costs beside its tokens.
+CERTIFIED = 4
+CERTIFICATE_FORWARDS, CERTIFICATE_READOUTS = 8.0, 5.0
+CERTIFICATE, CERTIFICATE_STEP = 0.2, 0.007
+
+# The control: drawing a weight, and finding the layers and tracing a forward of the model that was built.
+DRAW_WEIGHT, TRACE, TRACE_STEP = 1.0e-8, 0.15, 0.005
+
+# Tables: a quantity (a metric with its part, scope and aggregation), a bootstrapped cell and prompt, a row of
+# per-prompt values, a row of tokens.
+QUANTITY, CELL, SAMPLE_ROW, TOKEN_ROW = 0.004, 8.0e-6, 1.0e-6, 1.0e-5
+PERIOD_PROFILE, PERIOD_MATRIX = 0.05, 0.04
+"""A period test with its interval."""
+
+# Drawing: a figure of each kind in both formats, and the page.
+FIGURES = {"profile": 0.65, "heatmap": 0.72, "token_map": 0.95, "top_tokens": 2.2, "trajectories": 0.72}
+OTHER_FIGURE, PAGE, SAVED_ROW = 0.65, 0.5, 2.0e-6
+
+# The schedule beside steps and readouts, by the name of the job: filing values, building rows, masks.
+OVERHEAD = {"skip": 1.1, "local": 1.1, "order": 1.1, "repeat": 1.1, "erasure": 1.15, "attribution": 1.5}
+EFFECTIVE, EFFECT = ("skip", "local"), 2.0
+"""Effects on later updates: masks and sums beside the metric's own function."""
+
+
+def machine() -> float:
+    """How much slower than the machine of reference this one is at Python and small arrays: the best of a few."""
+    return min(_workload() for _ in range(3)) / REFERENCE
+
+
+def _workload() -> float:
+    started = time.process_time()
+    values = {str(i): [float(i), i % 7] for i in range(4000)}
+    text = json.dumps(values)
+    json.loads(text)
+    points = np.linspace(0, 1, 20_000).reshape(-1, 20)
+    for _ in range(20):
+        np.sort(points, axis=1).mean(0)
+    return time.process_time() - started

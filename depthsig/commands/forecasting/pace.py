@@ -1,0 +1,196 @@
+"""How fast this model runs here: its own layers, readouts and metrics, timed on pieces of its own prompts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from depthsig.checkpoint.hooks import undisturbed
+from depthsig.commands.forecasting.constants import machine
+from depthsig.commands.prepared import Prepared
+from depthsig.engine.batch import Batch, make_batch
+from depthsig.engine.certificates import Verdict
+from depthsig.engine.memory import READOUT_ROWS, block_tokens, divide
+from depthsig.engine.network import Network
+from depthsig.engine.program import Change, Program
+from depthsig.engine.rows import Clean
+from depthsig.engine.run import run_programs
+from depthsig.measure.calling import values_of, wide
+from depthsig.measure.comparing import Against
+from depthsig.measure.providers import CleanBatch, CleanProvider, Work
+from depthsig.measure.schedule import CLEAN, EDITED
+from depthsig.measure.token_rows import TokenRows
+from depthsig.measure.where import measured
+from depthsig.metrics import Metric
+from depthsig.metrics.entries.runs import OUTPUT
+from depthsig.tables.samples import Samples
+
+PIECE_FLOPS = 2.5e10
+"""Of a piece that is timed: half a second of a slow core, and enough for the full speed of what is timed."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of the pieces that runs are made of; on a CPU with one thread, of processor time.
+
+    Attributes:
+        clean: a token of the clean run, all its steps.
+        step: a token in one step of an edited run. effect: what metrics of later updates add to that.
+        read: a token read out, by the kind of run that reads it, with that run's metrics; "" is the readout alone.
+        observed: a token of the clean run, by the kind of run that its states feed. entries: metrics in that.
+        machine: how much slower than the machine of reference this one is at what is not arithmetic.
+    """
+
+    clean: float
+    step: float
+    effect: float
+    read: Mapping[str, float]
+    observed: Mapping[str, float]
+    entries: Mapping[str, int]
+    machine: float
+
+    @classmethod
+    def of(cls, ready: Prepared) -> Pace:
+        """Time every piece that an analysis needs, in a second or two."""
+        work = Work(ready.model, ready.request, ready.prompts.tokens, Verdict(True, True, ()), ready.request.lens)
+        with torch.no_grad():
+            return _Timed(work).pace()
+
+
+def flops(network: Network) -> tuple[float, float]:
+    """Of one token through one step and through the head: two a parameter."""
+    sizes = [sum(p.numel() for p in layer.module.parameters()) for layer in network.anatomy.layers]
+    executed = [sizes[step.layer] for step in network.plan]
+    return 2 * sum(executed) / max(1, len(executed)), 2.0 * network.readout.vocab * network.trace.width
+
+
+class _Timed:
+    """Times pieces of a request's work."""
+
+    def __init__(self, work: Work) -> None:
+        self.work, self.network, self.request = work, work.network, work.request
+        self.layer, self.head = flops(self.network)
+        waits = self.network.device.type == "cuda"
+        self.wait: Callable[[], None] = torch.cuda.synchronize if waits else lambda: None
+        alone = self.network.device.type == "cpu" and torch.get_num_threads() == 1
+        self.clock = time.process_time if alone else time.perf_counter
+
+    def pace(self) -> Pace:
+        """Every piece once."""
+        batch, part = self._sample(self.layer * self.work.steps, divide(self.network, self.request.bytes).batch_tokens)
+        parts = any(p(part, found).needs_parts for p in CLEAN if (found := self.request.on(*p.kinds)))
+        tokens = batch.ids.numel()
+        clean = self._seconds(lambda: self.network.clean(batch.ids, parts=parts)) / tokens
+        ground = Clean.of(self.network, batch, parts=parts)
+        edited = any(self.request.on(*p.kinds) for p in EDITED)
+        return Pace(
+            clean=clean,
+            step=self._step(ground) if edited else clean / max(1, self.work.steps),
+            effect=self._effect(ground),
+            read=self._read(ground),
+            observed=self._observed(),
+            entries={p.kinds[0]: len(self.request.on(*p.kinds)) for p in CLEAN},
+            machine=machine(),
+        )
+
+    def _seconds(self, run: Callable[[], object], times: int = 2) -> float:
+        best = float("inf")
+        for _ in range(times):
+            self.wait()
+            started = self.clock()
+            run()
+            self.wait()
+            best = min(best, self.clock() - started)
+        return best
+
+    def _sample(self, cost: float, most: int) -> tuple[Batch, Work]:
+        """Prompts of the usual length, cut so that a piece of ``cost`` operations a token stays small."""
+        counted = sorted(self.work.counted, key=lambda p: p.n_tokens)
+        usual = counted[len(counted) // 2]
+        tokens = max(8, min(most, int(PIECE_FLOPS / max(1.0, cost))))
+        length = min(usual.n_tokens, tokens)
+        rows = max(1, min(len(counted), tokens // length))
+        kept = tuple(p for p in usual.positions if p < length) or (length - 1,)
+        cut = [replace(usual, index=i, ids=usual.ids[:length], answer_span=None, positions=kept) for i in range(rows)]
+        work = replace(self.work, prompts=cut)
+        return make_batch([p.ids for p in cut], range(rows), self.network.device), work
+
+    def _step(self, ground: Clean) -> float:
+        """A token through one step, in a block as full as edited runs fill it."""
+        steps, (prompts, tokens, _) = self.work.steps, ground.shape
+        first = max(0, steps - 2) if self.network.is_chain else steps // 2
+        many = max(1, block_tokens(self.network.device) // (prompts * tokens))
+        mask = torch.ones(prompts, tokens, dtype=torch.bool, device=self.network.device)
+        programs = [Program.clean(steps).with_change(first, Change("layer", mask=mask), "")] * many
+        computed = max(1, steps - 1 - first)
+        return self._seconds(lambda: list(run_programs(ground, programs))) / (many * prompts * tokens * computed)
+
+    def _effect(self, ground: Clean) -> float:
+        """What metrics of later updates take for a token and step."""
+        entries = [one for one in self.request.needed.values() if "delta_edited" in one.asks()]
+        delta = wide(ground.run.outputs[0]).flatten(0, 1)
+        offered = {"delta": delta, "delta_edited": delta.flip(0)}
+        return sum(self._seconds(lambda one=one: values_of(one, offered, len(delta))) for one in entries) / len(delta)  # type: ignore[misc]
+
+    def _read(self, ground: Clean) -> dict[str, float]:
+        """A row read out, by kind of run: as many rows together as there are."""
+        last = ground.run.outputs[-1].flatten(0, 1)
+        measured_tokens = sum(len(p.positions) for p in self.work.counted)
+        allowed = max(8, int(PIECE_FLOPS / max(1.0, self.head)))
+        rows = max(1, min(READOUT_ROWS, measured_tokens, allowed))
+        h = last.repeat(-(-rows // len(last)), 1)[:rows]
+        found = {"": self._reading(h, [])}
+        for provider in (*CLEAN, *EDITED):
+            # One lens's metrics at a time: each has readouts of its own.
+            by_kind = [self._read_by(kind) for kind in provider.kinds if self._read_by(kind)]
+            if by_kind:
+                found[provider.kinds[0]] = sum(self._reading(h, entries) for entries in by_kind) / len(by_kind)
+        return found
+
+    def _read_by(self, kind: str) -> list[Metric]:
+        """The metrics of one kind of run that need no more than its readouts."""
+        asks = {one: set(one.asks()) for one in self.request.on(kind) if one.kind != "token"}
+        return [one for one, names in asks.items() if set(OUTPUT) & names and names <= {*OUTPUT, "h"}]
+
+    def _reading(self, h: Float[Tensor, "row d"], entries: Sequence[Metric]) -> float:
+        """A readout of some rows, and the metrics that compare it with the model's own."""
+        readout, rows = self.network.readout, len(h)
+        space = [torch.empty(rows, readout.vocab, device=h.device) for _ in range(3)]
+        targets = torch.zeros(rows, dtype=torch.long, device=h.device)
+        with undisturbed(self.network.module):
+            against = Against(readout.into(h, space[0]), targets, entries, space[1]) if entries else None
+
+            def read() -> None:
+                logits = readout.into(h, space[2])
+                if against is not None:
+                    against.values(entries, logits, h=wide(h))
+
+            return self._seconds(read) / rows
+
+    def _observed(self) -> dict[str, float]:
+        """A token of the clean run, seen by what measures its states, and by what runs passes of a loop."""
+        found = {}
+        for provider in CLEAN:
+            entries = self.request.on(*provider.kinds)
+            if not entries or provider.kinds[0] in ("readout", "weights"):
+                continue
+            usual = max(self.work.counted, key=lambda p: p.n_tokens)
+            cost = provider(self.work, entries).cost(usual)
+            most = divide(self.network, self.request.bytes).batch_tokens
+            batch, part = self._sample((cost.steps + self.work.steps) * self.layer + cost.readouts * self.head, most)
+            found[provider.kinds[0]] = self._observing(provider(part, entries), batch, part)
+        return found
+
+    def _observing(self, observer: CleanProvider, batch: Batch, part: Work) -> float:
+        run = self.network.clean(batch.ids, parts=observer.needs_parts)
+        where = measured(batch, part.counted, self.request.keep_first)
+
+        def observe() -> None:
+            observer.observe(CleanBatch(part, batch, run, where), Samples(len(part.prompts)), TokenRows())
+
+        return self._seconds(observe) / batch.ids.numel()

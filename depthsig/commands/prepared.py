@@ -1,0 +1,144 @@
+"""An analysis with its model loaded and its prompts read: certify, measure, make the tables, and the control."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+
+from depthsig.commands.control import control_request, reinitialised
+from depthsig.commands.opening import ReadyPrompts
+from depthsig.commands.record import describe, prompts_table
+from depthsig.engine.certificates import certify, judge
+from depthsig.errors import DepthsigError, DepthsigWarning, InputError
+from depthsig.measure.providers import Work
+from depthsig.measure.request import Request
+from depthsig.measure.resume import Units
+from depthsig.measure.schedule import cuts_of
+from depthsig.measure.schedule import measure as run_schedule
+from depthsig.measure.token_rows import tokens_table
+from depthsig.model import Model
+from depthsig.progress import Progress
+from depthsig.signature import Signature
+from depthsig.tables.periods import beside_control, period_scores
+from depthsig.tables.samples import matrices_table, profiles_table, samples_table
+from depthsig.tables.score_rows import scores_table
+
+
+@dataclass
+class Stopwatch:
+    """What stages of an analysis take, by name: on the clock, and in processor time of all threads."""
+
+    wall: dict[str, float] = field(default_factory=dict)
+    cpu: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count what is done meanwhile to a stage, whether it ends well or not."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            self.wall[name] = self.wall.get(name, 0.0) + time.perf_counter() - wall
+            self.cpu[name] = self.cpu.get(name, 0.0) + time.process_time() - cpu
+
+    def record(self) -> dict[str, Any]:
+        """``timings`` of ``signature.json``: seconds a stage; saving and drawing come after."""
+        cpu = {name: round(seconds, 3) for name, seconds in self.cpu.items()}
+        return {**{f"{name}_s": round(seconds, 3) for name, seconds in self.wall.items()}, "cpu_s": cpu}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An analysis that is ready to run.
+
+    Attributes:
+        request: for what the model turned out to be.
+        given: what the model and its plan were made from, and the user's own files.
+        asked: what was asked for in short, for the record.
+        again: reads the prompts for another request, of other numbers and lengths.
+        watch: knows what loading took.
+    """
+
+    model: Model
+    request: Request
+    prompts: ReadyPrompts
+    given: Mapping[str, Any]
+    asked: Mapping[str, Any]
+    again: Callable[[Request], ReadyPrompts]
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def wants_control(self) -> bool:
+        """Whether a control is due: where it was asked for, else where periods are tested on a span."""
+        claims = bool(self.model.plan.spans) and self.request.tests_periods
+        return claims if self.request.control is None else self.request.control
+
+    def sized(self, request: Request) -> Prepared:
+        """The same for a request with other prompts."""
+        return replace(self, request=request, prompts=self.again(request))
+
+    def measure(self, units: Callable[[], Units], show: Progress, messages: Sequence[str]) -> Signature:
+        """Certify and measure; unfinished work goes to ``units()``."""
+        model, request, prompts, watch = self.model, self.request, self.prompts.tokens, self.watch
+        with watch.stage("certificates"), show.stage("certificates"):
+            certificates = certify(model, [p.ids for p in prompts])
+        verdict = judge(certificates, only_parts=request.only_parts)
+        for message in verdict.warnings:
+            warnings.warn(message, DepthsigWarning, stacklevel=3)
+        with watch.stage("measure"):
+            samples, rows = run_schedule(Work(model, request, prompts, verdict, request.lens), units, show)
+        info = describe(model, request, certificates, self.prompts, self.given, messages)
+        info["options"]["asked"] = dict(self.asked)
+        with watch.stage("tables"):
+            plan, aggs, seed = model.plan.frame(), request.aggs, request.seed
+            signature = Signature(
+                info=info,
+                profiles=profiles_table(samples, request.wanted, plan, aggs, seed),
+                matrices=matrices_table(samples, request.wanted, aggs, seed),
+                scores=scores_table(samples, request.selected, len(plan), aggs, seed),
+                prompts=prompts_table(prompts, cuts_of(request, prompts)),
+                samples_table=samples_table(samples, request.wanted),
+                tokens_table=tokens_table(rows, prompts, model.tokenizer),
+            )
+            signature = self._with_periods(signature) if request.tests_periods else signature
+        info["timings"] = watch.record()
+        return signature
+
+    def _with_periods(self, signature: Signature) -> Signature:
+        if not self.model.plan.spans:
+            message = "no span is declared or observed, so no period can be tested; give --loop, --grown or --order"
+            warnings.warn(message, DepthsigWarning, stacklevel=3)
+        found = period_scores(signature)
+        found = found[found["score"].isin(self.request.wanted)]
+        filled = [frame for frame in (signature.scores, found) if not frame.empty]
+        return replace(signature, scores=pd.concat(filled, ignore_index=True) if filled else pd.DataFrame())
+
+    def with_control(self, signature: Signature, show: Progress) -> Signature:
+        """The signature with the re-initialised control beside it, or with the reason why there is none."""
+        with self.watch.stage("control"):
+            signature = self._with_control(signature, show)
+        signature.info["timings"] = self.watch.record()
+        return signature
+
+    def _with_control(self, signature: Signature, show: Progress) -> Signature:
+        watch = Stopwatch()
+        try:
+            request = control_request(self.request)
+            if request is None:
+                raise InputError("a tuned lens is fitted to trained weights, and says nothing about fresh ones")
+            with watch.stage("load"), show.stage("re-initialised control"):
+                twin = reinitialised(self.model, request.seed)
+            control = replace(self, model=twin, request=request, watch=watch).measure(Units, show, [])
+        except DepthsigError as error:
+            reason = " ".join(str(error).split())
+            if self.request.control:
+                warnings.warn(f"no re-initialised control: {reason}", DepthsigWarning, stacklevel=3)
+            return replace(signature, scores=beside_control(signature.scores, None, reason))
+        control.info["control"] = f"weights re-initialised with seed {request.seed}"
+        return replace(signature, scores=beside_control(signature.scores, control.scores), control=control)
