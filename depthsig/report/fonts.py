@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -28,9 +28,14 @@ def foreign_texts(figure: Figure) -> dict[Text, frozenset[str]]:
 
 
 def use_installed_fonts(figure: Figure) -> list[str]:
+    """:func:`use_fonts` for all texts of a figure."""
+    return use_fonts(foreign_texts(figure))
+
+
+def use_fonts(foreign: Mapping[Text, frozenset[str]]) -> list[str]:
     """Draw such texts in other fonts that have their characters; returns those texts that no installed font has."""
     lacking = []
-    for text, characters in foreign_texts(figure).items():
+    for text, characters in foreign.items():
         families, missing = _fonts_for(characters)
         text.set_fontfamily([FontProperties().get_name(), *families])
         if missing:
@@ -43,7 +48,7 @@ def say_lacking(texts: list[str]) -> None:
     if texts:
         warnings.warn(
             f"{len(texts)} labels in figures (such as {shown(texts[0].strip(), 30)}) have characters that no installed "
-            "font has: boxes in PNG files, text in SVG files and in the report; fonts such as Noto Sans have them",
+            "font has: boxes in PNG and PDF, text in SVG and in the report; fonts such as Noto Sans have them",
             DepthsigWarning,
             stacklevel=4,
         )

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from depthsig.metrics import Metric
-from depthsig.report.figures.labels import plain, shade_blocks, whole_numbers, with_unit
+from depthsig.report.figures.labels import plain, powers_of_ten, shade_blocks, whole_numbers, with_unit
 from depthsig.report.style import COLOURS, MARKERS
 from depthsig.terms import described
 
@@ -33,6 +33,7 @@ def draw_profile(ax: Axes, table: pd.DataFrame, entry: Metric, plan: pd.DataFram
     values = table["value"].dropna()
     if entry.norm == "log" and len(values) and (values > 0).all():
         ax.set_yscale("log")
+        powers_of_ten(ax.yaxis)
     whole_numbers(ax)
     return ax
 

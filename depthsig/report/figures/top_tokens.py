@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,9 +32,10 @@ def draw_top_tokens(ax: Axes, tokens: pd.DataFrame) -> Axes:
     image = ax.imshow(values, origin="lower", aspect="auto", cmap="YlGnBu", vmin=0, vmax=1)
     for i in range(shape[0]):
         for j in range(shape[1]):
-            text = readable(str(texts[i, j]))
             colour = "white" if values[i, j] > 0.55 else "black"
-            ax.text(j, i, text, ha="center", va="center", fontsize=5.2, color=colour, parse_math=False)
+            # It lies in its cell, and need not be measured to find room for it.
+            text = ax.text(j, i, readable(str(texts[i, j])), **_CELL, color=colour)
+            text.set_in_layout(False)
     given = [readable(next(filter(None, map(str, column)), "")) for column in inputs.T]
     ax.set_xticks(
         range(len(positions)),
@@ -47,6 +49,9 @@ def draw_top_tokens(ax: Axes, tokens: pd.DataFrame) -> Axes:
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.03, pad=0.01)
     bar.set_label("probability of the top token")
     return ax
+
+
+_CELL: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 5.2, "parse_math": False}
 
 
 def readable(token: str, width: int = 8) -> str:
