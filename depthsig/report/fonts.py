@@ -15,6 +15,7 @@ from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontMan
 from matplotlib.text import Text
 
 from depthsig.errors import DepthsigWarning, shown
+from depthsig.report.figures.cells import Cells
 
 _UNSHOWN = frozenset("\n\r\t\u200c\u200d\ufe0e\ufe0f")
 """What no font needs a glyph for."""
@@ -38,8 +39,8 @@ def use_fonts(foreign: Mapping[Text, frozenset[str]]) -> list[str]:
     for text, characters in foreign.items():
         families, missing = _fonts_for(characters)
         text.set_fontfamily([FontProperties().get_name(), *families])
-        if missing:
-            lacking.append(text.get_text())
+        each = text.texts() if isinstance(text, Cells) else (text.get_text(),)
+        lacking += [one for one in each if missing & set(one)]
     return lacking
 
 

@@ -21,6 +21,17 @@ def with_unit(entry: Metric) -> str:
     return f"{entry.label} [{entry.unit}]" if entry.unit else entry.label
 
 
+LONGEST_LABEL = 32
+"""Letters that fit beside the axes of the lowest figures."""
+
+
+def label_side(ax: Axes, entry: Metric) -> None:
+    """Label the vertical axis, in letters that are small enough for all of them to fit."""
+    text = with_unit(entry)
+    label = ax.set_ylabel(plain(text))
+    label.set_fontsize(float(label.get_fontsize()) * min(1.0, LONGEST_LABEL / max(1, len(text))))
+
+
 def plain(text: str) -> str:
     """Text that matplotlib shows as it is: a dollar sign begins no formula."""
     return text.replace("$", r"\$")

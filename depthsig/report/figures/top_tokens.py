@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+
+from depthsig.report.figures.cells import write_cells
 
 MOST_POSITIONS, DEPTHS = 16, 26
 """More than this many columns or rows are not readable: a window and a stride are taken."""
@@ -30,12 +31,9 @@ def draw_top_tokens(ax: Axes, tokens: pd.DataFrame) -> Axes:
     values = cells["value"].to_numpy(float).reshape(shape)
     texts, inputs = (cells[c].fillna("").to_numpy().reshape(shape) for c in ("token", "input_token"))
     image = ax.imshow(values, origin="lower", aspect="auto", cmap="YlGnBu", vmin=0, vmax=1)
-    for i in range(shape[0]):
-        for j in range(shape[1]):
-            colour = "white" if values[i, j] > 0.55 else "black"
-            # It lies in its cell, and need not be measured to find room for it.
-            text = ax.text(j, i, readable(str(texts[i, j])), **_CELL, color=colour)
-            text.set_in_layout(False)
+    colours = np.where(values > 0.55, "white", "black")
+    where = list(np.ndindex(shape))
+    write_cells(ax, [(j, i, readable(str(texts[i, j])), str(colours[i, j])) for i, j in where], size=5.2)
     given = [readable(next(filter(None, map(str, column)), "")) for column in inputs.T]
     ax.set_xticks(
         range(len(positions)),
@@ -49,9 +47,6 @@ def draw_top_tokens(ax: Axes, tokens: pd.DataFrame) -> Axes:
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.03, pad=0.01)
     bar.set_label("probability of the top token")
     return ax
-
-
-_CELL: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 5.2, "parse_math": False}
 
 
 def readable(token: str, width: int = 8) -> str:
