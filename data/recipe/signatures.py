@@ -55,7 +55,7 @@ def sign(wanted: Wanted, folder: Path, n: int = 20) -> depthsig.Signature:
         samples_table=_whole_weights(without_worst_cells(signature.samples_table)),
         tokens_table=pd.DataFrame() if wanted.metrics == ALONG_METRICS else signature.tokens_table,
     )  # fmt: skip
-    signature.save(folder / wanted.name)
+    signature.save(folder / wanted.name, figures=False)
     shrink(folder / wanted.name)
     return signature
 

@@ -16,7 +16,20 @@ from typing import Annotated, Any
 import typer
 
 from depthsig import __version__
-from depthsig.cli import analyze, cache, check, compare, export, find_blocks, fit_lens, listings, plan, repeat, report
+from depthsig.cli import (
+    analyze,
+    cache,
+    check,
+    compare,
+    export,
+    figures,
+    find_blocks,
+    fit_lens,
+    listings,
+    plan,
+    repeat,
+    report,
+)
 from depthsig.errors import DepthsigError, InputError
 
 app = typer.Typer(
@@ -35,6 +48,7 @@ app.command("find-blocks")(find_blocks.find_blocks)
 app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
+app.command("figures")(figures.figures)
 app.command("export")(export.export)
 app.command("repeat")(repeat.repeat)
 app.command("fit-lens")(fit_lens.fit_lens)

@@ -62,7 +62,7 @@ def repeat(
             seed=seed, progress=opt.progress(no_progress),
         )  # fmt: skip
         if out is not None:
-            found.save(out, lambda study, at: save_repeat_figures(study.frames, at, scanned=study.scanned))
+            found.save(out, lambda study, at: save_repeat_figures(study.frames, at))
     if json:
         typer.echo(codec.dumps({name: codec.loads(f.to_json(orient="records")) for name, f in found.frames.items()}))
         return

@@ -1,4 +1,4 @@
-"""``depthsig report``: a saved signature's figures and page again, with no model at hand."""
+"""``depthsig report``: a saved result's page and the figures that it shows again, with no model at hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from depthsig.cli.shared import plain_warnings
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
 ) -> None:
-    """Write figures and report.html of a saved signature again."""
+    """Write report.html of a saved signature or comparison again, and the figures that it shows."""
     from depthsig.report import build  # start-up time
 
     with plain_warnings():

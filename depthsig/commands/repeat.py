@@ -26,12 +26,12 @@ from depthsig.signature import Signature, tabular
 from depthsig.signature.folders.kinds import REPEAT
 from depthsig.signature.folders.writing import ensure_writable, writing
 from depthsig.signature.provenance import versions
+from depthsig.signature.repeated import SCHEMA
 from depthsig.signature.storage import write_record
 
 if TYPE_CHECKING:
     import torch
 
-SCHEMA = "depthsig-repeat/1"
 SHOWN = 15
 PREDICT_PROMPTS = 10
 """Prompts of each task that the signature is measured on."""

@@ -1,21 +1,29 @@
-"""Reports: figures and a page from a saved signature, with no model (and no torch) at hand."""
+"""Reports: figures and a page from a saved result, with no model (and no torch) at hand."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from depthsig.errors import InputError
 from depthsig.report import compared_page
-from depthsig.report.gallery import figures_for
+from depthsig.report.drawn_files import FORMATS, formats, save_figures
+from depthsig.report.gallery import Drawn, figures_for
 from depthsig.report.html import render
-from depthsig.report.page import MADE, write_page
-from depthsig.signature import Signature
-from depthsig.signature.folders.kinds import COMPARE, PAGE, SIGNATURE, result_kind
+from depthsig.report.page import MADE, Which, write_page
+from depthsig.report.repeat_figures import repeat_figures
+from depthsig.signature import Comparison, Signature
+from depthsig.signature.folders.kinds import COMPARE, FIGURES, LENS, PAGE, REPEAT, SIGNATURE, result_kind
 from depthsig.signature.folders.writing import redrawing, writing
+from depthsig.signature.repeated import Repeated
 from depthsig.untrusted import is_there
 
 
-def save(signature: Signature, directory: str | Path) -> Path:
+def save(signature: Signature, directory: str | Path, figures: Which = "page") -> Path:
     """Write a results folder with its figures and page, whole or not at all.
+
+    Args:
+        figures: files of those figures that the page shows, one each; or of ``all``, in every format.
 
     Raises:
         InputError: if the folder is no result of ours, or cannot be written.
@@ -25,12 +33,12 @@ def save(signature: Signature, directory: str | Path) -> Path:
     """
     with writing(directory) as partial:
         signature.write(partial)
-        _draw(signature, partial)
+        _draw(signature, partial, figures)
     return Path(directory) / PAGE
 
 
 def build(directory: str | Path) -> Path:
-    """Draw every figure of a saved signature (or comparison) and write ``report.html`` beside it.
+    """Write ``report.html`` of a saved signature (or comparison) again, and the figures that it shows.
 
     The folder changes places with one that has them all, so that it is the old one or the new one.
 
@@ -41,10 +49,7 @@ def build(directory: str | Path) -> Path:
         The path of the page.
     """
     folder = Path(directory)
-    kind = result_kind(folder)
-    if kind is None and is_there(folder / COMPARE) and not is_there(folder / SIGNATURE):
-        kind = COMPARE  # a damaged one, which its own reader refuses
-    if kind == COMPARE:
+    if _kind(folder) == COMPARE:
         return compared_page.build(folder)
     signature = Signature.load(folder)
     with redrawing(folder, leave=MADE) as partial:
@@ -52,5 +57,45 @@ def build(directory: str | Path) -> Path:
     return folder / PAGE
 
 
-def _draw(signature: Signature, folder: Path) -> None:
-    write_page(folder, figures_for(signature), lambda saved: render(signature, saved))
+def draw(directory: str | Path, forms: str | Sequence[str] = tuple(FORMATS)) -> list[Path]:
+    """Draw every figure of a saved signature, comparison or study of repeats into its folder ``figures``.
+
+    What was in there is replaced; everything else in the result stays. The folder changes places with one that has
+    them all.
+
+    Args:
+        forms: of ``png``, ``svg`` and ``pdf``, as a list or with commas in between.
+
+    Raises:
+        InputError: if the folder is no result that has figures, or cannot be written; for an unknown format.
+
+    Returns:
+        The files.
+    """
+    folder, forms = Path(directory), formats(forms)
+    figures = _figures(folder)
+    with redrawing(folder, leave=(FIGURES,)) as partial:
+        save_figures(figures, partial / FIGURES, forms)
+    return sorted((folder / FIGURES).iterdir())
+
+
+def _kind(folder: Path) -> str | None:
+    kind = result_kind(folder)
+    if kind is None and is_there(folder / COMPARE) and not is_there(folder / SIGNATURE):
+        return COMPARE  # a damaged one, which its own reader refuses
+    return kind
+
+
+def _figures(folder: Path) -> Iterable[Drawn]:
+    kind = _kind(folder)
+    if kind == LENS:
+        raise InputError(f"{str(folder)!r} holds a tuned lens, which has no figures; `analyze --lens` draws by it")
+    if kind == COMPARE:
+        return compared_page.figures_for(Comparison.load(folder))
+    if kind == REPEAT:
+        return repeat_figures(Repeated.load(folder))
+    return figures_for(Signature.load(folder))
+
+
+def _draw(signature: Signature, folder: Path, figures: Which = "page") -> None:
+    write_page(folder, figures_for(signature), lambda saved: render(signature, saved), figures)

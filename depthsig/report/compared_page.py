@@ -120,7 +120,7 @@ def _profile_figures(comparison: Comparison, roles: dict[str, str]) -> Iterator[
         lines = math.ceil(len(curves) / PANELS)
         columns = min(PANELS, len(curves))
         legend = math.ceil(len(comparison.models) / 3)
-        figure = new_figure(FULL, 1.45 * lines + 0.45 + 0.16 * legend)
+        figure = new_figure(FULL, 1.45 * lines + 0.45 + 0.16 * legend, panels=True)
         axes = figure.subplots(lines, columns, squeeze=False)
         for ax, curve in zip(axes.flat, curves, strict=False):
             draw_relative(ax, curve, entries[str(curve.iloc[0]["metric"])], roles, comparison.models)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontMan
 from matplotlib.text import Text
 
 from depthsig.errors import DepthsigWarning, shown
+from depthsig.report.figures.cells import Cells
 
 _UNSHOWN = frozenset("\n\r\t\u200c\u200d\ufe0e\ufe0f")
 """What no font needs a glyph for."""
@@ -28,13 +29,18 @@ def foreign_texts(figure: Figure) -> dict[Text, frozenset[str]]:
 
 
 def use_installed_fonts(figure: Figure) -> list[str]:
+    """:func:`use_fonts` for all texts of a figure."""
+    return use_fonts(foreign_texts(figure))
+
+
+def use_fonts(foreign: Mapping[Text, frozenset[str]]) -> list[str]:
     """Draw such texts in other fonts that have their characters; returns those texts that no installed font has."""
     lacking = []
-    for text, characters in foreign_texts(figure).items():
+    for text, characters in foreign.items():
         families, missing = _fonts_for(characters)
         text.set_fontfamily([FontProperties().get_name(), *families])
-        if missing:
-            lacking.append(text.get_text())
+        each = text.texts() if isinstance(text, Cells) else (text.get_text(),)
+        lacking += [one for one in each if missing & set(one)]
     return lacking
 
 
@@ -43,7 +49,7 @@ def say_lacking(texts: list[str]) -> None:
     if texts:
         warnings.warn(
             f"{len(texts)} labels in figures (such as {shown(texts[0].strip(), 30)}) have characters that no installed "
-            "font has: boxes in PNG files, text in SVG files and in the report; fonts such as Noto Sans have them",
+            "font has: boxes in PNG and PDF, text in SVG and in the report; fonts such as Noto Sans have them",
             DepthsigWarning,
             stacklevel=4,
         )

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -26,7 +22,6 @@ from depthsig.report.figures.profile import draw_profile
 from depthsig.report.figures.token_map import draw_token_map
 from depthsig.report.figures.top_tokens import draw_top_tokens
 from depthsig.report.figures.trajectories import draw_trajectories
-from depthsig.report.fonts import foreign_texts, quiet_glyphs, say_lacking, use_installed_fonts
 from depthsig.report.period_tables import period_tables
 from depthsig.report.style import COLUMN, FULL, house_style, new_figure
 from depthsig.signature import Signature
@@ -178,47 +173,3 @@ def _lines(signature: Signature, metric: str, choice: dict[str, Any]) -> pd.Data
         return rows
     every = signature.profiles
     return every[(every["metric"] == metric) & (every["agg"] == rows["agg"].iloc[0])]
-
-
-def save_figures(figures: Iterable[Drawn], directory: Path) -> list[tuple[Drawn, Path]]:
-    """Write every figure as PNG and SVG into ``directory``; returns them with their SVG's path.
-
-    A warning says how many labels no installed font can write.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    saved: list[tuple[Drawn, Path]] = []
-    lacking: list[str] = []
-    for drawn in figures:
-        name = file_name(drawn.name, {path.stem for _, path in saved})
-        lacking += use_installed_fonts(drawn.figure)
-        saved.append((drawn, save_figure(drawn.figure, directory, name)))
-    say_lacking(lacking)
-    return saved
-
-
-def save_figure(figure: Figure, directory: Path, name: str) -> Path:
-    """One figure as PNG and SVG, the same bytes for the same figure; returns the SVG's path.
-
-    Labels of an SVG are drawn as lines, which look the same everywhere; in scripts that the figures' own font
-    does not have, they are text, so that whoever shows it can use fonts of its own.
-    """
-    with house_style(), quiet_glyphs():
-        figure.savefig(directory / f"{name}.png", metadata={"Software": None})
-        path = directory / f"{name}.svg"
-        with rc_context({"svg.fonttype": "none" if foreign_texts(figure) else "path"}):
-            figure.savefig(path, metadata={"Date": None})
-    return path
-
-
-LONGEST_NAME = 120
-
-
-def file_name(name: str, taken: Container[str] = ()) -> str:
-    """A figure's name as the name of a file in one folder: tables may hold any text as a part or a scope.
-
-    >>> file_name("skip.kl.layer"), file_name("lens.kl.../../x"), file_name("a", {"a"})
-    ('skip.kl.layer', 'lens.kl..-.-x', 'a-2')
-    """
-    safe = re.sub(r"[^\w.,+=()-]", "-", name).replace("..", ".").strip(".")[:LONGEST_NAME] or "figure"
-    numbered = (safe if number == 1 else f"{safe}-{number}" for number in count(1))
-    return next(one for one in numbered if one not in taken)

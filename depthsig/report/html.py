@@ -12,7 +12,6 @@ import jinja2
 import pandas as pd
 
 from depthsig.metrics import Metric
-from depthsig.report.fonts import foreign_texts
 from depthsig.report.gallery import PERIODICITY, PLAN, Drawn
 from depthsig.report.period_tables import general_scores, period_rows
 from depthsig.signature import Signature
@@ -25,7 +24,7 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
     """The page as text.
 
     Args:
-        figures: drawn figures with the path of their SVG; the PNG beside it is embedded.
+        figures: drawn figures with the path of the file that the page shows, which is embedded.
     """
     sections: dict[str, dict[str, Any]] = {}
     for drawn, path in figures:
@@ -72,14 +71,10 @@ def environment() -> jinja2.Environment:
     return made
 
 
-def embedded(drawn: Drawn, svg: Path) -> dict[str, Any]:
-    """A figure as the templates show it, within the page.
-
-    It is the PNG; where labels are in scripts that no font of ours has, the SVG, whose labels are text that the
-    reader's browser has fonts for. As an image, nothing in it can run.
-    """
-    kind, path = ("svg+xml", svg) if foreign_texts(drawn.figure) else ("png", svg.with_suffix(".png"))
-    data = base64.b64encode(path.read_bytes()).decode()
+def embedded(drawn: Drawn, file: Path) -> dict[str, Any]:
+    """A figure as the templates show it, within the page. As an image, nothing in it can run."""
+    kind = "svg+xml" if file.suffix == ".svg" else "png"
+    data = base64.b64encode(file.read_bytes()).decode()
     wide = drawn.figure.get_size_inches()[0] > 5
     return {"name": drawn.name, "title": drawn.title, "caption": drawn.caption, "wide": wide,
             "source": f"data:image/{kind};base64,{data}"}  # fmt: skip

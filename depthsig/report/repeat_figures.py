@@ -8,29 +8,39 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from depthsig.report.drawable import without_extremes
+from depthsig.report.drawn_files import save_figures
 from depthsig.report.figures.span_map import draw_span_map, draw_times
-from depthsig.report.gallery import save_figure
+from depthsig.report.gallery import Drawn
 from depthsig.report.style import COLUMN, house_style, new_figure
+from depthsig.signature.repeated import Repeated
 
 
-def save_repeat_figures(frames: dict[str, pd.DataFrame], folder: Path, *, scanned: bool) -> list[Path]:
-    """PNG and SVG of the (start, end) maps of a scan, or of a span's scores against its passes."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save_repeat_figures(frames: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
+    """One file each of the (start, end) maps of a scan, or of a span's scores against its passes."""
+    return [path for _, path in save_figures(repeat_figures(Repeated.of(frames)), folder)]
+
+
+def repeat_figures(study: Repeated) -> Iterator[Drawn]:
+    """Every figure of a study."""
+    study = Repeated(without_extremes(study.runs), without_extremes(study.ranking))
     with house_style():
-        return [save_figure(figure, folder, name) for name, figure in _figures(frames, scanned)]
+        for name, figure in _figures(study):
+            yield Drawn(name, "repeats", name, "", figure)
 
 
-def _figures(frames: dict[str, pd.DataFrame], scanned: bool) -> Iterator[tuple[str, Figure]]:
-    if not scanned:
+def _figures(study: Repeated) -> Iterator[tuple[str, Figure]]:
+    if not study.scanned:
         for value, label in (("loss", "loss of answers [nats]"), ("accuracy", "exact match")):
             figure = new_figure(COLUMN, 2.8)
-            draw_times(figure.add_subplot(), frames["repeat"], value, label)
+            draw_times(figure.add_subplot(), study.runs, value, label)
             yield f"times.{value}", figure
         return
-    maps = [("", frames["ranking"])]
-    maps += [(f"{task}.", rows) for task, rows in frames["repeat"].query("times > 1").groupby("task")]
+    maps = [("", study.ranking)]
+    maps += [(f"{task}.", rows) for task, rows in study.runs[study.runs["times"] > 1].groupby("task")]
     for task, table in maps:
         for (times, damping), rows in table.groupby(["times", "damping"]):
-            figure = new_figure(COLUMN, 3.0)
-            draw_span_map(figure.add_subplot(), rows)
-            yield f"map.{task}x{times}" + ("" if damping == 1 else f".damped{damping:g}"), figure
+            if rows["delta_loss"].notna().any():
+                figure = new_figure(COLUMN, 3.0)
+                draw_span_map(figure.add_subplot(), rows)
+                yield f"map.{task}x{times}" + ("" if damping == 1 else f".damped{damping:g}"), figure

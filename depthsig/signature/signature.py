@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -122,11 +122,40 @@ class Signature:
 
         return plot_metric(self, metric, ax=ax, **choice)
 
-    def save(self, directory: str | Path) -> Path:
-        """Write the results folder, whole or not at all; an older result is replaced."""
+    def save(self, directory: str | Path, *, figures: bool = True) -> Path:
+        """Write the results folder, whole or not at all; an older result is replaced.
+
+        Args:
+            figures: with the page, and the figures that it shows; without them, the tables alone.
+
+        Raises:
+            InputError: if the folder is no result of ours, or cannot be written.
+
+        Returns:
+            The folder.
+        """
+        if figures:
+            self.report(directory)
+            return Path(directory)
         with writing(directory) as partial:
             self.write(partial)
         return Path(directory)
+
+    def report(self, directory: str | Path, *, figures: Literal["page", "all"] = "page") -> Path:
+        """Write the results folder with its page, as :meth:`save` does, and say where the page is.
+
+        Args:
+            figures: files of those figures that the page shows, one each; or of ``all``, each as PNG, SVG and PDF.
+
+        Raises:
+            InputError: if the folder is no result of ours, or cannot be written.
+
+        Returns:
+            The path of the page.
+        """
+        from depthsig.report import save  # lazily: computing never plots
+
+        return save(self, directory, figures)
 
     def write(self, folder: Path) -> None:
         """Write ``signature.json`` and the tables into a folder that exists."""

@@ -204,7 +204,7 @@ def test_functions_of_the_design_are_usable_alone() -> None:
 def test_what_schema_2_says_of_empty_cells(tmp_path: Path) -> None:
     """`part` and `scope` are `-` where they do not apply, in every table, in memory as on disk."""
     sig = depthsig.analyze(build("gpt2"), [[3, 4, 5, 6]], metrics=["lens", "skip"])
-    sig.save(tmp_path / "out")
+    sig.save(tmp_path / "out", figures=False)
     for saved in (sig, depthsig.Signature.load(tmp_path / "out")):
         for name in ("profiles", "matrices", "scores", "tokens_table"):
             table = getattr(saved, name)

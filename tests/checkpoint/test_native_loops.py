@@ -365,7 +365,7 @@ def test_sharing_is_seen_in_the_storage() -> None:
 
 def test_boundaries_travel_into_the_signature(tmp_path: Path) -> None:
     signature = depthsig.analyze(CASES["ouro"].build(), PROMPTS[:2], tokenizer=TOKENIZER, metrics=["lens.kl"])
-    again = depthsig.Signature.load(signature.save(tmp_path / "out"))
+    again = depthsig.Signature.load(signature.save(tmp_path / "out", figures=False))
     assert again.plan["boundary"].dropna().tolist() == ["norm(model.norm)"] * 3
     again.plot("lens.kl")
     kl = again.profile("lens.kl")["value"].to_numpy()

@@ -179,7 +179,7 @@ def test_the_main_job_and_the_report_again(
     page = Path(printed["report"]).read_text()
     assert "one prompt here" not in page or "<script" not in page
     figures = sorted(p.name for p in (out / "figures").iterdir())
-    assert "lens.kl.svg" in figures and "plan.png" in figures
+    assert "lens.kl.png" in figures and "plan.png" in figures
     assert not (out.with_name("out.partial")).exists()
     shutil.rmtree(out / "figures")
     # The report must come back with torch blocked: a signature is enough.

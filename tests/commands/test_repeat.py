@@ -140,7 +140,7 @@ def test_prediction_is_a_rank_correlation(model: depthsig.Model) -> None:
 
 
 def draw(found: Study, folder: Path) -> None:
-    save_repeat_figures(found.frames, folder, scanned=found.scanned)
+    save_repeat_figures(found.frames, folder)
 
 
 def test_the_folder(model: depthsig.Model, tmp_path: Path) -> None:

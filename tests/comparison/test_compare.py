@@ -348,7 +348,7 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(InputError, match=says):
             depthsig.compare(items)
-    a.save(tmp_path / "a")
+    a.save(tmp_path / "a", figures=False)
     with pytest.raises(InputError, match="given twice"):
         depthsig.compare([tmp_path / "a", tmp_path / "x" / ".." / "a"])
     wrong = replace(a, info={**a.info, "plan": a.info["plan"][:5]})
@@ -358,7 +358,7 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
 
 def test_names_tell_folders_apart(tmp_path: Path) -> None:
     for place, seed in (("x/sig", 1), ("y/sig", 2), ("z/other", 3)):
-        signature(skip_only(late(12, 0.5), seed), 12).save(tmp_path / place)
+        signature(skip_only(late(12, 0.5), seed), 12).save(tmp_path / place, figures=False)
     made = signature(skip_only(late(12, 0.5), 4), 12, name="other")
     found = depthsig.compare([tmp_path / "x/sig", tmp_path / "y/sig", tmp_path / "z/other", made])
     assert found.models == ["x/sig", "y/sig", "other", "other (2)"]

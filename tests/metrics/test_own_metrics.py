@@ -123,7 +123,7 @@ def test_scores_matrices_and_worst_cases(plugin: Path) -> None:
 def test_it_is_drawn_saved_loaded_and_reported_without_its_function(
     measured: depthsig.Signature, tmp_path: Path
 ) -> None:
-    measured.save(tmp_path / "out")
+    measured.save(tmp_path / "out", figures=False)
     for name in NAMES:
         forget(f"mine.{name}")
     again = depthsig.Signature.load(tmp_path / "out")
@@ -155,7 +155,7 @@ def test_compare_takes_it_along(plugin: Path, tmp_path: Path) -> None:
     folders = []
     for seed in (0, 1):
         found = depthsig.analyze(build("llama", seed=seed), PROMPTS, **asked)
-        folders.append(found.save(tmp_path / f"s{seed}"))
+        folders.append(found.save(tmp_path / f"s{seed}", figures=False))
     for name in NAMES:
         forget(f"mine.{name}")
     compared = depthsig.compare(folders, resamples=20, out=tmp_path / "c")
@@ -401,7 +401,7 @@ def test_names_that_a_page_or_a_formula_has_are_only_names(tmp_path: Path) -> No
     found = depthsig.analyze(
         build("llama"), PROMPTS[:2], tokenizer=byte_tokenizer(), metrics=["plan.cost", "definitions.cost"]
     )
-    found.save(tmp_path / "out")
+    found.save(tmp_path / "out", figures=False)
     assert main(["report", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("plan.cost") > 1 and page.count('id="definitions"') == 1

@@ -61,7 +61,7 @@ def test_the_page_escapes_every_name(tmp_path: Path) -> None:
         "late.differences",
         "profiles.contribution",
     }
-    assert {f"{n}{s}" for n in wanted for s in (".png", ".svg")} <= names
+    assert {f"{n}.png" for n in wanted} <= names and not [n for n in names if n.endswith(".svg")]
     before = (tmp_path / "c" / "claims.csv").read_bytes()
     (tmp_path / "c" / "report.html").unlink()
     assert build(tmp_path / "c").read_text() == page and (tmp_path / "c" / "claims.csv").read_bytes() == before
@@ -71,25 +71,25 @@ def test_a_page_of_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     """Lens profiles alone, of three prompts: no late layers, no interval, claims that stay open."""
     lens = {("lens.kl", "", "", "depth"): noisy(np.linspace(2, 0, 13), 3)}
     for name, span in (("one", (0, 4, 3, "loop")), ("two", None)):
-        signature(lens, 12, name=name, span=span).save(tmp_path / name)
+        signature(lens, 12, name=name, span=span).save(tmp_path / name, figures=False)
     assert main(["compare", str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(tmp_path / "c")]) == 0
     out = capsys.readouterr().out
     assert "late (looped): undecided" in out and "skip.output_l2 (layer, current) was not measured" in out
     assert "too few for intervals" in out and "reliance on late layers" not in out
     found = Comparison.load(tmp_path / "c")
     assert set(found.claims["verdict"]) == {"undecided"} and found.claims["estimate"].isna().all()
-    assert (tmp_path / "c" / "figures" / "tree.svg").exists() and found.late.empty and found.scores.empty
+    assert (tmp_path / "c" / "figures" / "tree.png").exists() and found.late.empty and found.scores.empty
 
 
 def test_one_without_skip_still_gets_its_page(tmp_path: Path) -> None:
     """What only one of two has cannot be subtracted; that draws nothing and ends nothing."""
     both = {("lens.kl", "", "", "depth"): noisy(np.linspace(2, 0, 13), 6)}
     skip = {("skip.output_l2", "layer", "current", "step"): noisy(np.ones(12), 6)}
-    signature(both, 12, name="one", span=(0, 4, 3, "loop")).save(tmp_path / "one")
-    signature(both | skip, 12, name="two").save(tmp_path / "two")
+    signature(both, 12, name="one", span=(0, 4, 3, "loop")).save(tmp_path / "one", figures=False)
+    signature(both | skip, 12, name="two").save(tmp_path / "two", figures=False)
     assert main(["compare", str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(tmp_path / "c")]) == 0
     assert (tmp_path / "c" / "report.html").exists()
-    assert not (tmp_path / "c" / "figures" / "late.differences.svg").exists()
+    assert not (tmp_path / "c" / "figures" / "late.differences.png").exists()
 
 
 def test_a_failed_write_leaves_the_old_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_different_depths_along_training(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for one in three_arms():
-        one.save(tmp_path / one.info["checkpoint"]["name"])
+        one.save(tmp_path / one.info["checkpoint"]["name"], figures=False)
     folders = [str(tmp_path / name) for name in ("looped", "grown", "baseline")]
     assert main(["compare", *folders, "--out", str(tmp_path / "c"), "--seed", "3"]) == 0
     out = capsys.readouterr().out
@@ -178,12 +178,12 @@ def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for one in three_arms():
-        one.save(tmp_path / one.info["checkpoint"]["name"])
+        one.save(tmp_path / one.info["checkpoint"]["name"], figures=False)
     looped, grown = str(tmp_path / "looped"), str(tmp_path / "grown")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     damaged = tmp_path / "damaged"
-    depthsig.Signature.load(looped).save(damaged)
+    depthsig.Signature.load(looped).save(damaged, figures=False)
     (damaged / "samples.parquet").write_bytes(b"no parquet")
     new = str(tmp_path / "new")
     cases: list[tuple[list[str], str]] = [
@@ -206,7 +206,7 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_comparing_imports_no_torch(tmp_path: Path) -> None:
     for one in three_arms():
-        one.save(tmp_path / one.info["checkpoint"]["name"])
+        one.save(tmp_path / one.info["checkpoint"]["name"], figures=False)
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
         "from depthsig.cli.main import main\n"

@@ -51,7 +51,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     prompts = ["some words", "and more of them", "the last"]
     for name, labels in {"looped": {"order": "0:1,1:3x3,3", "control": True}, "grown": {"grown": "0:4/2"}}.items():
-        depthsig.analyze(build("llama"), prompts, **asked, **labels).save(root / name)
+        depthsig.analyze(build("llama"), prompts, **asked, **labels).save(root / name, figures=False)
     depthsig.compare([root / "looped", root / "grown"], resamples=20, out=root / "comparison")
     depthsig.metrics.forget("mine.size")
     return root

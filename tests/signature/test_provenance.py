@@ -98,7 +98,7 @@ def test_why_there_is_no_command(folder: Path) -> None:
     )
     for reason, signature in of_objects.items():
         assert again(signature.info) == ("", f"There is no command: {reason}.")
-        signature.save("out")
+        signature.save("out", figures=False)
         build_page("out")
         assert f"There is no command: {reason}." in Path("out/report.html").read_text()
 
@@ -120,7 +120,7 @@ DAMAGED: list[Any] = [
 
 def test_a_damaged_record_of_what_was_given_is_named(folder: Path) -> None:
     signature = depthsig.analyze("my model", "some $prompts.txt", metrics=["residual.norm"])
-    signature.save("a")
+    signature.save("a", figures=False)
     record = Path("a/signature.json")
     for given in DAMAGED:
         record.write_text(json.dumps(signature.info | {"given": given}))

@@ -15,7 +15,8 @@ from made_signatures import late, signature, skip_only
 
 from depthsig import report
 from depthsig.errors import DepthsigWarning, InputError, shown
-from depthsig.report.gallery import figures_for, file_name
+from depthsig.report.drawn_files import file_name
+from depthsig.report.gallery import figures_for
 from depthsig.signature import Signature, tabular
 from depthsig.untrusted import read_json
 
@@ -23,7 +24,7 @@ from depthsig.untrusted import read_json
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     made = signature(skip_only(late(6, 0.5)), 6)
-    return replace(made, control=made).save(tmp_path / "a")
+    return replace(made, control=made).save(tmp_path / "a", figures=False)
 
 
 @pytest.mark.parametrize("name", ["signature.json", "scores.csv", "samples.parquet", "control/signature.json"])

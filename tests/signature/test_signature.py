@@ -33,7 +33,7 @@ def signature() -> depthsig.Signature:
 
 
 def test_saved_and_loaded_it_is_the_same(signature: depthsig.Signature, tmp_path: Path) -> None:
-    signature.save(tmp_path / "a")
+    signature.save(tmp_path / "a", figures=False)
     loaded = depthsig.Signature.load(tmp_path / "a")
     for table in TABLES:
         pd.testing.assert_frame_equal(getattr(loaded, table), getattr(signature, table))
@@ -138,7 +138,7 @@ def test_a_bridge_is_a_model(tmp_path: Path) -> None:
 
 
 def test_a_damaged_folder_is_named(signature: depthsig.Signature, tmp_path: Path) -> None:
-    signature.save(tmp_path / "a")
+    signature.save(tmp_path / "a", figures=False)
     (tmp_path / "a" / "profiles.csv").write_text("metric,value\nx,1\n")
     with pytest.raises(InputError, match=r"profiles\.csv"):
         depthsig.Signature.load(tmp_path / "a")
@@ -151,7 +151,7 @@ def test_a_damaged_folder_is_named(signature: depthsig.Signature, tmp_path: Path
 
 @pytest.mark.parametrize("file", ["profiles.csv", "matrices.csv", "scores.csv", "prompts.csv"])
 def test_a_table_that_was_cut_is_damaged(file: str, signature: depthsig.Signature, tmp_path: Path) -> None:
-    signature.save(tmp_path / "a")
+    signature.save(tmp_path / "a", figures=False)
     path = tmp_path / "a" / file
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]))
@@ -162,7 +162,7 @@ def test_a_table_that_was_cut_is_damaged(file: str, signature: depthsig.Signatur
 def test_a_profile_without_all_its_rows_is_damaged_in_old_folders_too(
     signature: depthsig.Signature, tmp_path: Path
 ) -> None:
-    signature.save(tmp_path / "a")
+    signature.save(tmp_path / "a", figures=False)
     record, path = tmp_path / "a" / "signature.json", tmp_path / "a" / "profiles.csv"
     info = json.loads(record.read_text())
     del info["rows"]
@@ -181,7 +181,7 @@ def test_a_profile_without_all_its_rows_is_damaged_in_old_folders_too(
     ],
 )  # fmt: skip
 def test_a_damaged_record_is_named(change: dict[str, Any], signature: depthsig.Signature, tmp_path: Path) -> None:
-    signature.save(tmp_path / "a")
+    signature.save(tmp_path / "a", figures=False)
     record = tmp_path / "a" / "signature.json"
     info = json.loads(record.read_text()) | change
     record.write_text(json.dumps({k: v for k, v in info.items() if v is not None}))
@@ -192,8 +192,8 @@ def test_a_damaged_record_is_named(change: dict[str, Any], signature: depthsig.S
 def test_only_a_result_of_its_own_kind_is_replaced(signature: depthsig.Signature, tmp_path: Path) -> None:
     from depthsig.signature.folders.writing import ensure_writable
 
-    signature.save(tmp_path / "a")
-    signature.save(tmp_path / "a")
+    signature.save(tmp_path / "a", figures=False)
+    signature.save(tmp_path / "a", figures=False)
     for kind in ("compare.json", "repeat.json", "lens.json"):
         with pytest.raises(InputError, match=r"another kind \(signature\.json\)"):
             ensure_writable(tmp_path / "a", kind)

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from depthsig.metrics import Metric
 from depthsig.metrics.rules import EARLY_EXIT, EARLY_EXIT_LENSES, EARLY_EXIT_LOSS
-from depthsig.report.figures.labels import plain, shade_blocks, whole_numbers, with_unit
+from depthsig.report.figures.labels import label_side, powers_of_ten, shade_blocks, whole_numbers
 from depthsig.report.style import COLOURS, MARKERS
 
 WIDE = 5.0
@@ -65,7 +65,7 @@ def draw_early_exit(
             ax.set_ylim(-0.02, 1.02)
         elif len(every) and every.max() > WIDE * float(every.median()):
             _logarithmic(ax, every)
-        ax.set_ylabel(plain(with_unit(one)))
+        label_side(ax, one)
         ax.set_xlabel("depth d of exit")
         whole_numbers(ax)
     if len(axes):
@@ -81,3 +81,4 @@ def _logarithmic(ax: Axes, values: pd.Series) -> None:
         ax.yaxis.set_minor_formatter(NullFormatter())
     else:  # KL is 0 at the end, where a logarithmic axis has no place for it
         ax.set_yscale("symlog", linthresh=max(float(values[values > 0].min()), 1e-4), subs=range(2, 10))
+        powers_of_ten(ax.yaxis, between=False)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.axis import Axis
+from matplotlib.collections import PolyCollection
+from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
 
 from depthsig.metrics import Metric
 from depthsig.report.style import SPAN
@@ -17,6 +21,17 @@ def with_unit(entry: Metric) -> str:
     return f"{entry.label} [{entry.unit}]" if entry.unit else entry.label
 
 
+LONGEST_LABEL = 32
+"""Letters that fit beside the axes of the lowest figures."""
+
+
+def label_side(ax: Axes, entry: Metric) -> None:
+    """Label the vertical axis, in letters that are small enough for all of them to fit."""
+    text = with_unit(entry)
+    label = ax.set_ylabel(plain(text))
+    label.set_fontsize(float(label.get_fontsize()) * min(1.0, LONGEST_LABEL / max(1, len(text))))
+
+
 def plain(text: str) -> str:
     """Text that matplotlib shows as it is: a dollar sign begins no formula."""
     return text.replace("$", r"\$")
@@ -24,26 +39,38 @@ def plain(text: str) -> str:
 
 def blocks(plan: pd.DataFrame) -> list[tuple[int, int, int, str]]:
     """(first step, end, block, span) of every block in the plan."""
-    if plan.empty or "block" not in plan or plan["block"].isna().all():
-        return []
-    inside = plan[plan["block"].notna()]
-    # A new block starts where span or block changes, or steps are missing in between.
-    change = (
-        (inside["span"] != inside["span"].shift())
-        | (inside["block"] != inside["block"].shift())
-        | (inside["step"] != inside["step"].shift() + 1)
-    )
-    found = []
-    for _, group in inside.groupby(change.fillna(True).cumsum()):
-        first, last = group.iloc[0], group.iloc[-1]
-        found.append((int(first["step"]), int(last["step"]) + 1, int(first["block"]), str(first["span"])))
+    found: list[tuple[int, int, int, str]] = []
+    if plan.empty or "block" not in plan:
+        return found
+    for step, block, span in zip(plan["step"], plan["block"], plan["span"], strict=True):
+        if pd.isna(block):
+            continue
+        here = (int(step), int(block), str(span))
+        # A new block starts where span or block changes, or steps are missing in between.
+        if found and (found[-1][1], *found[-1][2:]) == here:
+            found[-1] = (found[-1][0], here[0] + 1, *here[1:])
+        else:
+            found.append((here[0], here[0] + 1, *here[1:]))
     return found
 
 
 def shade_blocks(ax: Axes, plan: pd.DataFrame, offset: float = 0.0) -> None:
     """Tint alternating blocks behind a profile; ``offset`` is -0.5 where steps are bars."""
-    for start, end, block, _ in blocks(plan):
-        ax.axvspan(start + offset, end + offset, color=SPAN[block % 2], alpha=0.10, lw=0, zorder=0)
+    tint(ax, [(start + offset, end + offset, block) for start, end, block, _ in blocks(plan)])
+
+
+def tint(ax: Axes, stretches: Sequence[tuple[float, float, int]]) -> None:
+    """Tint stretches (start, end, block) of the horizontal axis, which reaches over all of them."""
+    if not stretches:
+        return
+    # One collection: a patch for each costs more than everything else in a profile.
+    corners = [[(start, 0), (start, 1), (end, 1), (end, 0)] for start, end, _ in stretches]
+    colours = [SPAN[block % 2] for _, _, block in stretches]
+    drawn = PolyCollection(
+        corners, facecolors=colours, alpha=0.10, linewidths=0, zorder=0, transform=ax.get_xaxis_transform()
+    )
+    ax.add_collection(drawn, autolim=False)
+    ax.update_datalim([(x, 0) for start, end, _ in stretches for x in (start, end)], updatey=False)
 
 
 def draw_borders(ax: Axes, plan: pd.DataFrame, *, offset: float, rows: bool = True, cols: bool = True) -> None:
@@ -74,3 +101,22 @@ def whole_numbers(ax: Axes, x: bool = True, y: bool = False) -> None:
         ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     if y:
         ax.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+
+
+_SUPERSCRIPTS = str.maketrans("-−0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+class PowersOfTen(LogFormatterSciNotation):
+    """Labels as ``2×10⁻³`` in plain characters: no formula has to be read, and the text stays text."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        formula = str(super().__call__(x, pos))
+        raised = re.sub(r"\^\{([-−]?\d+)\}", lambda found: found[1].translate(_SUPERSCRIPTS), formula)
+        return re.sub(r"[${}]|\\mathdefault", "", raised.replace(r"\times", "×"))
+
+
+def powers_of_ten(axis: Axis, *, between: bool = True) -> None:
+    """Such labels on a logarithmic axis, on the ticks between powers too where there is room for them."""
+    axis.set_major_formatter(PowersOfTen())
+    if between:
+        axis.set_minor_formatter(PowersOfTen(labelOnlyBase=False))

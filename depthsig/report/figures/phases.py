@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 
-from depthsig.report.figures.labels import whole_numbers
+from depthsig.report.figures.labels import tint, whole_numbers
 from depthsig.report.period_tables import PeriodTable
-from depthsig.report.style import COLOURS, MARKERS, SPAN
+from depthsig.report.style import COLOURS, MARKERS
 
 
 def draw_period(ax: Axes, table: PeriodTable) -> Axes:
     """Draw what is left of each step as a point, and what its phase accounts for as a short bar."""
     rows = table.rows
-    for block, steps in rows.groupby("block"):
-        tint = SPAN[int(block) % 2]
-        ax.axvspan(steps["step"].min() - 0.5, steps["step"].max() + 0.5, color=tint, alpha=0.10, lw=0, zorder=0)
+    ends = rows.groupby("block")["step"].agg(["min", "max"])
+    tint(ax, [(first - 0.5, last + 0.5, int(block)) for block, first, last in ends.itertuples()])
     ax.axhline(0, color="0.5", lw=0.6, zorder=1)
     ax.plot(rows["step"], rows["left"], color="0.6", lw=0.7, zorder=2)
     for phase, steps in rows.groupby("phase"):

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from depthsig.metrics import Metric
-from depthsig.report.figures.labels import plain, shade_blocks, whole_numbers, with_unit
+from depthsig.report.figures.labels import label_side, plain, powers_of_ten, shade_blocks, whole_numbers
 from depthsig.report.style import COLOURS, MARKERS
 from depthsig.terms import described
 
@@ -29,10 +29,11 @@ def draw_profile(ax: Axes, table: pd.DataFrame, entry: Metric, plan: pd.DataFram
     if entry.centre is not None:
         ax.axhline(entry.centre, color="0.5", lw=0.6, zorder=1)
     ax.set_xlabel("depth d (state entering step d)" if entry.axis == "depth" else "step")
-    ax.set_ylabel(plain(with_unit(entry)))
+    label_side(ax, entry)
     values = table["value"].dropna()
     if entry.norm == "log" and len(values) and (values > 0).all():
         ax.set_yscale("log")
+        powers_of_ten(ax.yaxis)
     whole_numbers(ax)
     return ax
 

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from depthsig.report.figures.cells import write_cells
+
 MOST_POSITIONS, DEPTHS = 16, 26
 """More than this many columns or rows are not readable: a window and a stride are taken."""
 
@@ -29,11 +31,9 @@ def draw_top_tokens(ax: Axes, tokens: pd.DataFrame) -> Axes:
     values = cells["value"].to_numpy(float).reshape(shape)
     texts, inputs = (cells[c].fillna("").to_numpy().reshape(shape) for c in ("token", "input_token"))
     image = ax.imshow(values, origin="lower", aspect="auto", cmap="YlGnBu", vmin=0, vmax=1)
-    for i in range(shape[0]):
-        for j in range(shape[1]):
-            text = readable(str(texts[i, j]))
-            colour = "white" if values[i, j] > 0.55 else "black"
-            ax.text(j, i, text, ha="center", va="center", fontsize=5.2, color=colour, parse_math=False)
+    colours = np.where(values > 0.55, "white", "black")
+    where = list(np.ndindex(shape))
+    write_cells(ax, [(j, i, readable(str(texts[i, j])), str(colours[i, j])) for i, j in where], size=5.2)
     given = [readable(next(filter(None, map(str, column)), "")) for column in inputs.T]
     ax.set_xticks(
         range(len(positions)),

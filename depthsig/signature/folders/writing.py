@@ -19,6 +19,7 @@ from depthsig.errors import DepthsigError, InputError
 from depthsig.signature.folders import locks
 from depthsig.signature.folders.exchange import land, restore
 from depthsig.signature.folders.kinds import (
+    CONTROL,
     MARK,
     PARTIAL,
     REDRAWN,
@@ -101,7 +102,8 @@ def ensure_writable(directory: str | Path, record: str | None = SIGNATURE, suffi
         filled = real.is_dir() and any(real.iterdir())
     except OSError as error:
         raise InputError(f"--out {str(directory)!r} cannot be used: {reason(error)}") from None
-    if (around := claimed_by(real)) is not None:
+    redrawn_control = suffix == REDRAWN and real.name == CONTROL
+    if (around := claimed_by(real)) is not None and not redrawn_control:
         raise InputError(
             f"--out {str(directory)!r} lies in {str(around)!r}, where depthsig itself writes and clears; "
             "name another folder"

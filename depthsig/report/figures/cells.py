@@ -1,0 +1,56 @@
+"""Short texts in the cells of a map, as one artist: hundreds of matplotlib's own take as long as all other figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
+from matplotlib.text import Text
+
+Cell = tuple[float, float, str, str]
+"""Where a text's middle is (x, y in data), the text, and its colour."""
+
+
+class Cells(Text):
+    """Texts of one size and font, each centred on its cell; they take no part in the layout, and are no formulas.
+
+    As a text, it is all of them in a row, so that whoever looks for the characters of a figure finds these.
+    """
+
+    def __init__(self, cells: Sequence[Cell], **look: Any) -> None:
+        self.cells = [cell for cell in cells if cell[2]]
+        super().__init__(0, 0, "".join(text for _, _, text, _ in self.cells), parse_math=False, ha="center", **look)
+        self.set_in_layout(False)
+
+    def texts(self) -> Iterator[str]:
+        """The text of every cell."""
+        return (text for _, _, text, _ in self.cells)
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw every text; SVG keeps each as text, anchored in its middle."""
+        if not self.get_visible() or self.figure is None:
+            return
+        font, context = self.get_fontproperties(), renderer.new_gc()
+        _, height, below = renderer.get_text_width_height_descent("lp", font, False)
+        page = renderer.get_canvas_width_height()[1] if renderer.flipy() else None
+        renderer.open_group("cells", self.get_gid())
+        for x, y, text, colour in self.cells:
+            self.set_position((x, y))  # what SVG anchors it to
+            middle, centre = self.get_transform().transform((x, y))
+            width, _, _ = renderer.get_text_width_height_descent(text, font, False)
+            baseline = centre - height / 2 + below
+            context.set_foreground(colour)
+            down = baseline if page is None else page - baseline
+            renderer.draw_text(context, middle - width / 2, down, text, font, 0, False, self)
+        context.restore()
+        renderer.close_group("cells")
+        self.stale = False
+
+
+def write_cells(ax: Axes, cells: Sequence[Cell], size: float) -> None:
+    """Write texts into cells of a map."""
+    drawn = Cells(cells, fontsize=size)
+    drawn.set_transform(ax.transData)
+    ax.add_artist(drawn)
