@@ -13,6 +13,7 @@ depthsig's differ, over the profile's largest value. Rows for which no time or m
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import sys
 import time
@@ -209,6 +210,7 @@ class Bench:
             self.left_out.append(f"{group}: no time left")
             return False
         if self.device.type == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()
             free, needed = torch.cuda.mem_get_info(self.device)[0], bytes_of(group.shape, group.dtype) + BESIDE
             if free < needed:

@@ -48,19 +48,27 @@ def libraries(module: nn.Module) -> list[Library]:
     if importlib.util.find_spec("nnsight") is None:
         print("nnsight is not installed and left out: pip install nnsight")
     else:
-        found += [Nnsight(module, 1), Nnsight(module, INVOKES)]
+        model = traceable(module)
+        found += [Nnsight(model, 1), Nnsight(model, INVOKES)]
     return [*found, TransformerLens(module)]
+
+
+def traceable(module: nn.Module) -> Any:
+    """nnsight around a copy, so that what it puts into modules slows nobody else."""
+    from nnsight import TransformersModel
+
+    device = next(module.parameters()).device
+    model = TransformersModel(copy.deepcopy(module), tokenizer=number_tokenizer(module.config.vocab_size))
+    model.to(device)  # its pipeline prefers a GPU wherever there is one
+    return model
 
 
 class Nnsight:
     """nnsight with a trace for each skipped layer, or with several as invokes of one trace."""
 
-    def __init__(self, module: nn.Module, invokes: int) -> None:
-        from nnsight import TransformersModel
-
+    def __init__(self, model: Any, invokes: int) -> None:
         self.name = "nnsight, a trace a run" if invokes == 1 else f"nnsight, {invokes} invokes a trace"
-        self.together, self.steps = invokes, len(module.model.layers)
-        self.model: Any = TransformersModel(module, tokenizer=number_tokenizer(module.config.vocab_size))
+        self.model, self.together, self.steps = model, invokes, len(model.model.layers)
 
     @torch.no_grad()
     def skip(self, ids: Tensor, steps: Sequence[int]) -> plain.Means:
