@@ -15,13 +15,14 @@ from depthsig.commands.forecasting.constants import machine
 from depthsig.commands.prepared import Prepared
 from depthsig.engine.batch import Batch, make_batch
 from depthsig.engine.certificates import Verdict
-from depthsig.engine.memory import READOUT_ROWS, block_tokens, divide
+from depthsig.engine.device import Pending
+from depthsig.engine.memory import divide, readout_rows, sizes
 from depthsig.engine.network import Network
 from depthsig.engine.program import Change, Program
 from depthsig.engine.rows import Clean
 from depthsig.engine.run import run_programs
 from depthsig.measure.calling import values_of, wide
-from depthsig.measure.comparing import Against
+from depthsig.measure.comparing import Desk
 from depthsig.measure.providers import CleanBatch, CleanProvider, Work
 from depthsig.measure.schedule import CLEAN, EDITED
 from depthsig.measure.token_rows import TokenRows
@@ -124,7 +125,7 @@ class _Timed:
         """A token through one step, in a block as full as edited runs fill it."""
         steps, (prompts, tokens, _) = self.work.steps, ground.shape
         first = max(0, steps - 2) if self.network.is_chain else steps // 2
-        many = max(1, block_tokens(self.network.device) // (prompts * tokens))
+        many = max(1, sizes(self.network.device).step_tokens // (prompts * tokens))
         mask = torch.ones(prompts, tokens, dtype=torch.bool, device=self.network.device)
         programs = [Program.clean(steps).with_change(first, Change("layer", mask=mask), "")] * many
         computed = max(1, steps - 1 - first)
@@ -142,7 +143,7 @@ class _Timed:
         last = ground.run.outputs[-1].flatten(0, 1)
         measured_tokens = sum(len(p.positions) for p in self.work.counted)
         allowed = max(8, int(PIECE_FLOPS / max(1.0, self.head)))
-        rows = max(1, min(READOUT_ROWS, measured_tokens, allowed))
+        rows = max(1, min(readout_rows(self.network, self.request.bytes), measured_tokens, allowed))
         h = last.repeat(-(-rows // len(last)), 1)[:rows]
         found = {"": self._reading(h, [])}
         for provider in (*CLEAN, *EDITED):
@@ -160,13 +161,13 @@ class _Timed:
     def _reading(self, h: Float[Tensor, "row d"], entries: Sequence[Metric]) -> float:
         """A readout of some rows, and the metrics that compare it with the model's own."""
         readout, rows = self.network.readout, len(h)
-        space = [torch.empty(rows, readout.vocab, device=h.device) for _ in range(3)]
+        desk = Desk(self.network, rows)
         targets = torch.zeros(rows, dtype=torch.long, device=h.device)
         with undisturbed(self.network.module):
-            against = Against(readout.into(h, space[0]), targets, entries, space[1]) if entries else None
+            against = desk.against(desk.read("final", readout, h), targets, entries) if entries else None
 
             def read() -> None:
-                logits = readout.into(h, space[2])
+                logits = desk.read("lens", readout, h)
                 if against is not None:
                     against.values(entries, logits, h=wide(h))
 
@@ -191,6 +192,8 @@ class _Timed:
         where = measured(batch, part.counted, self.request.keep_first)
 
         def observe() -> None:
-            observer.observe(CleanBatch(part, batch, run, where), Samples(len(part.prompts)), TokenRows())
+            later = Pending()
+            observer.observe(CleanBatch(part, batch, run, where, later), Samples(len(part.prompts)), TokenRows())
+            later.settle()
 
         return self._seconds(observe) / batch.ids.numel()
