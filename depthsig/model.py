@@ -24,7 +24,7 @@ from depthsig.engine.rows import StepObserver
 from depthsig.engine.run import EditedRun, run_edits
 from depthsig.errors import InputError, UnsupportedModelError
 from depthsig.plan.declared import Declared, Iterations, PlanOptions, check_counts, declare_spans, gather
-from depthsig.plan.foreseen import foresee
+from depthsig.plan.foreseen import check_precision, foresee
 from depthsig.plan.plan import Plan, build_plan
 from depthsig.plan.trace import Trace, trace_forward
 from depthsig.progress import Progress
@@ -187,6 +187,7 @@ def open_model(
         _check_live(source, loading)
     foresee(source, loading, options)  # before any weight is read
     checkpoint = open_checkpoint(source, tokenizer, loading, progress=progress)
+    check_precision(p.device.type for p in checkpoint.module.parameters())
     check_finite(checkpoint.module)
     refuse_unsupported(checkpoint.config)
     declared = gather(options, checkpoint.declared, checkpoint.config)

@@ -87,6 +87,9 @@ def analyze(
         bool, typer.Option("--dry-run", help="Tell plan, runs, time and memory; compute nothing.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from interrupted work of the same options.")] = False,
+    recheck: Annotated[
+        bool, typer.Option("--recheck", help="Prove the certificates anew, though they are kept from before.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Results folder.", show_default=opt.FREE.format("NAME"))] = None,
     control: Annotated[
         bool | None,
@@ -129,7 +132,7 @@ def analyze(
     from depthsig.plan.declared import PlanOptions  # start-up time
 
     given = Given(checkpoint, None, loading, PlanOptions(order, loop, grown, iterations))
-    job = Job(given, asked.prompts, asked.request, asked.n_listed, tuple(plugins), asked.short)
+    job = Job(given, asked.prompts, asked.request, asked.n_listed, tuple(plugins), asked.short, recheck)
     if dry_run:
         with opt.plain_warnings():
             told = forecast(job.prepare(opt.progress(no_progress)))

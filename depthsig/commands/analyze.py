@@ -49,6 +49,7 @@ def analyze(
     revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False,
     memory: str | int = "4GiB", batch_size: int | None = None, seed: int = 0,
     plugin: str | Path | Sequence[str | Path] = (), out: str | Path | None = None, resume: bool = False,
+    recheck: bool = False,
     progress: bool | Progress = False,
 ) -> Signature:  # fmt: skip
     """Measure a model's depth-wise signature.
@@ -100,6 +101,7 @@ def analyze(
         plugin: files of your own that declare metrics; they are imported.
         out: folder to save the signature in; checked before anything is computed.
         resume: go on from what an interrupted run with the same ``out`` and options left.
+        recheck: prove the certificates anew, though they are kept from an analysis of the same files and prompts.
         progress: show progress on standard error.
 
     Raises:
@@ -119,7 +121,7 @@ def analyze(
     )  # fmt: skip
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     given = Given(model, tokenizer, loading, PlanOptions(order, loop, grown, iterations), forward)
-    job = Job(given, asked.prompts, asked.request, asked.n_listed, tuple(plugins), asked.short)
+    job = Job(given, asked.prompts, asked.request, asked.n_listed, tuple(plugins), asked.short, recheck)
     signature = job.run(None if out is None else lambda *_: out, resume=resume, show=Progress.of(progress))
     if out is not None:
         signature.save(out)
@@ -138,6 +140,7 @@ class Job:
         n_listed: how many prompts of a list; None for all.
         plugins: what is kept of the user's own files.
         short: what was asked for in short.
+        recheck: prove the certificates anew.
     """
 
     given: Given
@@ -146,6 +149,7 @@ class Job:
     n_listed: int | None = None
     plugins: tuple[Mapping[str, str], ...] = ()
     short: InShort = field(default_factory=InShort)
+    recheck: bool = False
 
     def prepare(self, show: Progress, begun: Begun = nothing_begun) -> Prepared:
         """The loaded model, its prompts, and the request for what the model turned out to be.
@@ -172,7 +176,8 @@ class Job:
                 request = replace(request, lens=lens)
         given = {**self.given.record(model), "plugins": [dict(p) for p in self.plugins]}
         again = partial(self._prompts, model)
-        ready = Prepared(model, request, prompts, given, self.short.record(), again, watch)
+        keep = not isinstance(self.given.model, Model) and self.given.forward is None
+        ready = Prepared(model, request, prompts, given, self.short.record(), again, watch, keep, self.recheck)
         return ready if self.short.seconds is None else within(ready, self.short, begun)
 
     def _prompts(self, model: Model, request: Request, n_listed: int | EllipsisType | None = ...) -> ReadyPrompts:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pandas as pd
 
+from depthsig.commands.certified import certified
 from depthsig.commands.control import control_request, reinitialised
 from depthsig.commands.opening import ReadyPrompts
 from depthsig.commands.record import describe, prompts_table
-from depthsig.engine.certificates import certify, judge
+from depthsig.engine.certificates import judge
 from depthsig.errors import DepthsigError, DepthsigWarning, InputError
 from depthsig.measure.providers import Work
 from depthsig.measure.request import Request
@@ -63,6 +64,7 @@ class Prepared:
         asked: what was asked for in short, for the record.
         again: reads the prompts for another request, of other numbers and lengths.
         watch: knows what loading took.
+        keep: whether certificates may be kept, and taken from those that are. recheck: whether they are proved anew.
     """
 
     model: Model
@@ -72,6 +74,8 @@ class Prepared:
     asked: Mapping[str, Any]
     again: Callable[[Request], ReadyPrompts]
     watch: Stopwatch = field(default_factory=Stopwatch)
+    keep: bool = False
+    recheck: bool = False
 
     @property
     def wants_control(self) -> bool:
@@ -87,7 +91,7 @@ class Prepared:
         """Certify and measure; unfinished work goes to ``units()``."""
         model, request, prompts, watch = self.model, self.request, self.prompts.tokens, self.watch
         with watch.stage("certificates"), show.stage("certificates"):
-            certificates = certify(model, [p.ids for p in prompts])
+            certificates = certified(model, [p.ids for p in prompts], keep=self.keep, recheck=self.recheck)
         verdict = judge(certificates, only_parts=request.only_parts)
         for message in verdict.warnings:
             warnings.warn(message, DepthsigWarning, stacklevel=3)

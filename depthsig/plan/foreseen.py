@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,16 @@ _KINDS = (
 """Kinds of device that torch may have."""
 
 
+def check_precision(kinds: Iterable[str]) -> None:
+    """Refuse devices that cannot hold results: sums over tokens are kept in float64.
+
+    Raises:
+        InputError: naming the device.
+    """
+    if "mps" in kinds:
+        raise InputError("Apple's mps has no float64, in which results are summed; --device cpu works")
+
+
 def check_device(device: str) -> None:
     """Refuse a device that there is not.
 
@@ -84,6 +95,7 @@ def check_device(device: str) -> None:
     # A backend of somebody's own, which was imported, is an attribute of torch.
     if form is None or not (form[1] in _KINDS or hasattr(sys.modules.get("torch"), form[1])):
         raise InputError(f"--device {device!r} is no device; cpu, cuda, cuda:1 or auto works")
+    check_precision([form[1]])
     if form[1] not in ("auto", "cpu", "meta"):
         import torch  # start-up time
 
