@@ -6,16 +6,19 @@ of the caller's model. Which candidate is right is decided by measuring (:mod:`.
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from depthsig import kept
 from depthsig.checkpoint.hooks import resolve
 
 
@@ -71,30 +74,71 @@ def find_candidates(module: nn.Module, config: Any) -> Candidates:
 def _from_transformer_lens(module: nn.Module, config: Any) -> Candidates | None:
     if config is None:
         return None
+    key = _key(module, config)
+    found = _kept(key)
+    if found is None:
+        found = _told_by_transformer_lens(module, config)
+        if key is not None and found.transform is None:  # a function is not kept
+            kept.write(_KIND, key, json.dumps(asdict(found)).encode())
+    for name in ("layer_lists", "norms", "heads"):
+        setattr(found, name, [path for path in getattr(found, name) if resolve(module, path) is not None])
+    return found if found.known else None
+
+
+_KIND = "places"
+"""What TransformerLens says of a class and config is kept between runs: asking it takes a second of imports."""
+
+
+def _key(module: nn.Module, config: Any) -> str | None:
+    """All that its answer depends on; None for what has no config of transformers."""
+    try:
+        about = config.to_json_string(use_diff=False)
+    except Exception:  # of somebody's own making
+        return None
+    versions = [version(package) for package in ("transformer-lens", "transformers")]
+    dtype = str(next((p.dtype for p in module.parameters()), None))
+    return json.dumps([1, versions, [c.__name__ for c in type(module).__mro__], dtype, about])
+
+
+def _kept(key: str | None) -> Candidates | None:
+    data = None if key is None else kept.read(_KIND, key)
+    try:
+        found = None if data is None else Candidates(**json.loads(data))
+    except (TypeError, ValueError):
+        return None
+    lists = () if found is None else (found.layer_lists, found.attn, found.mlp, found.norms, found.heads)
+    paths = all(isinstance(one, list) and all(isinstance(path, str) for path in one) for one in lists)
+    return found if paths else None
+
+
+def _told_by_transformer_lens(module: nn.Module, config: Any) -> Candidates:
     # Start-up time: TransformerLens takes seconds to import, and other models need none of it.
     from transformer_lens.factories import architecture_adapter_factory as factory  # start-up time
+    from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter  # start-up time
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf  # start-up time
 
     architecture = _architecture(module, factory.SUPPORTED_ARCHITECTURES)
     if architecture is None:
-        return None
+        return Candidates()
     try:
         dtype = next(module.parameters()).dtype
         bridge_config = build_bridge_config_from_hf(config, architecture, "depthsig", dtype)
         adapter = factory.ArchitectureAdapterFactory.select_architecture_adapter(bridge_config)
         mapping = adapter.component_mapping or {}
     except Exception:  # an adapter that cannot be built is one that cannot be used: look by name
-        return None
-    found = Candidates(known=True, transform=adapter.apply_output_logits_transform)
+        return Candidates()
+    found, transform = Candidates(known=True), "apply_output_logits_transform"
+    own = getattr(type(adapter), transform) is not getattr(ArchitectureAdapter, transform)
+    if own or (getattr(adapter.cfg, "output_logits_soft_cap", None) or 0.0) > 0:  # -1 stands for none
+        found.transform = getattr(adapter, transform)
     for component in mapping.values():
         if getattr(component, "is_list_item", False) and component.name is not None:
             found.layer_lists.append(component.name)
             _add_sublayers(found, component)
     for key, store in (("ln_final", found.norms), ("unembed", found.heads)):
         name = getattr(mapping.get(key), "name", None)
-        if name and resolve(module, name) is not None:
+        if name:
             store.append(name)
-    found.layer_lists = [p for p in found.layer_lists if resolve(module, p) is not None]
     return found
 
 
