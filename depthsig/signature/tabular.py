@@ -46,9 +46,12 @@ def conform(frame: pd.DataFrame, columns: Columns, what: str = "the table") -> p
 
 def _typed(values: pd.Series, kind: str) -> pd.Series:
     if kind == INTEGER:
-        return pd.to_numeric(values).astype("Int64")
+        return values if values.dtype == "Int64" else pd.to_numeric(values).astype("Int64")
     if kind == NUMBER:
-        return pd.to_numeric(values).astype(np.float64)
+        return values if values.dtype == np.float64 else pd.to_numeric(values).astype(np.float64)
+    if values.dtype == object and pd.api.types.infer_dtype(values, skipna=False) == "string":
+        # Most are: a table is conformed whenever a signature is made of it.
+        return values.replace("", NONE) if kind == NAME and (values == "").any() else values
     text = values.astype(object).where(values.notna(), "").astype(str).astype(object)
     # Before schema 2 a name that does not apply was empty, which pandas reads as NaN and drops in a groupby.
     return text.replace("", NONE) if kind == NAME else text

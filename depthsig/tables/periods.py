@@ -124,7 +124,7 @@ def combined_p(found: dict[Member, PeriodTest]) -> tuple[float, Member | None]:
 
 
 def _profiles(signature: Signature, span: TestedSpan) -> Iterator[Tested]:
-    entries = signature.entries
+    entries, every = signature.entries, _Samples(signature)
     table = signature.profiles[signature.profiles["axis"] == "step"]
     for (metric, part, scope, agg), rows in table.groupby(["metric", "part", "scope", "agg"], sort=False):
         one = entries.get(metric)
@@ -134,7 +134,7 @@ def _profiles(signature: Signature, span: TestedSpan) -> Iterator[Tested]:
         log = one is not None and one.log
         result = block_periodicity(values, span.start, span.block, span.count, log)
         found: tuple[float, float, int | None] = (np.nan, np.nan, None)
-        samples = _samples(signature, metric, part, scope, agg) if result.testable else None
+        samples = every.of(metric, part, scope, agg) if result.testable else None
         if samples is not None:
             by_prompt = np.full((int(samples["prompt"].max()) + 1, len(values)), np.nan)
             by_prompt[samples["prompt"], samples["index"]] = samples["value"]
@@ -147,7 +147,7 @@ def _profiles(signature: Signature, span: TestedSpan) -> Iterator[Tested]:
 
 
 def _matrices(signature: Signature, span: TestedSpan) -> Iterator[Tested]:
-    entries = signature.entries
+    entries, every = signature.entries, _Samples(signature)
     for (metric, part, scope, agg), rows in signature.matrices.groupby(["metric", "part", "scope", "agg"], sort=False):
         one = entries.get(metric)
         if one is None:
@@ -158,7 +158,8 @@ def _matrices(signature: Signature, span: TestedSpan) -> Iterator[Tested]:
         elif metric != OF_LAYERS and is_tested(one):
             size = len(signature.info["plan"])
             result = matrix_periodicity(_filled(rows, size), span.start, span.block, span.count)
-            found = _matrix_interval(signature, span, (metric, part, scope, agg)) if result.testable else None
+            samples = every.of(metric, part, scope, agg) if result.testable else None
+            found = None if samples is None else _matrix_interval(signature, span, samples)
             yield Tested(metric, part, scope, agg, True, result, found or (np.nan, np.nan, None))
 
 
@@ -171,12 +172,7 @@ def _filled(rows: pd.DataFrame, size: int) -> Float[ndarray, "size size"]:
     return matrix
 
 
-def _matrix_interval(
-    signature: Signature, span: TestedSpan, key: tuple[str, str, str, str]
-) -> tuple[float, float, int] | None:
-    samples = _samples(signature, *key)
-    if samples is None:
-        return None
+def _matrix_interval(signature: Signature, span: TestedSpan, samples: pd.DataFrame) -> tuple[float, float, int]:
     n, size = span.block * span.count, len(signature.info["plan"])
     by_prompt = np.full((int(samples["prompt"].max()) + 1, size, size), np.nan)
     by_prompt[samples["prompt"], samples["row"], samples["col"]] = samples["value"]
@@ -185,18 +181,21 @@ def _matrix_interval(
     return low, high, prompts
 
 
-def _samples(signature: Signature, metric: str, part: str, scope: str, agg: str) -> pd.DataFrame | None:
-    """Per-prompt values behind a mean, as plain integers and floats; None where there are none."""
-    table = signature.samples_table
-    if agg != "mean":
-        return None
-    chosen = table[
-        (table["metric"] == metric) & (table["part"] == part) & (table["scope"] == scope) & (table["agg"] == agg)
-    ]
-    if chosen.empty:
-        return None
-    chosen = chosen.dropna(axis=1, how="all")
-    return chosen.astype({c: int for c in ("prompt", "index", "row", "col") if c in chosen})
+class _Samples:
+    """The per-prompt values behind means, found by metric, part and scope in one pass over the table."""
+
+    def __init__(self, signature: Signature) -> None:
+        self.table = signature.samples_table
+        means = np.flatnonzero(self.table["agg"] == "mean")
+        groups = self.table.iloc[means].groupby(["metric", "part", "scope"], sort=False).indices
+        self.places = {key: means[some] for key, some in groups.items()}
+
+    def of(self, metric: str, part: str, scope: str, agg: str) -> pd.DataFrame | None:
+        """Plain integers and floats; None where there are none."""
+        if agg != "mean" or (metric, part, scope) not in self.places:
+            return None
+        chosen = self.table.iloc[self.places[metric, part, scope]].dropna(axis=1, how="all")
+        return chosen.astype({c: int for c in ("prompt", "index", "row", "col") if c in chosen})
 
 
 def _seed(signature: Signature) -> int:
