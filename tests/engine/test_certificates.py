@@ -132,3 +132,20 @@ def test_readout_into_a_buffer_is_the_readout() -> None:
     with torch.no_grad():
         assert torch.allclose(model.readout.into(hidden, buffer), model.readout(hidden), atol=1e-5)
     assert isinstance(model.readout, Readout)
+
+
+@pytest.mark.parametrize(("order", "forwards"), [(None, 3.0), ("0:2,0:2,2:4", 4.5)])
+def test_certificates_cost_few_forwards(order: str | None, forwards: float) -> None:
+    """In forwards of the four prompts: of which there are six calls at most, some of one prompt alone."""
+    tokenizer, length = byte_tokenizer(), 24
+    model = depthsig.load(build("llama"), tokenizer, order=order)
+    seen: list[int] = []
+    last = max(model.native.layers)
+    handle = model.anatomy.layers[last].mlp.module.register_forward_hook(  # type: ignore[union-attr]
+        lambda m, args, out: seen.append(args[0].shape[0] * args[0].shape[1])
+    )
+    certify(model, [list(range(i + 1, i + 1 + length)) for i in range(4)])
+    handle.remove()
+    shortest, four = length, 4 * length
+    assert sum(seen) <= forwards * four + 4 * shortest, (sum(seen) / four, seen)
+    assert sum(tokens >= length for tokens in seen) <= 6 + 4
