@@ -1,0 +1,1 @@
+"""What a command can know to be wrong before a model is loaded."""
