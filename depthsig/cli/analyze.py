@@ -69,7 +69,7 @@ def analyze(
 ) -> None:
     """Measure a checkpoint's depth-wise signature and write a report."""
     # The request is checked before torch is imported and a model loaded (start-up time).
-    from depthsig.commands.early.refusing import asked_of  # start-up time
+    from depthsig.commands.early import asked_of  # start-up time
     from depthsig.measure.request import Request  # start-up time
     from depthsig.metrics.entries.plugins import import_plugins  # start-up time
     from depthsig.signature.folders.choosing import ensure_results  # start-up time

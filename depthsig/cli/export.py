@@ -23,7 +23,7 @@ def export(
     json: opt.Json = False,
 ) -> None:
     """Write the model with its layers in another order, as a checkpoint that loads anywhere."""
-    from depthsig.commands.early.refusing import ensure_new  # start-up time
+    from depthsig.commands.early import ensure_new  # start-up time
 
     ensure_new(out)
     options = opt.loading(dtype or "auto", "cpu", None, revision, trust_remote_code, allow_pickle)

@@ -82,12 +82,12 @@ def refuse_early(
     """Answer mistakes before what is needed to load a model is imported, which takes seconds.
 
     Args:
-        asked: as in :class:`~depthsig.commands.early.refusing.Asked`.
+        asked: as in :class:`~depthsig.commands.early.Asked`.
     """
-    from depthsig.commands.early import refusing  # start-up time
+    from depthsig.commands import early  # start-up time
     from depthsig.plan.declared import PlanOptions  # start-up time
 
-    refusing.refuse_early(checkpoint, load, PlanOptions(order, loop, grown, iterations), refusing.Asked(**asked))
+    early.refuse_early(checkpoint, load, PlanOptions(order, loop, grown, iterations), early.Asked(**asked))
 
 
 @contextmanager

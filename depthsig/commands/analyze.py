@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.control import reinitialised
-from depthsig.commands.early.refusing import asked_of
+from depthsig.commands.early import asked_of
 from depthsig.commands.lenses.checked import check_lens, open_lens
 from depthsig.commands.opening import Given, ReadyPrompts, ready_prompts
 from depthsig.commands.record import continuing, describe, identity, prompts_table, recorded_warnings

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from depthsig.checkpoint.loading import LoadOptions
-from depthsig.commands.early.refusing import Asked
+from depthsig.commands.early import Asked
 from depthsig.commands.opening import Given, ready_prompts
 from depthsig.engine.certificates import Certificate, certify
 from depthsig.measure.request import check_least

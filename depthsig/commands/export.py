@@ -17,7 +17,7 @@ from depthsig.checkpoint.anatomy.probe import probe_ids
 from depthsig.checkpoint.hooks import forward, undisturbed
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.open import quiet
-from depthsig.commands.early.refusing import Asked, check_order_given, ensure_new
+from depthsig.commands.early import Asked, check_order_given, ensure_new
 from depthsig.commands.opening import Given
 from depthsig.errors import CertificateError, UnsupportedModelError
 from depthsig.model import Model

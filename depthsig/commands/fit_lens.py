@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from depthsig.checkpoint.lens_folder import LENS_TYPE
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.translators import SCHEMA, TunedLens, write_lens
-from depthsig.commands.early.refusing import Asked
+from depthsig.commands.early import Asked
 from depthsig.commands.lenses.checked import head_hash
 from depthsig.commands.lenses.numbers import check_numbers
 from depthsig.commands.lenses.training import Fit, HeldOut, Schedule, Trainer, capture

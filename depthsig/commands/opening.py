@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from depthsig.checkpoint.fingerprint import check_unchanged
 from depthsig.checkpoint.hooks import refuse_autocast
 from depthsig.checkpoint.loading import LoadOptions
-from depthsig.commands.early.refusing import Asked, refuse_early
+from depthsig.commands.early import Asked, refuse_early
 from depthsig.errors import InputError
 from depthsig.model import Model, open_model
 from depthsig.plan.declared import PlanOptions

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.analyze import analyze
-from depthsig.commands.early.refusing import Asked
+from depthsig.commands.early import Asked
 from depthsig.commands.opening import Given
 from depthsig.commands.repeats.grammar import check_options, parse_damping, parse_times
 from depthsig.commands.repeats.prediction import METRICS, prediction_table
