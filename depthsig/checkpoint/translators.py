@@ -34,7 +34,7 @@ from depthsig.checkpoint.lens_folder import CONFIG, PARAMS, SAFE, lens_files
 from depthsig.errors import InputError, shown
 from depthsig.untrusted import read_json, size_of
 
-RECORD = "lens.json"
+_RECORD = "lens.json"
 SCHEMA = "depthsig-lens/1"
 
 _READOUT = ("layer_norm.", "unembedding.")
@@ -137,13 +137,13 @@ def write_lens(lens: TunedLens, folder: Path, record: Mapping[str, Any]) -> None
         state |= {f"{d}.bias": b.detach().float().cpu().contiguous() for d, b in enumerate(lens.biases)}
     torch.save(state, folder / PARAMS)
     (folder / CONFIG).write_text(json.dumps(dict(lens.config), indent=1) + "\n", encoding="utf-8")
-    (folder / RECORD).write_text(json.dumps(dict(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / _RECORD).write_text(json.dumps(dict(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _record(folder: Path) -> dict[str, Any]:
     """Our own record; another program's file of that name is not ours to complain about."""
     try:
-        record = read_json(folder / RECORD)
+        record = read_json(folder / _RECORD)
     except (OSError, InputError):
         return {}
     ours = isinstance(record, dict) and str(record.get("schema", "")).startswith("depthsig-lens/")

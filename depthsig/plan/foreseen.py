@@ -17,7 +17,7 @@ from depthsig.plan.declared import Declared, PlanOptions, declare_spans, gather
 from depthsig.plan.order import is_by_sizes, parse_order, parse_span
 from depthsig.plan.plan import Plan, build_plan
 
-MOST_LAYERS = 10**9
+UNKNOWN_LAYERS = 10**9
 """As many layers as the grammar can name, where it is not known how many there are."""
 
 
@@ -59,7 +59,7 @@ def foresee(source: Any, loading: LoadOptions, options: PlanOptions) -> Foreseen
 def _planned(declared: Declared, found: Known) -> Plan | None:
     if found.layers is not None and (found.plain or declared.order is not None):
         return declare_spans(build_plan(range(found.layers), found.layers), declared, found.layers)
-    layers = found.layers or MOST_LAYERS
+    layers = found.layers or UNKNOWN_LAYERS
     if declared.order is not None and not is_by_sizes(declared.order):
         parse_order(declared.order, layers)
     if declared.loop is not None:

@@ -16,7 +16,7 @@ from depthsig.comparison.roles import split_roles
 from depthsig.engine.edits.text import parse_edit
 from depthsig.engine.memory import parse_memory
 from depthsig.errors import InputError
-from depthsig.plan.order import MAX_STEPS, parse_order, parse_span
+from depthsig.plan.order import MAX_ITERATIONS, MAX_STEPS, parse_iterations, parse_order, parse_span
 from depthsig.plan.plan import build_plan, find_loops
 
 COUNTS: Counter[str] = Counter()

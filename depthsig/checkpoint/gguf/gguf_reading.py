@@ -45,7 +45,7 @@ def read_once(header: GgufHeader | None, tick: Callable[[float], None]) -> Itera
 
     def reader(path: Any, *args: Any, **kwargs: Any) -> Any:
         ours = isinstance(path, (str, Path)) and Path(path) == header.file and not args and not kwargs
-        return _Reader(header) if ours else given["GGUFReader"](path, *args, **kwargs)
+        return _AsRead(header) if ours else given["GGUFReader"](path, *args, **kwargs)
 
     def dequantize(data: Any, kind: Any) -> Any:
         tick(data.nbytes)
@@ -79,7 +79,7 @@ class _Tensor(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _AsRead:
     """What transformers reads of a ``gguf.GGUFReader``."""
 
     header: GgufHeader

@@ -20,7 +20,7 @@ from depthsig.commands.repeats.grammar import answered_prompts
 from depthsig.errors import InputError
 from depthsig.measure.request import Request
 from depthsig.plan.declared import PlanOptions
-from depthsig.plan.foreseen import MOST_LAYERS, Foreseen, foresee
+from depthsig.plan.foreseen import UNKNOWN_LAYERS, Foreseen, foresee
 from depthsig.plan.order import parse_span
 from depthsig.prompts import BUILTIN, load_prompts
 from depthsig.signature.folders.writing import ensure_writable
@@ -71,7 +71,7 @@ def refuse_early(source: Any, loading: LoadOptions, plan: PlanOptions, asked: As
     _check_files(asked)
     found = foresee(source, loading, plan)
     if asked.span is not None:
-        parse_span(asked.span, found.known.layers or MOST_LAYERS, option="--span")
+        parse_span(asked.span, found.known.layers or UNKNOWN_LAYERS, option="--span")
     if asked.exported and found.known != Known():
         check_order_given(found.declared.order)
     if asked.looping and found.plan is not None:
