@@ -140,17 +140,18 @@ class _Timed:
 
     def _read(self, ground: Clean) -> dict[str, float]:
         """A row read out, by kind of run: as many rows together as there are."""
-        last = ground.run.outputs[-1].flatten(0, 1)
+        # Of another depth than the end: beside itself a distribution is compared at another speed.
+        last, other = (h.flatten(0, 1) for h in (ground.run.outputs[-1], ground.run.inputs[self.work.steps // 2]))
         measured_tokens = sum(len(p.positions) for p in self.work.counted)
         allowed = max(8, int(PIECE_FLOPS / max(1.0, self.head)))
         rows = max(1, min(readout_rows(self.network, self.request.bytes), measured_tokens, allowed))
-        h = last.repeat(-(-rows // len(last)), 1)[:rows]
-        found = {"": self._reading(h, [])}
+        end, h = (states.repeat(-(-rows // len(last)), 1)[:rows] for states in (last, other))
+        found = {"": self._reading(end, h, [])}
         for provider in (*CLEAN, *EDITED):
             # One lens's metrics at a time: each has readouts of its own.
             by_kind = [self._read_by(kind) for kind in provider.kinds if self._read_by(kind)]
             if by_kind:
-                found[provider.kinds[0]] = sum(self._reading(h, entries) for entries in by_kind) / len(by_kind)
+                found[provider.kinds[0]] = sum(self._reading(end, h, entries) for entries in by_kind) / len(by_kind)
         return found
 
     def _read_by(self, kind: str) -> list[Metric]:
@@ -158,13 +159,13 @@ class _Timed:
         asks = {one: set(one.asks()) for one in self.request.on(kind) if one.kind != "token"}
         return [one for one, names in asks.items() if set(OUTPUT) & names and names <= {*OUTPUT, "h"}]
 
-    def _reading(self, h: Float[Tensor, "row d"], entries: Sequence[Metric]) -> float:
+    def _reading(self, end: Float[Tensor, "row d"], h: Float[Tensor, "row d"], entries: Sequence[Metric]) -> float:
         """A readout of some rows, and the metrics that compare it with the model's own."""
         readout, rows = self.network.readout, len(h)
         desk = Desk(self.network, rows)
         targets = torch.zeros(rows, dtype=torch.long, device=h.device)
         with undisturbed(self.network.module):
-            against = desk.against(desk.read("final", readout, h), targets, entries) if entries else None
+            against = desk.against(desk.read("final", readout, end), targets, entries) if entries else None
 
             def read() -> None:
                 logits = desk.read("lens", readout, h)
