@@ -10,9 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from matplotlib import get_data_path
+from matplotlib.artist import Artist
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontManager, get_font, weight_dict
 from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 from depthsig.errors import DepthsigWarning, shown
 from depthsig.report.figures.cells import Cells
@@ -24,8 +27,19 @@ _UNSHOWN = frozenset("\n\r\t\u200c\u200d\ufe0e\ufe0f")
 def foreign_texts(figure: Figure) -> dict[Text, frozenset[str]]:
     """The texts of a figure that hold characters which its own font lacks, with those characters."""
     own = _characters(findfont(FontProperties()))
-    found = {text: frozenset(text.get_text()) - own - _UNSHOWN for text in figure.findobj(Text)}
+    found = {text: frozenset(text.get_text()) - own - _UNSHOWN for text in _texts(figure)}
     return {text: characters for text, characters in found.items() if characters}
+
+
+def _texts(artist: Artist) -> Iterator[Text]:
+    """Every text of an artist but for numbers at ticks."""
+    if isinstance(artist, Text):
+        yield artist
+    if isinstance(artist, Axis) and not isinstance(artist.get_major_formatter(), FixedFormatter | FuncFormatter):
+        yield artist.label
+        return
+    for child in artist.get_children():
+        yield from _texts(child)
 
 
 def use_installed_fonts(figure: Figure) -> list[str]:

@@ -74,7 +74,7 @@ def _figures_of(signature: Signature, one: Metric) -> Iterator[Drawn]:
 def _profiles(signature: Signature, one: Metric) -> Iterator[Drawn]:
     rows = signature.profiles[signature.profiles["metric"] == one.id]
     for agg, table in rows.groupby("agg", sort=False):
-        figure = new_figure()
+        figure = new_figure(plain=True)
         draw_profile(figure.add_subplot(), table, one, signature.plan)
         suffix, said = _agg(str(agg))
         yield Drawn(one.id + suffix, one.section, f"{one.id}{suffix}", f"{one.formula}; {said}.", figure)
@@ -83,7 +83,7 @@ def _profiles(signature: Signature, one: Metric) -> Iterator[Drawn]:
 def _matrices(signature: Signature, one: Metric) -> Iterator[Drawn]:
     rows = signature.matrices[signature.matrices["metric"] == one.id]
     for (part, scope, agg), _ in rows.groupby(["part", "scope", "agg"], sort=False):
-        figure = new_figure(COLUMN, 2.8)
+        figure = new_figure(COLUMN, 2.8, plain=True)
         matrix = signature.matrix(one.id, part=part, scope=scope, agg=agg)
         draw_heatmap(figure.add_subplot(), matrix, one, signature.plan)
         suffix, said = _agg(str(agg))
@@ -94,7 +94,7 @@ def _matrices(signature: Signature, one: Metric) -> Iterator[Drawn]:
 def _tokens(signature: Signature, one: Metric) -> Iterator[Drawn]:
     rows = signature.tokens_table[signature.tokens_table["metric"] == one.id]
     for (scope, prompt), table in list(rows.groupby(["scope", "prompt"], sort=False))[:TOKEN_MAPS]:
-        figure = new_figure(*_SIZES[one.figure])
+        figure = new_figure(*_SIZES[one.figure], plain=one.figure == "top_tokens")
         _draw_tokens(figure.add_subplot(), table, one, signature.plan)
         place = f"prompt {prompt}" + (f", steps {scope}" if scope != NONE else "")
         title = f"{one.label[0].upper()}{one.label[1:]}, {place}"

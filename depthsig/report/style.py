@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import TightLayoutEngine
 
 from depthsig.report.fonts import quiet_glyphs, use_installed_fonts
+from depthsig.report.margins import fit
 
 COLUMN, FULL = 3.4, 6.9
 """Widths in inches of one column, and of a page."""
@@ -57,7 +58,13 @@ def house_style() -> Iterator[None]:
 
 
 class Drawing(Figure):
-    """A figure that a notebook shows by itself, without pyplot's machinery."""
+    """A figure that a notebook shows by itself, without pyplot's machinery.
+
+    Attributes:
+        plain: that it has one axes, numbered on both sides, and at most a colour bar beside it.
+    """
+
+    plain = False
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -67,15 +74,19 @@ class Drawing(Figure):
         return buffer.getvalue()
 
 
-def new_figure(width: float = COLUMN, height: float = 2.3, *, panels: bool = False) -> Figure:
+def new_figure(
+    width: float = COLUMN, height: float = 2.3, *, panels: bool = False, plain: bool = False
+) -> Drawing:  # fmt: skip
     """An empty figure of ours (never pyplot's).
 
     Args:
         panels: many axes with one legend outside of them, which take longer to lay out.
+        plain: one axes, numbered on both sides, and at most a colour bar beside it, which take the shortest.
     """
     if panels:
         return Drawing(figsize=(width, height), layout="constrained")
     figure = Drawing(figsize=(width, height), layout=TightLayoutEngine(pad=0.4, w_pad=1.0))
+    figure.plain = plain
     # Near enough to where the axes end up: labels are measured once only, for these.
     figure.subplots_adjust(left=0.55 / width, right=1 - 0.1 / width, bottom=0.4 / height, top=1 - 0.1 / height)
     return figure
@@ -89,5 +100,8 @@ def settle(figure: Figure) -> None:
     FigureCanvasAgg(figure)  # one that measures texts without a trial of its own
     with house_style():
         figure.dpi = mpl.rcParams["savefig.dpi"]  # what is measured for it is drawn as measured
-        engine.execute(figure)
+        if isinstance(figure, Drawing) and figure.plain:
+            fit(figure)
+        else:
+            engine.execute(figure)
         figure.set_layout_engine(None)  # for "none" it would still be drawn twice, the first time for nothing

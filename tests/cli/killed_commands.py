@@ -43,6 +43,8 @@ def arguments(command: str, checkpoint: str, work: Path, seed: str) -> list[str]
         return ["fit-lens", checkpoint, "--prompts", "lookup", "-n", "12", "--steps", "1", *out]
     if command == "compare":
         return ["compare", str(work / "a"), str(work / "b"), *out]
+    if command == "figures":
+        return ["figures", str(work / "at" / "out"), "--format", "svg"]
     return ["report", str(work / "at" / "out")]
 
 
@@ -57,14 +59,16 @@ def content(folder: Path) -> dict[str, Any]:
 
 
 def _stub_figures() -> None:
-    def page(folder: Path, figures: Any, render: Any) -> None:
+    def page(folder: Path, figures: Any, render: Any, which: str = "page") -> None:
         (folder / "figures").mkdir()
         (folder / "figures" / "one.svg").write_text("a figure")
         (folder / "report.html").write_text("a page")
 
     for module in (depthsig.report, depthsig.report.compared_page):
         module.write_page = page  # type: ignore[attr-defined]
-    depthsig.report.repeat_figures.save_repeat_figures = lambda frames, at, **_: (  # type: ignore[assignment]
+    depthsig.report.save_figures = lambda figures, at, forms: (  # type: ignore[assignment]
+        at.mkdir(), (at / "other.svg").write_text("another figure"))  # fmt: skip
+    depthsig.report.repeat_figures.save_repeat_figures = lambda frames, at: (  # type: ignore[assignment]
         Path(at).mkdir(), (Path(at) / "one.svg").write_text("a figure"))  # fmt: skip
 
 
@@ -85,7 +89,8 @@ def study(checkpoint: str, work: Path, command: str, stride: int, old: bool) -> 
     _stub_figures()
     at, out = work / "at", work / "at" / "out"
     at.mkdir(parents=True)
-    first = "analyze" if command == "report" else command
+    redrawn = command in ("report", "figures")
+    first = "analyze" if redrawn else command
     if command == "compare":
         for name in ("a", "b"):  # of one seed: the prompts are then the same
             done(work, arguments("analyze", checkpoint, work, "0"))
@@ -93,7 +98,7 @@ def study(checkpoint: str, work: Path, command: str, stride: int, old: bool) -> 
     if old:
         done(work, arguments(first, checkpoint, work, "1"))
         out.rename(work / "old")
-    if command == "report":
+    if redrawn:
         shutil.copytree(work / "old", out)
     again = arguments(command, checkpoint, work, "0")
     done(work, again)

@@ -18,7 +18,7 @@ PROGRAM = Path(__file__).with_name("killed_commands.py")
         ("analyze", 12, "old"),
         *(pytest.param(c, 1, "old", marks=LONG) for c in ("analyze", "repeat", "compare", "fit-lens")),
         pytest.param("analyze", 1, "new", marks=LONG),
-        pytest.param("report", 1, "old", marks=pytest.mark.slow),
+        *(pytest.param(c, 1, "old", marks=pytest.mark.slow) for c in ("report", "figures")),
     ],
 )
 def test_killed_before_every_file_operation(

@@ -33,14 +33,14 @@ class Cells(Text):
         if not self.get_visible() or self.figure is None:
             return
         font, context = self.get_fontproperties(), renderer.new_gc()
-        _, height, below = renderer.get_text_width_height_descent("lp", font, False)
+        _, least_height, least_below = renderer.get_text_width_height_descent("lp", font, False)
         page = renderer.get_canvas_width_height()[1] if renderer.flipy() else None
         renderer.open_group("cells", self.get_gid())
         for x, y, text, colour in self.cells:
             self.set_position((x, y))  # what SVG anchors it to
             middle, centre = self.get_transform().transform((x, y))
-            width, _, _ = renderer.get_text_width_height_descent(text, font, False)
-            baseline = centre - height / 2 + below
+            width, height, below = renderer.get_text_width_height_descent(text, font, False)
+            baseline = centre - max(height, least_height) / 2 + max(below, least_below)
             context.set_foreground(colour)
             down = baseline if page is None else page - baseline
             renderer.draw_text(context, middle - width / 2, down, text, font, 0, False, self)
