@@ -40,6 +40,12 @@ def certified(
     return found
 
 
+def are_kept(model: Model, prompts: Sequence[Sequence[int]]) -> bool:
+    """Whether the certificates of a model on prompts are there already."""
+    key = _key(model, prompts)
+    return key is not None and _kept(key) is not None
+
+
 def _key(model: Model, prompts: Sequence[Sequence[int]]) -> str | None:
     """All that certificates depend on; None where the checkpoint has no hash."""
     if model.checkpoint.content_hash is None:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from depthsig.commands.certified import are_kept
 from depthsig.commands.control import control_request
 from depthsig.commands.forecasting import constants as known
 from depthsig.commands.forecasting.counting import count
 from depthsig.commands.forecasting.pace import Pace
 from depthsig.commands.prepared import Prepared
-from depthsig.engine.certificates import Verdict
+from depthsig.engine.certificates import Verdict, chosen_of
 from depthsig.engine.memory import divide
 from depthsig.errors import DepthsigWarning
 from depthsig.measure.providers import CleanProvider, Cost, Work
@@ -92,7 +93,7 @@ def estimate(ready: Prepared, pace: Pace) -> Forecast:
     stages = {
         "starting": known.START * slower,
         "loading": min(ready.watch.cpu["load"], ready.watch.wall["load"]),  # not what else the machine did meanwhile
-        "certificates": _certificates(work, pace),
+        "certificates": 0.0 if _are_kept(ready) else _certificates(work, pace),
         "measuring": sum(p.seconds for p in pieces),
         "tables and tests": counts.table_seconds * slower,
     }
@@ -148,12 +149,18 @@ def _piece(name: str, costs: Sequence[Cost], work: Work, seconds: float) -> Piec
 
 
 def _certificates(work: Work, pace: Pace) -> float:
-    """Forwards and readouts of the prompts that are chosen: the shortest, the longest and two between."""
-    lengths = sorted(p.n_tokens for p in work.prompts if p.n_tokens >= 2)
-    if len(lengths) > known.CERTIFIED:
-        lengths = [lengths[0], lengths[len(lengths) // 3], lengths[2 * len(lengths) // 3], lengths[-1]]
-    each = known.CERTIFICATE_FORWARDS * pace.clean + known.CERTIFICATE_READOUTS * pace.read[""]
-    return sum(lengths) * each + (known.CERTIFICATE + known.CERTIFICATE_STEP * work.steps) * pace.machine
+    """Forwards and readouts of the prompts that are chosen, as one padded batch, alone, and edited."""
+    lengths = [len(ids) for ids in chosen_of([p.ids for p in work.prompts])] or [0]
+    padded, alone, edited = len(lengths) * max(lengths), sum(lengths), 4 * min(lengths)
+    run = (2 if work.network.is_native else 4) * padded + alone + edited
+    read = 3 * padded + alone + edited
+    seconds = run * pace.clean + read * pace.read[""]
+    return seconds + (known.CERTIFICATE + known.CERTIFICATE_STEP * work.steps) * pace.machine
+
+
+def _are_kept(ready: Prepared) -> bool:
+    ids = [p.ids for p in ready.prompts.tokens]
+    return ready.keep and not ready.recheck and are_kept(ready.model, ids)
 
 
 def _control(model: Model, work: Work, pace: Pace, spans: bool) -> float:

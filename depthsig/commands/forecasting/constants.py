@@ -18,9 +18,7 @@ REFERENCE = 0.0095
 START = 8.0
 """Imports of a fresh process: torch, transformers, pandas, matplotlib."""
 
-# Certificates: forwards and readouts of the chosen prompts' tokens, and what a step costs beside its tokens.
-CERTIFIED = 4
-CERTIFICATE_FORWARDS, CERTIFICATE_READOUTS = 8.0, 5.0
+# Certificates, beside their forwards and readouts.
 CERTIFICATE, CERTIFICATE_STEP = 0.2, 0.007
 
 # The control: drawing a weight, and finding the layers and tracing a forward of the model that was built.
