@@ -25,6 +25,7 @@ import torch
 import depthsig
 from depthsig.engine.batch import Batch, make_batch
 from depthsig.engine.certificates import Verdict
+from depthsig.engine.device import Pending
 from depthsig.measure.clean.readouts import Readouts
 from depthsig.measure.clean.states import States
 from depthsig.measure.providers import CleanBatch
@@ -76,7 +77,8 @@ class Work:
     def ran(self, asked: Asked, parts: bool) -> CleanBatch:
         """The batch, run clean."""
         with torch.no_grad():
-            return CleanBatch(asked, self.batch, self.model.clean(self.batch.ids, parts=parts), self.where)
+            run = self.model.clean(self.batch.ids, parts=parts)
+            return CleanBatch(asked, self.batch, run, self.where, Pending())
 
     def head(self) -> None:
         """S+1 bare head matmuls, in pieces of 256 rows into a buffer that is there."""
@@ -90,7 +92,7 @@ class Work:
         """The named lens metrics over every depth, buffers kept as a longer run keeps them."""
         asked = self.asked(wanted)
         provider = Readouts(asked, asked.request.on(*Readouts.kinds))
-        return lambda: provider.observe(self.seen, Samples(PROMPTS), TokenRows())
+        return lambda: self.observe(provider, self.seen)
 
     def plain(self) -> None:
         """The model's own forward."""
@@ -100,7 +102,12 @@ class Work:
         """A clean run with all residual metrics."""
         asked = self.asked("residual")
         provider = States(asked, asked.request.on(*States.kinds))
-        provider.observe(self.ran(asked, parts=provider.needs_parts), Samples(PROMPTS), TokenRows())
+        self.observe(provider, self.ran(asked, parts=provider.needs_parts))
+
+    def observe(self, provider: Readouts | States, seen: CleanBatch) -> None:
+        """What a provider measures, until the batch's end."""
+        provider.observe(seen, Samples(PROMPTS), TokenRows())
+        seen.later.settle()
 
 
 def interleaved(work: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:

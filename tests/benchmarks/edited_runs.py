@@ -26,7 +26,8 @@ import depthsig
 from depthsig.checkpoint.hooks import StopForward, forward, hooked, undisturbed
 from depthsig.engine.batch import make_batch
 from depthsig.engine.certificates import Verdict
-from depthsig.engine.memory import CPU_BLOCK_TOKENS, divide
+from depthsig.engine.device import Pending
+from depthsig.engine.memory import CPU, divide
 from depthsig.engine.rows import Clean
 from depthsig.measure.edited.edited_batch import EditedBatch, EditedProvider, Means
 from depthsig.measure.edited.reordering import Repeating, repeat_edits
@@ -77,8 +78,10 @@ class Bench:
         job = provider(work, request.on(*provider.kinds))
         with torch.no_grad():
             clean = Clean.of(self.model, self.batch, parts=job.needs_parts)
-            batch = EditedBatch(work, clean, divide(self.model, 4 << 30), Means(), True, lambda tokens: None)
+            later = Pending()
+            batch = EditedBatch(work, clean, divide(self.model, 4 << 30), Means(), True, lambda tokens: None, later)
             job.run(batch, Samples(self.n), TokenRows())
+            later.settle()
 
     def skip(self, **options: Any) -> Callable[[], None]:
         """All skip metrics."""
@@ -87,7 +90,7 @@ class Bench:
 
     def step_seconds(self) -> float:
         """Seconds a token and step in a plain forward of as many tokens at once."""
-        rows = max(1, min(CPU_BLOCK_TOKENS // (self.n * self.tokens), self.steps)) * self.n
+        rows = max(1, min(CPU.step_tokens // (self.n * self.tokens), self.steps)) * self.n
         ids = self.batch.ids.repeat(rows // self.n, 1)
 
         def stop(*_: Any) -> None:

@@ -95,7 +95,9 @@ class Depthsig:
         metrics = [f"{work.kind}.{name}" for name in names]
         found = depthsig.analyze(self.model, work.ids.tolist(), metrics=metrics, scopes=["current"])
         times = found.info["timings"]
-        self.certifying = times["load_and_certify_s"] / (times["load_and_certify_s"] + times["measure_s"])
+        self.certifying = times["certificates_s"] / sum(
+            times[f"{stage}_s"] for stage in ("certificates", "measure", "tables")
+        )
         return {name: found.profile(f"{work.kind}.{name}")["value"].tolist() for name in names}
 
     def _edits(self, work: Work) -> plain.Means:
