@@ -27,7 +27,7 @@ class Sizes:
         readout_rows: rows of logits; on a CPU 256 rows of 50,000 words are 50 MB a buffer.
         chunk_bytes: of the states of all depths of some tokens; on a CPU they stay in cache.
         whole_blocks: whether rows of logits are compared all at once, in the dtype that the head gives
-            (:mod:`depthsig.metrics.blocks`), or a few dozen at a time in float32.
+            (:mod:`depthsig.measure.blocks`), or a few dozen at a time in float32.
     """
 
     step_tokens: int

@@ -14,10 +14,10 @@ from depthsig.checkpoint.anatomy.readout import Readout
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.memory import sizes
 from depthsig.engine.network import Network
+from depthsig.measure.blocks.reference import BlockReference
 from depthsig.measure.calling import call, held, wide
 from depthsig.measure.where import Where
 from depthsig.metrics import Metric
-from depthsig.metrics.blocks.reference import BlockReference
 from depthsig.metrics.comparison import Reference
 from depthsig.metrics.distributions import TopTokens
 from depthsig.metrics.quantities import AT_THE_END, OF_SEVERAL

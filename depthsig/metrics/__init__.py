@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from depthsig.metrics.vectors import *  # noqa: F403
     from depthsig.metrics.weights import *  # noqa: F403
 
-_INNER = ("blocks", "entries", "quantities", "registry", "rules")
-"""Modules that are about entries, and hold no functions on data, or that need torch to be read."""
+_INNER = ("entries", "quantities", "registry", "rules")
+"""Modules that are about entries, and hold no functions on data."""
 
 __all__ = ["Metric", "all_metrics", "entry", "forget", "metric", "select"]
 

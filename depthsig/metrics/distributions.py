@@ -6,7 +6,7 @@ reduces the last axis. KL and JSD are sums of terms that are never negative: wha
 sums that nearly agree would be their rounding.
 
 These are the definitions; :mod:`depthsig.metrics.comparison` (a processor's cache) and
-:mod:`depthsig.metrics.blocks` (a GPU) compute many of them at once, and are held to these by the tests.
+:mod:`depthsig.measure.blocks` (a GPU) compute many of them at once, and are held to these by the tests.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch import Tensor
 PIECE_BYTES = 1 << 28
 """Rows are taken so many at a time that one float32 copy of their logits is not larger."""
 
-NEAR = 0.5
+SERIES_BELOW = 0.5
 """Below this |ln q − ln p| series are used."""
 
 _MOST = 0x7FFFFFFF
@@ -20,7 +20,7 @@ _MOST = 0x7FFFFFFF
 def row_stats(
     logits: Shaped[Tensor, "row vocab"], targets: Int[Tensor, "row"], top: int
 ) -> tuple[Float[Tensor, "row 5"], Int[Tensor, "row k"], Float[Tensor, "row k"]]:
-    """As :func:`depthsig.metrics.blocks.operations.row_stats`."""
+    """As :func:`depthsig.measure.blocks.operations.row_stats`."""
     pieces = [_stats(logits[s].float(), targets[s], top) for s in _pieces(logits)]
     stats, ids, values = (torch.cat(x) for x in zip(*pieces, strict=True))
     return stats, ids, values
@@ -68,7 +68,7 @@ def _apart(q_logits: Tensor, p_logits: Tensor, own: Tensor, stats: Tensor, apart
     # Both ruled out: minus infinity less minus infinity.
     x = torch.where(mine == other, 0.0, mine - other) - gap
     q, p = mine.exp() / own[:, 1:2].float(), other.exp() / stats[:, 1:2].float()
-    near, size = x.abs() < NEAR, x.abs()
+    near, size = x.abs() < SERIES_BELOW, x.abs()
     small = torch.where(near, x, 0.0)
     beyond = torch.where(near, q * (small - _bracket(small)), q - p)  # q − p
     wants_kl, wants_reverse, wants_jsd, wants_l2 = apart

@@ -13,9 +13,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from depthsig.measure.blocks import fallback, operations
+from depthsig.measure.blocks.reference import BlockReference
 from depthsig.metrics import distributions as of
-from depthsig.metrics.blocks import operations, plain
-from depthsig.metrics.blocks.reference import BlockReference
 from depthsig.metrics.comparison import compare_logits
 from depthsig.metrics.quantities import AT_THE_END, QUANTITIES
 
@@ -39,7 +39,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What the operators run; kernels as their interpreter runs them, one element after another."""
     if INTERPRETED:
-        from depthsig.metrics.blocks import kernels
+        from depthsig.measure.blocks import kernels
 
         long = "million" in request.node.name
         monkeypatch.setattr(kernels, "TILE", 1 << 15 if long else 1024)
@@ -140,7 +140,7 @@ def test_only_what_is_wanted_is_computed_and_nothing_is_changed(ways: str) -> No
 
 
 def test_rows_beyond_one_piece_and_rows_of_another_matrix(ways: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plain, "PIECE_BYTES", 4 * 30 * 2)  # two rows a piece
+    monkeypatch.setattr(fallback, "PIECE_BYTES", 4 * 30 * 2)  # two rows a piece
     wide = torch.randn(7, 60)
     p, q = wide[:, :30], wide[:, ::2]  # neither is contiguous
     _held((p, q, torch.arange(7)))

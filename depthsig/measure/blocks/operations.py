@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from depthsig.metrics.blocks import plain
+from depthsig.measure.blocks import fallback
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,18 +113,18 @@ def _probabilities(logits: Tensor, own: Tensor) -> Tensor:
 
 def _stats_of(logits: Tensor) -> Callable[..., Sums]:
     kernels = _kernels(logits)
-    return plain.row_stats if kernels is None else kernels.row_stats
+    return fallback.row_stats if kernels is None else kernels.row_stats
 
 
 def _apart_of(logits: Tensor) -> Callable[..., Tensor]:
     kernels = _kernels(logits)
-    return plain.divergences if kernels is None else kernels.divergences
+    return fallback.divergences if kernels is None else kernels.divergences
 
 
 def _kernels(logits: Tensor):  # type: ignore[no-untyped-def]
     """The Triton kernels where they run, else None."""
     if logits.device.type != "cuda":
         return None
-    from depthsig.metrics.blocks import kernels  # lazily: Triton comes with torch's builds for GPUs only
+    from depthsig.measure.blocks import kernels  # lazily: Triton comes with torch's builds for GPUs only
 
     return kernels if kernels.usable() else None

@@ -49,7 +49,7 @@ def usable() -> bool:
 def row_stats(
     logits: Shaped[Tensor, "row vocab"], targets: Int[Tensor, "row"], top: int
 ) -> tuple[Float[Tensor, "row 5"], Int[Tensor, "row k"], Float[Tensor, "row k"]]:
-    """As :func:`depthsig.metrics.blocks.operations.row_stats`."""
+    """As :func:`depthsig.measure.blocks.operations.row_stats`."""
     logits = _rows(logits)
     rows, vocab = logits.shape
     stats = logits.new_empty(rows, 5, dtype=torch.float64)
@@ -68,7 +68,7 @@ def divergences(
     logits: Shaped[Tensor, "row vocab"], final: Shaped[Tensor, "row vocab"], own: Float[Tensor, "row 5"],
     stats: Float[Tensor, "row 5"], apart: list[bool],
 ) -> Float[Tensor, "4 row"]:  # fmt: skip
-    """As :func:`depthsig.metrics.blocks.plain.divergences`."""
+    """As :func:`depthsig.measure.blocks.fallback.divergences`."""
     logits, final = _rows(logits), _rows(final)
     rows, vocab = logits.shape
     found = stats.new_full((4, rows), float("nan"))

@@ -1,7 +1,7 @@
 """Many distributions against one reference, a whole block of rows in one call.
 
 As :class:`depthsig.metrics.comparison.Reference`, for a GPU: logits stay in the dtype that the head gives, no value
-is looked at on the way, and each comparison is one operation (:mod:`depthsig.metrics.blocks.operations`).
+is looked at on the way, and each comparison is one operation (:mod:`depthsig.measure.blocks.operations`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from depthsig.metrics.blocks.operations import VALUES, compare_rows, row_stats
+from depthsig.measure.blocks.operations import VALUES, compare_rows, row_stats
 from depthsig.metrics.quantities import AT_THE_END, check_known
 
 if TYPE_CHECKING:
