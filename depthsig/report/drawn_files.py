@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from depthsig.errors import InputError
 from depthsig.report.fonts import foreign_texts, quiet_glyphs, say_lacking, use_fonts
 from depthsig.report.gallery import Drawn
-from depthsig.report.style import house_style, settle
+from depthsig.report.style import Drawing, house_style, settle
 
 FORMATS: dict[str, dict[str, Any]] = {
     "png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}},
@@ -55,6 +55,8 @@ def save_figures(figures: Iterable[Drawn], directory: Path, forms: Sequence[str]
     for drawn in figures:
         name = file_name(drawn.name, taken)
         taken.add(name)
+        if isinstance(drawn.figure, Drawing) and drawn.figure.plain:
+            settle(drawn.figure)  # first: ticks with words as labels become texts of its own
         foreign = foreign_texts(drawn.figure)
         lacking += use_fonts(foreign)
         shown = "svg" if foreign else "png"

@@ -16,11 +16,11 @@ from depthsig.metrics.rules import PERIOD
 from depthsig.report.drawable import drawable
 from depthsig.report.figures.early_exit import draw_early_exit, early_exit_measures
 from depthsig.report.figures.heatmap import draw_heatmap
-from depthsig.report.figures.phases import draw_period
+from depthsig.report.figures.phases import LEGEND, draw_period
 from depthsig.report.figures.plan_strip import draw_plan
 from depthsig.report.figures.profile import draw_profile
 from depthsig.report.figures.token_map import draw_token_map
-from depthsig.report.figures.top_tokens import draw_top_tokens
+from depthsig.report.figures.top_tokens import draw_top_tokens, words_as_they_are
 from depthsig.report.figures.trajectories import draw_trajectories
 from depthsig.report.period_tables import period_tables
 from depthsig.report.style import COLUMN, FULL, house_style, new_figure
@@ -57,7 +57,7 @@ def figures_for(signature: Signature) -> Iterator[Drawn]:
             yield from _figures_of(signature, one)
         yield from _early_exit(signature)
         for table in period_tables(signature):
-            figure = new_figure()
+            figure = new_figure(plain=True, above=LEGEND)
             draw_period(figure.add_subplot(), table)
             yield Drawn(f"{PERIOD}.{table.name}", PERIODICITY, f"{table.name} without its trend", table.caption, figure)
 
@@ -163,7 +163,9 @@ def plot_metric(signature: Signature, metric: str, ax: Axes | None = None, **cho
         if one.figure == "heatmap":
             return draw_heatmap(ax, signature.matrix(metric, **choice), one, signature.plan)
         rows = signature.tokens(metric, choice.get("prompt", signature.tokens(metric)["prompt"].iloc[0]))
-        return _draw_tokens(ax, rows[rows["scope"] == choice.get("scope", rows["scope"].iloc[0])], one, signature.plan)
+        rows = rows[rows["scope"] == choice.get("scope", rows["scope"].iloc[0])]
+        words_as_they_are(_draw_tokens(ax, rows, one, signature.plan))
+        return ax
 
 
 def _lines(signature: Signature, metric: str, choice: dict[str, Any]) -> pd.DataFrame:

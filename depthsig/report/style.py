@@ -62,9 +62,11 @@ class Drawing(Figure):
 
     Attributes:
         plain: that it has one axes, numbered on both sides, and at most a colour bar beside it.
+        above: points that are left free above the axes of a plain one.
     """
 
     plain = False
+    above = 0.0
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -75,18 +77,19 @@ class Drawing(Figure):
 
 
 def new_figure(
-    width: float = COLUMN, height: float = 2.3, *, panels: bool = False, plain: bool = False
+    width: float = COLUMN, height: float = 2.3, *, panels: bool = False, plain: bool = False, above: float = 0.0
 ) -> Drawing:  # fmt: skip
     """An empty figure of ours (never pyplot's).
 
     Args:
         panels: many axes with one legend outside of them, which take longer to lay out.
         plain: one axes, numbered on both sides, and at most a colour bar beside it, which take the shortest.
+        above: points to be left free above the axes of a plain one.
     """
     if panels:
         return Drawing(figsize=(width, height), layout="constrained")
     figure = Drawing(figsize=(width, height), layout=TightLayoutEngine(pad=0.4, w_pad=1.0))
-    figure.plain = plain
+    figure.plain, figure.above = plain, above
     # Near enough to where the axes end up: labels are measured once only, for these.
     figure.subplots_adjust(left=0.55 / width, right=1 - 0.1 / width, bottom=0.4 / height, top=1 - 0.1 / height)
     return figure
@@ -101,7 +104,7 @@ def settle(figure: Figure) -> None:
     with house_style():
         figure.dpi = mpl.rcParams["savefig.dpi"]  # what is measured for it is drawn as measured
         if isinstance(figure, Drawing) and figure.plain:
-            fit(figure)
+            fit(figure, figure.above)
         else:
             engine.execute(figure)
         figure.set_layout_engine(None)  # for "none" it would still be drawn twice, the first time for nothing

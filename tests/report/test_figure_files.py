@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_signatures import late, noisy, signature, skip_only, three_arms
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 import depthsig
 from depthsig import report
@@ -274,19 +273,60 @@ def test_every_text_lies_within_its_figure(monkeypatch: pytest.MonkeyPatch) -> N
     for scale in (1e-7, 1234.5, 1e7):  # ticks of every width
         profiles = plain.profiles.assign(**{c: plain.profiles[c] * scale for c in ("value", "ci_low", "ci_high")})
         drawn += [d.figure for d in figures_for(replace(plain, profiles=profiles)) if d.name != "plan"]
-    texts: list[Text] = []
-    draw = Text.draw
-    monkeypatch.setattr(Text, "draw", lambda self, renderer: (texts.append(self), draw(self, renderer)))
+    boxes: list[tuple[str, float, float, float, float]] = []
+    draw = RendererAgg.draw_text
+
+    def draw_text(
+        self: RendererAgg, gc: Any, x: float, y: float, s: str, prop: Any, angle: float, ismath: Any = False,
+        mtext: Any = None,
+    ) -> None:  # fmt: skip
+        width, height, below = self.get_text_width_height_descent(s, prop, ismath)
+        upright = (x - height + below, y - width, x + below, y)
+        level = (x, y - height + below, x + width, y + below)
+        boxes.append((s, *(level if angle == 0 else upright if angle == 90 else (x, y, x, y))))
+        draw(self, gc, x, y, s, prop, angle, ismath, mtext)
+
+    monkeypatch.setattr(RendererAgg, "draw_text", draw_text)
     for figure in drawn:
         settle(figure)
-        texts.clear()
+        boxes.clear()
         with house_style():
-            canvas = FigureCanvasAgg(figure)
+            FigureCanvasAgg(figure).draw()
+        right, below = figure.bbox.x1, figure.bbox.y1
+        outside = [b for b in boxes if b[1] < -2 or b[2] < -2 or b[3] > right + 2 or b[4] > below + 2]
+        assert boxes and not outside, (outside, right, below)
+
+
+def test_ticks_of_plain_figures_are_those_of_matplotlib() -> None:
+    """The same places, labels and pixels (but for where the margins are) as with its own axis."""
+    found = replace(made(), tokens_table=pd.DataFrame())
+    found = replace(found, profiles=found.profiles.assign(value=found.profiles["value"] + 1234567.0))
+    for drawn in figures_for(found):
+        if not drawn.figure.plain:  # type: ignore[attr-defined]
+            continue
+        settle(drawn.figure)
+        ax = drawn.figure.axes[0]
+        with house_style():
+            canvas = FigureCanvasAgg(drawn.figure)
             canvas.draw()
-            for text in filter(lambda text: text.get_text().strip(), texts):
-                box, edges = text.get_window_extent(canvas.get_renderer()), figure.bbox
-                assert box.x0 > -2 and box.y0 > -2 and box.x1 < edges.x1 + 2 and box.y1 < edges.y1 + 2, text
-        assert texts
+            ours = np.asarray(canvas.buffer_rgba()).astype(float)
+            marks = [line for line in ax.lines if line.get_linestyle() == "None" and not line.get_clip_on()]
+            for artist in (*marks, *(one for one in ax.findobj(Cells) if one is not ax)):
+                artist.remove()
+            for text in list(ax.texts):
+                if text.get_text() in (ax.get_xlabel(), ax.get_ylabel()):
+                    text.remove()
+            ax.xaxis.set_visible(True)
+            ax.yaxis.set_visible(True)
+            canvas.draw()
+            theirs = np.asarray(canvas.buffer_rgba()).astype(float)
+        # Labels may lie a pixel elsewhere: compared over squares of 16 pixels, which a missing label would change.
+        height, width = (n // 16 * 16 for n in ours.shape[:2])
+        squares = [
+            a[:height, :width, :3].reshape(height // 16, 16, width // 16, 16, 3).mean((1, 3, 4)) for a in (ours, theirs)
+        ]
+        assert np.abs(squares[0] - squares[1]).max() < 60, drawn.name
+        assert abs(squares[0].mean() - squares[1].mean()) < 0.5, drawn.name
 
 
 def test_labels_of_svg_and_pdf_are_text(tmp_path: Path) -> None:

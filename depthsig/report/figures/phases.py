@@ -8,6 +8,9 @@ from depthsig.report.figures.labels import tint, whole_numbers
 from depthsig.report.period_tables import PeriodTable
 from depthsig.report.style import COLOURS, MARKERS
 
+LEGEND = 28.0
+"""Points that the phases' legend takes above the axes."""
+
 
 def draw_period(ax: Axes, table: PeriodTable) -> Axes:
     """Draw what is left of each step as a point, and what its phase accounts for as a short bar."""

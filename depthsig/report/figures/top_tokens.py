@@ -7,6 +7,8 @@ import unicodedata
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FixedFormatter, FixedLocator
 
 from depthsig.report.figures.cells import write_cells
 
@@ -35,18 +37,26 @@ def draw_top_tokens(ax: Axes, tokens: pd.DataFrame) -> Axes:
     where = list(np.ndindex(shape))
     write_cells(ax, [(j, i, readable(str(texts[i, j])), str(colours[i, j])) for i, j in where], size=5.2)
     given = [readable(next(filter(None, map(str, column)), "")) for column in inputs.T]
-    ax.set_xticks(
-        range(len(positions)),
-        [f"{g}\n{p}" for g, p in zip(given, positions, strict=True)],
-        fontsize=5.5,
-        parse_math=False,
-    )
-    ax.set_yticks(range(len(depths)), [str(d) for d in depths], fontsize=6)
+    _label(ax.xaxis, [f"{g}\n{p}" for g, p in zip(given, positions, strict=True)], 5.5)
+    _label(ax.yaxis, [str(d) for d in depths], 6)
     ax.set_xlabel("input token and position")
     ax.set_ylabel("depth d")
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.03, pad=0.01)
     bar.set_label("probability of the top token")
     return ax
+
+
+def _label(axis: Axis, labels: list[str], size: float) -> None:
+    """Label rows or columns; their ticks are made when they are drawn, if at all."""
+    axis.set_major_locator(FixedLocator(range(len(labels))))
+    axis.set_major_formatter(FixedFormatter(labels))
+    axis.set_tick_params(labelsize=size)
+
+
+def words_as_they_are(ax: Axes) -> None:
+    """Let matplotlib's own tick labels be no formulas."""
+    for text in (*ax.get_xticklabels(), *ax.get_yticklabels()):
+        text.set_parse_math(False)
 
 
 def readable(token: str, width: int = 8) -> str:
