@@ -82,4 +82,4 @@ def test_one_that_failed_is_proved_again(checkpoint: Path, proved: list[int], mo
     for _ in range(2):
         with pytest.warns(depthsig.errors.DepthsigWarning, match="padded"):
             _analyze(checkpoint)
-    assert not kept.kinds()
+    assert KIND not in {kind.name for kind in kept.kinds()}
