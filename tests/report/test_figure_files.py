@@ -311,6 +311,13 @@ def test_ticks_of_plain_figures_are_those_of_matplotlib() -> None:
             canvas.draw()
             ours = np.asarray(canvas.buffer_rgba()).astype(float)
             marks = [line for line in ax.lines if line.get_linestyle() == "None" and not line.get_clip_on()]
+            places = [
+                (axis, p)
+                for axis in (ax.xaxis, ax.yaxis)
+                for p in (*axis.get_majorticklocs(), *axis.get_minorticklocs())
+            ]
+            inside = [p for axis, p in places if min(axis.get_view_interval()) <= p <= max(axis.get_view_interval())]
+            assert sum(len(np.ravel(line.get_xdata())) for line in marks) == len(inside) > 6, drawn.name
             for artist in (*marks, *(one for one in ax.findobj(Cells) if one is not ax)):
                 artist.remove()
             for text in list(ax.texts):
