@@ -101,7 +101,7 @@ def settle(figure: Figure) -> None:
     if engine is None:
         return
     FigureCanvasAgg(figure)  # one that measures texts without a trial of its own
-    with house_style():
+    with house_style(), quiet_glyphs():
         figure.dpi = mpl.rcParams["savefig.dpi"]  # what is measured for it is drawn as measured
         if isinstance(figure, Drawing) and figure.plain:
             fit(figure, figure.above)

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 Cell = tuple[float, float, str, str]
 """Where a text is anchored (x, y), the text, and its colour."""
 
-ROWS = 1.2
+LINE_SPACING = 1.2
 """From one line of a text to the next, in heights of a line."""
 
 
@@ -49,7 +49,7 @@ class Cells(Text):
             for row, text in enumerate(whole.split("\n")):
                 width, height, below = renderer.get_text_width_height_descent(text, font, False)
                 height, below = max(height, least_height), max(below, least_below)
-                baseline = up - lower * height + below - row * least_height * ROWS
+                baseline = up - lower * height + below - row * least_height * LINE_SPACING
                 down = baseline if page is None else page - baseline
                 renderer.draw_text(context, across - back * width, down, text, font, 0, False, self)
         context.restore()
