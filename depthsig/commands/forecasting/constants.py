@@ -26,13 +26,13 @@ DRAW_WEIGHT, TRACE, TRACE_STEP = 1.0e-8, 0.15, 0.005
 
 # Tables: a quantity (a metric with its part, scope and aggregation), a bootstrapped cell and prompt, a row of
 # per-prompt values, a row of tokens.
-QUANTITY, CELL, SAMPLE_ROW, TOKEN_ROW = 0.004, 8.0e-6, 1.0e-6, 1.0e-5
-PERIOD_PROFILE, PERIOD_MATRIX = 0.05, 0.04
+QUANTITY, CELL, SAMPLE_ROW, TOKEN_ROW = 0.003, 5.0e-6, 7.0e-7, 1.0e-5
+PERIOD_PROFILE, PERIOD_MATRIX = 0.03, 0.03
 """A period test with its interval."""
 
-# Drawing: a figure of each kind in both formats, and the page.
-FIGURES = {"profile": 0.65, "heatmap": 0.72, "token_map": 0.95, "top_tokens": 2.2, "trajectories": 0.72}
-OTHER_FIGURE, PAGE, SAVED_ROW = 0.65, 0.5, 2.0e-6
+# Drawing: a figure of each kind as the page shows it, and the page.
+FIGURES = {"profile": 0.11, "heatmap": 0.19, "token_map": 0.3, "top_tokens": 0.66, "trajectories": 0.13}
+OTHER_FIGURE, PAGE, SAVED_ROW = 0.15, 0.5, 2.0e-6
 
 # The schedule beside steps and readouts, by the name of the job: filing values, building rows, masks.
 OVERHEAD = {"skip": 1.1, "local": 1.1, "order": 1.1, "repeat": 1.1, "erasure": 1.15, "attribution": 1.5}

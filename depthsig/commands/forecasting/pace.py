@@ -31,8 +31,8 @@ from depthsig.metrics import Metric
 from depthsig.metrics.entries.runs import OUTPUT
 from depthsig.tables.samples import Samples
 
-PIECE_FLOPS = 2.5e10
-"""Of a piece that is timed: half a second of a slow core, and enough for the full speed of what is timed."""
+PIECE_FLOPS = 1.2e10
+"""Of a piece that is timed: a quarter of a second of a slow core, and enough for the full speed of what is timed."""
 
 
 @dataclass(frozen=True)
