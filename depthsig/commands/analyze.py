@@ -99,7 +99,7 @@ def analyze(
         batch_size: at most this many prompts at once.
         seed: of generated prompts, of the bootstrap and of the control.
         plugin: files of your own that declare metrics; they are imported.
-        out: folder to save the signature in; checked before anything is computed.
+        out: folder to save tables, page and figures in; checked before anything is computed.
         resume: go on from what an interrupted run with the same ``out`` and options left.
         recheck: prove the certificates anew, though they are kept from an analysis of the same files and prompts.
         progress: show progress on standard error.

@@ -53,7 +53,19 @@ def test_the_kernels_as_they_are_interpreted() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "4 passed" in done.stdout
+    assert "5 passed" in done.stdout
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="is run by test_the_kernels_as_they_are_interpreted")
+def test_kernels_are_tried_before_they_are_used(ways: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from depthsig.measure.blocks import kernels
+
+    assert kernels.lacking(torch.device("cpu")) == ""
+    divergences = kernels.divergences
+    monkeypatch.setattr(kernels, "divergences", lambda *given: divergences(*given) * 1.01)
+    assert "other numbers" in kernels.lacking(torch.device("cpu"))
+    monkeypatch.setattr(kernels, "row_stats", lambda *given: 1 / 0)
+    assert "division" in kernels.lacking(torch.device("cpu"))
 
 
 def _held(triple: Triple) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from depthsig.errors import DepthsigWarning
+from depthsig.measure.blocks import fallback
 
 try:
     import triton
@@ -27,23 +28,36 @@ WARPS = 8
 
 @functools.cache
 def usable() -> bool:
-    """Whether the kernels compile and run here; where they do not, a warning says why, once."""
-    if triton is None:
-        return False
-    try:
-        logits = torch.zeros(1, 8, device="cuda")
-        targets = torch.zeros(1, dtype=torch.long, device="cuda")
-        own, _, _ = row_stats(logits, targets, 5)
-        divergences(logits, logits, own, own, [True] * 4)
-        torch.cuda.synchronize()
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Whether the kernels run here, and give what plain tensor code gives; where not, a warning says why, once."""
+    why = "" if triton is None else lacking(torch.device("cuda"))
+    if why:
         warnings.warn(
-            f"Triton does not run here ({reason}); readouts take plain tensor code, which is slower",
+            f"Triton's kernels are not used here: {why}; readouts take plain tensor code, which is slower",
             DepthsigWarning, stacklevel=2,
         )  # fmt: skip
-        return False
-    return True
+    return triton is not None and not why
+
+
+def lacking(device: torch.device) -> str:
+    """Why the kernels cannot be used on a device; empty where nothing is wrong with them."""
+    generator = torch.Generator().manual_seed(0)
+    p = (4 * torch.randn(3, 300, generator=generator)).bfloat16().to(device)
+    q = (p.cpu().float() + torch.randn(3, 300, generator=generator)).to(device, p.dtype)
+    targets = torch.tensor([0, -1, 299], device=device)
+    try:
+        found = _both(row_stats, divergences, q, p, targets)
+    except Exception as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    expected = _both(fallback.row_stats, fallback.divergences, q, p, targets)
+    same = all(
+        torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-6) for a, b in zip(found, expected, strict=True)
+    )
+    return "" if same else "they give other numbers than plain tensor code"
+
+
+def _both(of_rows: Any, of_pairs: Any, q: Tensor, p: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    own, ids, values = of_rows(q, targets, 5)
+    return own, ids, values, of_pairs(q, p, own, of_rows(p, targets, 0)[0], [True] * 4)
 
 
 def row_stats(
