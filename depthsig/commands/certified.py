@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,12 +17,18 @@ from depthsig.signature.provenance import versions
 
 KIND = "certificates"
 
-_RECORDS = TypeAdapter(list[Certificate])
+
+class Proved(NamedTuple):
+    """Certificates, and when they were proved."""
+
+    certificates: list[Certificate]
+    when: str
 
 
-def certified(
-    model: Model, prompts: Sequence[Sequence[int]], *, keep: bool, recheck: bool = False
-) -> list[Certificate]:
+_RECORD = TypeAdapter(Proved)
+
+
+def certified(model: Model, prompts: Sequence[Sequence[int]], *, keep: bool, recheck: bool = False) -> Proved:
     """The certificates of a model on prompts: those that are kept, else proved now, and kept if all hold.
 
     Args:
@@ -34,9 +39,9 @@ def certified(
     key = _key(model, prompts) if keep else None
     found = None if key is None or recheck else _kept(key)
     if found is None:
-        found = certify(model, prompts)
-        if key is not None and all(one.passed for one in found):
-            _keep(key, found)
+        found = Proved(certify(model, prompts), datetime.now(UTC).isoformat(timespec="seconds"))
+        if key is not None and all(one.passed for one in found.certificates):
+            kept.write(KIND, key, _RECORD.dump_json(found))
     return found
 
 
@@ -59,16 +64,10 @@ def _key(model: Model, prompts: Sequence[Sequence[int]]) -> str | None:
     return json.dumps(depends, sort_keys=True, default=str)
 
 
-def _kept(key: str) -> list[Certificate] | None:
+def _kept(key: str) -> Proved | None:
     data = kept.read(KIND, key)
     try:
-        found = None if data is None else _RECORDS.validate_json(data)
+        found = None if data is None else _RECORD.validate_json(data)
     except ValidationError:
         return None
-    return found if found and all(one.passed for one in found) else None
-
-
-def _keep(key: str, found: Sequence[Certificate]) -> None:
-    said = f"proved {datetime.now(UTC):%Y-%m-%d} and kept"
-    records = [{**asdict(one), "note": "; ".join(filter(None, [one.note, said]))} for one in found]
-    kept.write(KIND, key, json.dumps(records).encode())
+    return found if found and found.certificates and all(one.passed for one in found.certificates) else None

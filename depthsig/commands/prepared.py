@@ -37,6 +37,8 @@ class Stopwatch:
 
     wall: dict[str, float] = field(default_factory=dict)
     cpu: dict[str, float] = field(default_factory=dict)
+    proved: str = ""
+    """When the certificates were proved: they may be kept from before."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -51,7 +53,8 @@ class Stopwatch:
     def record(self) -> dict[str, Any]:
         """``timings`` of ``signature.json``: seconds a stage; saving and drawing come after."""
         cpu = {name: round(seconds, 3) for name, seconds in self.cpu.items()}
-        return {**{f"{name}_s": round(seconds, 3) for name, seconds in self.wall.items()}, "cpu_s": cpu}
+        wall = {f"{name}_s": round(seconds, 3) for name, seconds in self.wall.items()}
+        return {**wall, "cpu_s": cpu, "certificates_proved": self.proved}
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,9 @@ class Prepared:
         """Certify and measure; unfinished work goes to ``units()``."""
         model, request, prompts, watch = self.model, self.request, self.prompts.tokens, self.watch
         with watch.stage("certificates"), show.stage("certificates"):
-            certificates = certified(model, [p.ids for p in prompts], keep=self.keep, recheck=self.recheck)
+            certificates, watch.proved = certified(
+                model, [p.ids for p in prompts], keep=self.keep, recheck=self.recheck
+            )
         verdict = judge(certificates, only_parts=request.only_parts)
         for message in verdict.warnings:
             warnings.warn(message, DepthsigWarning, stacklevel=3)
