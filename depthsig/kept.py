@@ -14,7 +14,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,8 @@ PLACE = "DEPTHSIG_CACHE"
 """The variable of the environment that names another folder."""
 
 _KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
-_NAME = re.compile(
-    r"[0-9a-f]{40}\.kept|[0-9a-f]{40}-[0-9a-f]{64}\.kept(\.[a-z0-9]+)?|\.depthsig-\w+\.part(\.[a-z0-9]+)?"
-)
-"""Names of a record, of a file, and of what a process that was killed was writing."""
+_NAME = re.compile(r"[0-9a-f]{40}\.kept|\.depthsig-\w+\.part")
+"""Names of a record, and of what a process that was killed was writing."""
 _MARK = b"depthsig kept 1 "
 
 
@@ -69,39 +67,23 @@ def read(kind: str, key: str) -> bytes | None:
 
 
 def write(kind: str, key: str, data: bytes) -> None:
-    """Keep a small record, of 64 MiB at most, in the place of one with the same key."""
-
-    def put(path: Path) -> None:
-        path.write_bytes(_head(kind, key, data) + b"\n" + data)
-
-    _put(kind, put, lambda path: f"{_name(kind, key)}.kept")
-
-
-def file(kind: str, key: str, suffix: str) -> Path | None:
-    """The path of a large file that was kept, read through and found whole, or None.
-
-    Args:
-        suffix: of its name, as ``.npz``.
-    """
-    name = _name(kind, key)
-    with suppress(OSError, DepthsigError):
-        for path in _folder(kind).glob(f"{name}-*.kept{suffix}"):
-            with suppress(OSError, ValueError, DepthsigError):
-                size_of(path)  # nothing but ordinary files is opened
-                if path.name == _file_name(name, path, suffix):
-                    return path
-    return None
-
-
-def make(kind: str, key: str, suffix: str, write: Callable[[Path], None]) -> Path | None:
-    """The path of a large file, written now if it was not kept; None where it cannot be kept.
-
-    Args:
-        write: makes the file at the path that it is given; what it raises is raised, but for the machine's errors
-            (a full disk), after which nothing is kept.
-    """
-    found = file(kind, key, suffix)
-    return found or _put(kind, write, lambda path: _file_name(_name(kind, key), path, suffix), suffix)
+    """Keep a small record, of 64 MiB at most, in the place of one with the same key, if the machine allows it."""
+    beside = None
+    try:
+        folder = _folder(kind)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Beside its place, and moved there: whole or absent.
+        number, made = tempfile.mkstemp(prefix=".depthsig-", suffix=".part", dir=folder)
+        os.close(number)
+        beside = Path(made)
+        beside.write_bytes(_head(kind, key, data) + b"\n" + data)
+        beside.replace(folder / f"{_name(kind, key)}.kept")
+    except (OSError, DepthsigError) as error:
+        _say_not_kept(error)
+    finally:
+        if beside is not None:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -160,31 +142,6 @@ def _name(kind: str, key: str) -> str:
 def _head(kind: str, key: str, data: bytes) -> bytes:
     """The first line of a record: an entry under another's name is as damaged as one with other bytes."""
     return _MARK + hashlib.sha256(_name(kind, key).encode() + data).hexdigest().encode()
-
-
-def _file_name(name: str, path: Path, suffix: str) -> str:
-    with path.open("rb") as opened:
-        return f"{name}-{hashlib.file_digest(opened, 'sha256').hexdigest()}.kept{suffix}"
-
-
-def _put(kind: str, write: Callable[[Path], None], name: Callable[[Path], str], suffix: str = "") -> Path | None:
-    """Write a file beside its place and move it there; None where the machine does not allow it."""
-    beside = None
-    try:
-        folder = _folder(kind)
-        folder.mkdir(parents=True, exist_ok=True)
-        number, made = tempfile.mkstemp(prefix=".depthsig-", suffix=f".part{suffix}", dir=folder)
-        os.close(number)
-        beside = Path(made)
-        write(beside)
-        return beside.replace(folder / name(beside))
-    except (OSError, DepthsigError) as error:
-        _say_not_kept(error)
-        return None
-    finally:
-        if beside is not None:
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
 
 
 _SAID: list[str] = []

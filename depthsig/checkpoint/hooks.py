@@ -129,8 +129,9 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
     modules = list(module.modules())
     devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
     with ExitStack() as stack:
-        token = _UNDISTURBED.set(_UNDISTURBED.get() | {id(module)})
-        stack.callback(_UNDISTURBED.reset, token)
+        before = _UNDISTURBED.get()
+        _UNDISTURBED.set(before | {id(module)})
+        stack.callback(_UNDISTURBED.set, before)  # not by its token: a notebook may leave in another context
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.no_grad())
         if any(_is_compiled(m) for m in modules):

@@ -14,7 +14,7 @@ from depthsig.commands.forecasting.counting import count
 from depthsig.commands.forecasting.pace import Pace
 from depthsig.commands.prepared import Prepared
 from depthsig.engine.certificates import Verdict, chosen_of
-from depthsig.engine.memory import divide
+from depthsig.engine.memory import divide, row_bytes
 from depthsig.errors import DepthsigWarning
 from depthsig.measure.providers import CleanProvider, Cost, Work
 from depthsig.measure.request import Request
@@ -173,8 +173,8 @@ def _control(model: Model, work: Work, pace: Pace, spans: bool) -> float:
 
 def _memory(work: Work, edited: bool) -> int:
     budget = divide(work.network, work.request.bytes)
-    rows = 6 * 4 * work.network.readout.vocab * budget.rows
-    width = work.network.trace.width * (3 * work.steps + 8) * 4
+    rows = row_bytes(work.network) * budget.rows
+    width = work.network.trace.width * (3 * work.steps + 8) * work.network.dtype.itemsize
     return min(work.request.bytes, rows + width * budget.batch_tokens + (budget.states if edited else 0))
 
 

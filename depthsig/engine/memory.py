@@ -100,10 +100,14 @@ def divide(network: Network, memory: int) -> Budget:
 
 def readout_rows(network: Network, memory: int) -> int:
     """Rows read out at a time: clean and edited logits, and what is made of them, must fit a quarter of the memory."""
-    best = sizes(network.device)
+    return max(8, min(sizes(network.device).readout_rows, memory // 4 // row_bytes(network)))
+
+
+def row_bytes(network: Network) -> int:
+    """Bytes of a row that is read out, with what it is compared with."""
     # In float32 both, with probabilities and as much again while they are made; else both, as the head makes them.
-    word = 4 * network.dtype.itemsize if best.whole_blocks else 6 * 4
-    return max(8, min(best.readout_rows, memory // 4 // (word * max(1, network.readout.vocab))))
+    word = 4 * network.dtype.itemsize if sizes(network.device).whole_blocks else 6 * 4
+    return word * max(1, network.readout.vocab)
 
 
 def clean_tokens(network: Network, memory: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from families import PROMPTS, build, byte_tokenizer
+from interrupting import interrupt_skipping
 
 import depthsig
 from depthsig.cli.main import main
@@ -16,7 +17,6 @@ from depthsig.commands.budget import CHOSEN, sizes
 from depthsig.commands.forecasting.pace import Pace
 from depthsig.commands.presets import QUICK, parse_duration, presets, settled
 from depthsig.errors import InputError
-from depthsig.measure.edited.skipping import Skipping
 from depthsig.measure.request import Request
 from depthsig.metrics.registry import select
 from depthsig.signature import Signature
@@ -191,15 +191,7 @@ def test_work_that_a_budget_began_is_gone_on_with_whatever_fits_then(
 ) -> None:  # fmt: skip
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(SOME) + "\n")
-    run, calls = Skipping.run, []
-
-    def dies(self: Any, *args: Any) -> None:
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        run(self, *args)
-
-    monkeypatch.setattr(Skipping, "run", dies)
+    calls = interrupt_skipping(monkeypatch, 3)
     monkeypatch.setattr(budgets.Pace, "of", classmethod(lambda cls, ready: SECOND_A_TOKEN))
     monkeypatch.setattr("depthsig.commands.forecast._certificates", lambda work, pace: 0.0)
     asked = ["analyze", str(checkpoint), "--prompts", str(file), "--metrics", "skip.kl", "--no-control"]

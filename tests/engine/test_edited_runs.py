@@ -9,12 +9,12 @@ import oracle
 import pytest
 import torch
 from families import FAMILIES, PROMPTS, build, byte_tokenizer, looped_model, places
+from interrupting import interrupt_skipping
 
 import depthsig
 from depthsig.checkpoint.hooks import first_tensor, with_first, with_hidden
 from depthsig.engine.edits import Drop, Repeat, Replace, Reverse, Skip, Stop, Swap, compile_edit
 from depthsig.errors import InputError
-from depthsig.measure.edited.skipping import Skipping
 from depthsig.metrics import future_cuts
 
 
@@ -267,15 +267,7 @@ def test_interrupted_work_is_gone_on_with(tmp_path: Any, monkeypatch: pytest.Mon
     module, tokenizer = build("llama"), byte_tokenizer()
     asked: dict[str, Any] = {"tokenizer": tokenizer, "metrics": ["skip"], "batch_size": 1}
     whole = depthsig.analyze(module, PROMPTS, **asked)
-    run, calls = Skipping.run, []
-
-    def dies(self: Any, *args: Any) -> None:
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        run(self, *args)
-
-    monkeypatch.setattr(Skipping, "run", dies)
+    calls = interrupt_skipping(monkeypatch, 4)
     with pytest.raises(KeyboardInterrupt):
         depthsig.analyze(module, PROMPTS, out=tmp_path / "a", **asked)
     assert (tmp_path / "a.partial").exists() and not (tmp_path / "a").exists()
@@ -296,15 +288,7 @@ def test_ctrl_c_and_resume_on_the_command_line(
     out = tmp_path / "out"
     asked = ["analyze", "family-looped", "-n", "4", "--batch-size", "1", "--metrics", "skip", "--scopes", "current"]
     asked += ["--no-control", "--out", str(out)]
-    run, calls = Skipping.run, []
-
-    def interrupted(self: Any, *args: Any) -> None:
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        run(self, *args)
-
-    monkeypatch.setattr(Skipping, "run", interrupted)
+    calls = interrupt_skipping(monkeypatch, 3)
     assert main(asked) == 130
     partial = tmp_path / "out.partial"
     assert partial.is_dir() and not out.exists()

@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import depthsig
 from depthsig.engine import device, memory
 from depthsig.engine.certificates import Verdict
+from depthsig.measure.blocks import fallback
 from depthsig.measure.providers import Work
 from depthsig.measure.request import Request
 from depthsig.measure.resume import Units
@@ -121,6 +122,19 @@ def test_all_parts_and_scopes_and_other_metrics_never_wait_inside_a_batch(
     asked = {"metrics": ["skip", "local", "residual"], "parts": ["layer", "attn", "mlp"]}
     _counted(_shaped(3), scopes=["current", "future"], cuts=2, **asked)
     assert len(as_on_a_gpu) <= 3 * 4  # the clean run, skip and local: each at its end
+
+
+def test_the_plain_code_of_a_block_where_triton_is_not() -> None:
+    """What one call of each operator stands for where no kernel runs: so many for a piece of rows."""
+    rows = fallback.PIECE_BYTES // (4 * 49152)
+    for pieces in (1, 3):
+        with FakeTensorMode(), Calls() as calls:
+            logits = torch.zeros(pieces * rows, 49152, dtype=torch.bfloat16, device="cpu")
+            stats, _, _ = fallback.row_stats(logits, torch.zeros(len(logits), dtype=torch.long), 5)
+            read = calls.total
+            fallback.divergences(logits, logits, stats, stats, [True] * 4)
+        compared = calls.total - read
+        assert read <= 36 * pieces + 5 and compared <= 137 * pieces + 2, (read, compared)
 
 
 def _layer_calls(model: Model) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from families import PROMPTS, build, byte_tokenizer
+from interrupting import interrupt_skipping
 
 import depthsig
 from depthsig.cli.main import main
@@ -177,20 +178,10 @@ def test_compare_refuses_two_quantities_under_one_name(tmp_path: Path) -> None:
 
 
 def test_interrupted_work_is_gone_on_with(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from depthsig.measure.edited.skipping import Skipping
-
     asked: dict[str, Any] = {
         "tokenizer": TOKENIZER, "plugin": plugin, "metrics": ["mine"], "batch_size": 1, "out": tmp_path / "out",
     }  # fmt: skip
-    run, calls = Skipping.run, []
-
-    def dies(self: Any, *args: Any) -> None:
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        run(self, *args)
-
-    monkeypatch.setattr(Skipping, "run", dies)
+    interrupt_skipping(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         depthsig.analyze(build("llama"), PROMPTS, **asked)
     plugin.write_text(PLUGIN.replace("h**4", "h**6"), encoding="utf-8")

@@ -1,4 +1,7 @@
-"""The sums of blocks of rows in plain tensor code, in float32: what runs where Triton does not."""
+"""The sums of blocks of rows in plain tensor code, in float32: what runs where Triton does not.
+
+A piece of rows (1,365 of 49,152 words) takes 36 calls of operators to be read, and 137 to be compared in every way.
+"""
 
 from __future__ import annotations
 
