@@ -63,7 +63,10 @@ def processed(arguments: list[str], where: Path) -> tuple[dict, str]:
     told = where / "told.json"
     command = [sys.executable, "-c", TIMED, str(told), "analyze", *arguments]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=where)
-    return json.loads(told.read_text()), done.stdout
+    found = json.loads(told.read_text())
+    if found["code"]:
+        raise SystemExit(f"{' '.join(arguments)} failed: {done.stderr}")
+    return found, done.stdout
 
 
 def compare(asked: list[str]) -> dict[str, tuple[float, float]]:
