@@ -93,7 +93,7 @@ def refuse_early(
 
 
 def _import_models() -> None:
-    """Import what opens models: half a million objects, among which looking for garbage takes a fifth of the time."""
+    """Import what opens models, without the looks for garbage among its many objects, which find none."""
     looks = gc.isenabled()
     gc.disable()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -217,6 +218,17 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_the_collector_is_left_as_it_was(looks: bool, checkpoint: Path, capsys: pytest.CaptureFixture) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if looks else gc.disable)()
+        assert main(["plan", str(checkpoint), "--json"]) == 0
+        assert gc.isenabled() is looks
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_a_current_folder_that_was_removed(tmp_path: Path) -> None:
