@@ -25,7 +25,8 @@ def findings_of(signature: Signature) -> Findings:
     seen = Evidence(signature)
     judged = {rule: _judge(rule, seen) for rule in RULES}
     uncertain = sum(found.uncertain and found.verdict != "open" for found in judged.values())
-    return Findings([recorded(rule, found) for rule, found in judged.items()], uncertain)
+    claims = {rule.id: rule.claim for rule in RULES}
+    return Findings([recorded(rule, found) for rule, found in judged.items()], claims, uncertain)
 
 
 def _judge(rule: Rule, seen: Evidence) -> Judged:

@@ -29,7 +29,7 @@ class Evidence:
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
         self.info = signature.info
-        self.steps = len(self.info["plan"])
+        self.steps = len(self.info.get("plan", []))
 
     @property
     def seed(self) -> int:

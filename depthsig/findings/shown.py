@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
@@ -15,12 +15,13 @@ class Findings(list[Finding]):
     """The findings of one signature: a list of records, which shows itself as a table.
 
     Attributes:
+        claims: what each is about, in a few words, by its id.
         uncertain: how many verdicts rest on an interval or a test.
     """
 
-    def __init__(self, found: Iterable[Finding], uncertain: int) -> None:
+    def __init__(self, found: Iterable[Finding], claims: Mapping[str, str], uncertain: int) -> None:
         super().__init__(found)
-        self.uncertain = uncertain
+        self.claims, self.uncertain = claims, uncertain
 
     @property
     def rate(self) -> str:
@@ -35,12 +36,9 @@ class Findings(list[Finding]):
 
     def rows(self) -> list[tuple[str, ...]]:
         """A line of text a finding: claim, value, interval, reference, verdict."""
-        from depthsig.findings import RULES  # lazily: the rules' own package shows them
-
-        claims = {rule.id: rule.claim for rule in RULES}
         return [
             (
-                claims.get(one["id"], one["id"]), _text(one["value"]),
+                self.claims[one["id"]], _text(one["value"]),
                 "" if one["ci_low"] is None else f"[{_text(one['ci_low'])}, {_text(one['ci_high'])}]",
                 _text(one["reference"]), one["verdict"],
             )
