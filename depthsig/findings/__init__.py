@@ -6,6 +6,8 @@ The rules stand in :data:`RULES`, by what they are about: :mod:`~depthsig.findin
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from depthsig.findings import assurance, recurring, single_steps, using_depth
@@ -31,6 +33,9 @@ def findings_of(signature: Signature) -> Findings:
 
 def _judge(rule: Rule, seen: Evidence) -> Judged:
     try:
-        return rule.judge(seen)
+        found = rule.judge(seen)
     except Unjudged as why:
         return Judged(why.metric, f"Open: {why}.", why.estimate, None, "open")
+    if found.uncertain and found.verdict == "open" and math.isnan(found.estimate.low):
+        return replace(found, sentence=f"{found.sentence} Open: there is no interval to judge it by.")
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from depthsig.findings.evidence import Evidence
-from depthsig.findings.finding import Estimate, Judged, Rule, Unjudged, plain
+from depthsig.findings.finding import Estimate, Judged, Rule, Unjudged, Verdict, plain
 from depthsig.statistics.resampling import MIN_PROMPTS
 
 
@@ -18,7 +18,7 @@ def _exact(seen: Evidence) -> Judged:
     failed = [c["name"] for c in found if not c["passed"]]
     estimate = Estimate(_share(worst))
     if failed:
-        sentence = f"{len(failed)} of {len(found)} certificates failed ({', '.join(failed)}): numbers may be of another model."
+        sentence = f"Of {len(found)} certificates, {', '.join(failed)} failed: numbers may be of another model."
         return Judged("certificates", sentence, estimate, 1.0, "does not hold", uncertain=False)
     sentence = (
         f"All {len(found)} certificates hold: what was run is the model's own forward; the worst, {worst['name']}, "
@@ -42,7 +42,7 @@ def _prompts(seen: Evidence) -> Judged:
         f"; {MIN_PROMPTS} would give intervals"
     )  # fmt: skip
     said += f"; {len(warnings)} warnings, the first: {str(warnings[0]).rstrip('.')}" if warnings else "; no warnings"
-    verdict = "holds" if n >= MIN_PROMPTS else "does not hold"
+    verdict: Verdict = "holds" if n >= MIN_PROMPTS else "does not hold"
     return Judged("prompts", said + ".", Estimate(n), MIN_PROMPTS, verdict, uncertain=False)
 
 

@@ -16,8 +16,8 @@ from depthsig.signature import Signature
 from depthsig.statistics.resampling import MIN_PROMPTS, RESAMPLES, bootstrap_counts
 from depthsig.terms import NONE
 
-Statistic = Callable[..., Float[ndarray, "row"]]
-"""Of mean profiles [row, cell], a number a row."""
+Statistic = Callable[..., Float[ndarray, "row *number"]]
+"""Of mean profiles [row, cell], a number (or several) a row."""
 
 
 class Evidence:
@@ -77,7 +77,7 @@ class Evidence:
         values[(number, *index)] = rows["value"].to_numpy(float)
         return values
 
-    def resampled(self, of: Statistic, *profiles: Float[ndarray, "prompt *cell"]) -> Float[ndarray, "row"]:
+    def resampled(self, of: Statistic, *profiles: Float[ndarray, "prompt *cell"]) -> Float[ndarray, "row *number"]:
         """A statistic of mean profiles: of all prompts first, then of every resample of them; alone if they are few."""
         n = len(profiles[0])
         counts = np.ones((1, n))

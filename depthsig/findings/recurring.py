@@ -26,8 +26,8 @@ def _period(seen: Evidence) -> Judged:
     strengths = _strengths(seen, span, members)
     estimate = _interval(strengths)
     sentence = (
-        f"With the block ({span}) recurs a mean {estimate.text()} of what trend leaves of {len(members)} profiles, where "
-        f"chance gives 0; p = {plain(p)} after Holm"
+        f"Of what trend leaves of {len(members)} profiles, {estimate.text()} recurs with the block ({span}) on "
+        f"average, where chance gives 0; p = {plain(p)} after Holm"
     )
     if p < LEVEL:
         return Judged(STRENGTH, sentence + ".", estimate, 0.0, "holds")
@@ -128,8 +128,8 @@ def _rest(seen: Evidence) -> Judged:
     moved = seen.per_prompt(metric)
     estimate = seen.estimate(lambda m: np.nanmean(m[:, -1], axis=-1) / np.nanmean(m[:, 0], axis=-1), moved)
     sentence = (
-        f"The last of {moved.shape[1]} passes moves the states {estimate.text()} times as far as the first, relative to "
-        "their size"
+        f"The last of {moved.shape[1]} passes moves the states {estimate.text()} times as far as the first, relative "
+        "to their size"
     )
     try:
         gap = np.nanmean(seen.per_prompt("loop.fixed_point_gap")[:, -1])

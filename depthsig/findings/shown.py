@@ -30,8 +30,8 @@ class Findings(list[Finding]):
             return "No verdict rests on an interval or a test."
         most = min(1.0, LEVEL * self.uncertain)
         return (
-            f"{self.uncertain} verdicts rest on intervals or tests, each wrong in at most {LEVEL:.0%} of repetitions with "
-            f"other prompts; that any of them is wrong: at most {most:.0%}."
+            f"{self.uncertain} of {len(self)} verdicts rest on intervals or tests: with other prompts each would be "
+            f"wrong at most {LEVEL:.0%} of the time, and any of them at most {most:.0%}."
         )
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -52,10 +52,9 @@ class Findings(list[Finding]):
         return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
     def _repr_html_(self) -> str:
-        cells = [("", *HEAD[1:]), *((f"{row[0]}", *row[1:]) for row in self.rows())]
-        head, *body = [[escape(cell) for cell in row] for row in cells]
-        table = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in body)
-        return f"<table><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr>{table}</table><p>{escape(self.rate)}</p>"
+        lines = [("td" if number else "th", row) for number, row in enumerate([HEAD, *self.rows()])]
+        table = "".join(f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in row)}</tr>" for tag, row in lines)
+        return f"<table>{table}</table><p>{escape(self.rate)}</p>"
 
 
 def _text(value: Any) -> str:

@@ -9,6 +9,7 @@ from numpy import ndarray
 from depthsig.findings.evidence import Evidence
 from depthsig.findings.finding import LEVEL, Estimate, Judged, Rule, Unjudged, judged, plain
 
+_LAD = "Lad et al. 2406.19384"
 LOSS = ("skip.loss", "layer", "current")
 NEGLIGIBLE = 0.01
 """Nats of loss that nobody would miss (EXPERIMENTS: the band of equal losses)."""
@@ -46,8 +47,8 @@ def _least(seen: Evidence) -> Judged:
     estimate = _of_step(means, least, LEVEL / means.shape[1])
     cheap = int((means[0] < NEGLIGIBLE).sum())
     sentence = (
-        f"Skipping {seen.layer_of(least)} costs least, {estimate.text()} nats a token; {cheap} of {means.shape[1]} steps "
-        f"cost less than {NEGLIGIBLE} each on their own"
+        f"Skipping {seen.layer_of(least)} costs least, {estimate.text()} nats a token; {cheap} of {means.shape[1]} "
+        f"steps cost less than {NEGLIGIBLE} each on their own"
     )
     if len(means) == 1:
         raise Unjudged(LOSS[0], f"{sentence}, of too few prompts to be sure", estimate)
@@ -84,7 +85,7 @@ def _erases(seen: Evidence, part: str) -> str:
 
 
 RULES = (
-    Rule("most_damaging", "one step matters most", "Lad et al. 2406.19384", _most),
-    Rule("least_damaging", "some step can be left out for nothing", "Men et al. 2403.03853; Lad et al. 2406.19384", _least),
+    Rule("most_damaging", "one step matters most", _LAD, _most),
+    Rule("least_damaging", "some step can be left out for nothing", f"Men et al. 2403.03853; {_LAD}", _least),
     Rule("attention_or_mlp", "attention moves the stream more than MLPs", "Csordás et al. 2505.13898", _parts),
 )

@@ -13,6 +13,7 @@ EVEN_SHARE = 1 / 3
 EVEN_CENTRE = 0.5
 """The centre of mass of effects that are alike, as a share of the way to the last step."""
 
+_CSORDAS = "Csordás et al. 2505.13898"
 _CENTRES = {"depth_score.output.relative": "the output", "depth_score.effect.relative": "later updates"}
 
 
@@ -21,8 +22,8 @@ def _late(seen: Evidence) -> Judged:
     share = seen.score(name, part=part, scope=scope)
     verdict = judged(share, EVEN_SHARE)
     said = [
-        f"The last third of the steps carries {share.text(percent)} of what skipping a step does to the output; an even "
-        f"share is {percent(EVEN_SHARE)}"
+        f"The last third of the steps carries {share.text(percent)} of what skipping a step does to the output; "
+        f"an even share is {percent(EVEN_SHARE)}"
     ]
     centres = {words: found for score, words in _CENTRES.items() if (found := _centre(seen, score, part, scope))}
     if centres:
@@ -85,7 +86,7 @@ def _defined(seen: Evidence, score: str) -> Estimate | None:
 
 
 RULES = (
-    Rule("late", "late layers carry more than an even share", "Kapl et al. 2602.16490; Csordás et al. 2505.13898", _late),
+    Rule("late", "late layers carry more than an even share", f"Kapl et al. 2602.16490; {_CSORDAS}", _late),
     Rule("settling", "predictions settle in the second half", "Chen et al. 2602.13517", _settling),
     Rule("effective_depth", "the second half computes something new", "Hu et al. 2512.14064", _effective),
 )
