@@ -23,8 +23,8 @@ _PAPPONE, _BLAYNEY, _CODER = "Pappone et al. 2509.23314", "Blayney et al. 2604.1
 _LOOP: dict[str, Any] = {
     "on": "loop", "rows": "iteration", "cols": "phase", "row_label": "iteration k", "section": "Loop dynamics",
 }  # fmt: skip
-_SIZES: dict[str, Any] = {"norm": "log", "drawn": (1e-2, 1e5), **_LOOP}
-_RATIOS: dict[str, Any] = {"norm": "log", "drawn": (1e-4, 1e2), **_LOOP}
+_SIZES: dict[str, Any] = {"norm": "log", "drawn": (0.1, 1e4), **_LOOP}
+_RATIOS: dict[str, Any] = {"norm": "log", "drawn": (1e-2, 10), **_LOOP}
 
 
 def pass_steps(xs: Float[Tensor, "state *batch d"]) -> Float[Tensor, "step *batch d"]:

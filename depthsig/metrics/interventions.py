@@ -25,7 +25,7 @@ _BY_PART: dict[str, Any] = {"parts": PARTS, "scopes": SCOPES}
 _SKIP: dict[str, Any] = {**_BY_PART, "on": "skip", "axis": "step", "section": "Layer skip"}
 _LATER: dict[str, Any] = {
     **_BY_PART, "rows": "step", "cols": "step", "domain": "later", "col_label": "step affected", "limits": (0, None),
-    "source": _CSORDAS, "unit": "", "norm": "log", "drawn": (1e-3, 10),
+    "source": _CSORDAS, "unit": "", "norm": "log", "drawn": (5e-3, 5),
 }  # fmt: skip
 _LOSS: dict[str, Any] = {"centre": 0.0, "norm": "symlog", "drawn": (-10, 10)}
 
