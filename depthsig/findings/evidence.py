@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from depthsig.findings.finding import Estimate, Unjudged
+from depthsig.findings.finding import LEVEL, Estimate, Unjudged
 from depthsig.signature import Signature
 from depthsig.statistics.resampling import MIN_PROMPTS, RESAMPLES, bootstrap_counts
 from depthsig.terms import NONE
@@ -88,15 +88,35 @@ class Evidence:
 
     def estimate(self, of: Statistic, *profiles: Float[ndarray, "prompt *cell"]) -> Estimate:
         """The same, as a number with an interval of 95 %."""
-        rows = self.resampled(of, *profiles)
-        if len(rows) == 1 or np.isnan(rows[1:]).all():
-            return Estimate(float(rows[0]))
-        low, high = np.nanpercentile(rows[1:], [2.5, 97.5])
-        return Estimate(float(rows[0]), float(low), float(high))
+        return interval(self.resampled(of, *profiles))
 
     def _option(self, name: str) -> str:
         known = self.signature.entries.get(name)
         return known.groups[0] if known is not None and known.groups else name
+
+
+def interval(rows: Float[ndarray, "row"], level: float = LEVEL) -> Estimate:
+    """The first of rows, with the percentile interval of the others; resamples in which it is undefined are left out.
+
+    >>> interval(np.array([2.0, 1.0, 2.0, 3.0]), level=0.5)
+    Estimate(value=2.0, low=1.5, high=2.5)
+    """
+    defined = rows[1:][np.isfinite(rows[1:])]
+    if not len(defined) or not np.isfinite(rows[0]):
+        return Estimate(float(rows[0]))
+    low, high = np.percentile(defined, [50 * level, 100 - 50 * level])
+    return Estimate(float(rows[0]), float(low), float(high))
+
+
+def average(values: Float[ndarray, "*batch cell"]) -> Float[ndarray, "*batch"]:
+    """The mean over the last axis of what is defined; NaN where nothing is.
+
+    >>> average(np.array([[1.0, np.nan, 3.0], [np.nan, np.nan, np.nan]])).tolist()
+    [2.0, nan]
+    """
+    defined = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(defined, values, 0.0).sum(-1) / defined.sum(-1))
 
 
 def _means(values: Float[ndarray, "prompt *cell"], counts: Float[ndarray, "row prompt"]) -> Float[ndarray, "row *cell"]:

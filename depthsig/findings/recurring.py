@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from depthsig.findings.evidence import Evidence
+from depthsig.findings.evidence import Evidence, average, interval
 from depthsig.findings.finding import LEVEL, Estimate, Judged, Rule, Unjudged, judged, plain
 from depthsig.metrics.rules import ACTIVATIONS, COMBINED, FAMILY, STRENGTH, Member
 from depthsig.signature.tested import TestedSpan, choose_span
@@ -23,8 +23,10 @@ def _period(seen: Evidence) -> Judged:
     span = _span(seen)
     p = _combined(seen)
     members = _testable(seen)
+    if not members:
+        raise Unjudged(STRENGTH, "no profile of the family could be tested")
     strengths = _strengths(seen, span, members)
-    estimate = _interval(strengths)
+    estimate = interval(strengths)
     sentence = (
         f"Of what trend leaves of {len(members)} profiles, {estimate.text()} recurs with the block ({span}) on "
         f"average, where chance gives 0; p = {plain(p)} after Holm"
@@ -47,7 +49,7 @@ def _beyond_control(seen: Evidence) -> Judged:
     own, other = _strengths(seen, span, members), _strengths(control, span, members)
     if own.shape != other.shape:
         raise Unjudged(STRENGTH, "the control was measured on other prompts")
-    estimate, beside = _interval(own - other), float(other[0])
+    estimate, beside = interval(own - other), float(other[0])
     sentence = (
         f"Training makes {estimate.text()} of the {plain(float(own[0]))} that recurs; the same architecture with "
         f"re-initialised weights has {plain(beside)} (p = {plain(_combined(control))})."
@@ -92,18 +94,11 @@ def _strength(seen: Evidence, span: TestedSpan, member: Member) -> Float[ndarray
     return seen.resampled(of, seen.per_prompt(*member))
 
 
-def _interval(rows: Float[ndarray, "row"]) -> Estimate:
-    if len(rows) == 1 or np.isnan(rows[1:]).all():
-        return Estimate(float(rows[0]))
-    low, high = np.nanpercentile(rows[1:], [2.5, 97.5])
-    return Estimate(float(rows[0]), float(low), float(high))
-
-
 def _blocks(seen: Evidence) -> Judged:
     metric, part = ACTIVATIONS
     if seen.steps < MIN_STEPS:
         raise Unjudged(metric, f"{seen.steps} steps are too few to be searched for blocks; it takes {MIN_STEPS}")
-    cosines = np.nanmean(seen.per_prompt(metric, part), axis=0)
+    cosines = average(np.moveaxis(seen.per_prompt(metric, part), 0, -1))
     found = find_matrix_period(cosines, seed=seen.seed)
     if not found.testable:
         raise Unjudged(metric, found.reason)
@@ -126,14 +121,16 @@ def _rest(seen: Evidence) -> Judged:
     if not seen.info["spans"].get("executed"):
         raise Unjudged(metric, "no loop runs")
     moved = seen.per_prompt(metric)
-    estimate = seen.estimate(lambda m: np.nanmean(m[:, -1], axis=-1) / np.nanmean(m[:, 0], axis=-1), moved)
+    estimate = seen.estimate(lambda m: average(m[:, -1]) / average(m[:, 0]), moved)
+    if not np.isfinite(estimate.value):
+        raise Unjudged(metric, f"{metric} is undefined")
     sentence = (
         f"The last of {moved.shape[1]} passes moves the states {estimate.text()} times as far as the first, relative "
         "to their size"
     )
     try:
-        gap = np.nanmean(seen.per_prompt("loop.fixed_point_gap")[:, -1])
-        sentence += f"; one more would move them by {plain(float(gap))} of it"
+        gap = float(average(seen.per_prompt("loop.fixed_point_gap")[:, -1].ravel()))
+        sentence += f"; one more would move them by {plain(gap)} of it"
     except Unjudged:
         pass
     return Judged(metric, sentence + ".", estimate, 1.0, judged(estimate, 1.0, above=False))

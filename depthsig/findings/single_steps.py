@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from depthsig.findings.evidence import Evidence
-from depthsig.findings.finding import LEVEL, Estimate, Judged, Rule, Unjudged, judged, plain
+from depthsig.findings.evidence import Evidence, average, interval
+from depthsig.findings.finding import LEVEL, Judged, Rule, Unjudged, judged, plain
 
 _LAD = "Lad et al. 2406.19384"
 LOSS = ("skip.loss", "layer", "current")
@@ -18,33 +18,26 @@ CERTAIN = 0.95
 
 
 def _most(seen: Evidence) -> Judged:
-    means = seen.resampled(lambda loss: loss, seen.per_prompt(*LOSS))
-    order = np.argsort(-np.nan_to_num(means[0], nan=-np.inf))
-    worst, second = int(order[0]), int(order[min(1, len(order) - 1)])
-    estimate, next_loss = _of_step(means, worst), float(means[0, second])
+    means = _losses(seen)
+    order = np.argsort(-means[0])  # what is undefined stands last
+    worst, second = int(order[0]), int(order[1])
+    estimate, next_loss = interval(means[:, worst]), float(means[0, second])
     sentence = (
         f"Skipping {seen.layer_of(worst)} costs most, {estimate.text()} nats a token; next is {seen.layer_of(second)} "
         f"with {plain(next_loss)}"
     )
     if len(means) == 1:
         raise Unjudged(LOSS[0], f"{sentence}, of too few prompts to be sure", estimate)
-    same = float(np.mean(np.nanargmax(means[1:], axis=1) == worst))
+    same = float(np.mean(np.argmax(np.nan_to_num(means[1:], nan=-np.inf), axis=1) == worst))
     sentence += f"; it is the most damaging one in {100 * same:.0f} % of resamples."
     return Judged(LOSS[0], sentence, estimate, next_loss, "holds" if same >= CERTAIN else "open")
 
 
-def _of_step(means: Float[ndarray, "row step"], step: int, level: float = LEVEL) -> Estimate:
-    if len(means) == 1:
-        return Estimate(float(means[0, step]))
-    low, high = np.nanpercentile(means[1:, step], [50 * level, 100 - 50 * level])
-    return Estimate(float(means[0, step]), float(low), float(high))
-
-
 def _least(seen: Evidence) -> Judged:
-    means = seen.resampled(lambda loss: loss, seen.per_prompt(*LOSS))
+    means = _losses(seen)
     least = int(np.nanargmin(means[0]))
     # The least of many is small by chance, too: each step's interval is as wide as so many looks ask for.
-    estimate = _of_step(means, least, LEVEL / means.shape[1])
+    estimate = interval(means[:, least], LEVEL / means.shape[1])
     cheap = int((means[0] < NEGLIGIBLE).sum())
     sentence = (
         f"Skipping {seen.layer_of(least)} costs least, {estimate.text()} nats a token; {cheap} of {means.shape[1]} "
@@ -55,13 +48,24 @@ def _least(seen: Evidence) -> Judged:
     return Judged(LOSS[0], sentence + ".", estimate, NEGLIGIBLE, judged(estimate, NEGLIGIBLE, above=False))
 
 
+def _losses(seen: Evidence) -> Float[ndarray, "row step"]:
+    """What skipping each step costs, in the mean over all prompts and over each resample."""
+    means = seen.resampled(lambda loss: loss, seen.per_prompt(*LOSS))
+    means[~np.isfinite(means)] = np.nan
+    if np.isfinite(means[0]).sum() < 2:
+        raise Unjudged(LOSS[0], f"{LOSS[0]} is defined for fewer than two steps")
+    return means
+
+
 def _parts(seen: Evidence) -> Judged:
     metric = "contribution.relative"
     attn, mlp = seen.per_prompt(metric, "attn"), seen.per_prompt(metric, "mlp")
     if len(attn) != len(mlp):
         raise Unjudged(metric, "attention and MLPs were measured on different prompts")
-    estimate = seen.estimate(lambda a, m: np.nanmean(a - m, axis=-1), attn, mlp)
-    sizes = [plain(float(np.nanmean(one))) for one in (attn, mlp)]
+    estimate = seen.estimate(lambda a, m: average(a - m), attn, mlp)
+    if not np.isfinite(estimate.value):
+        raise Unjudged(metric, f"{metric} is undefined")
+    sizes = [plain(float(average(one.ravel()))) for one in (attn, mlp)]
     sentence = (
         f"A step's attention moves the stream by {sizes[0]} of its length on average, its MLP by {sizes[1]}; the "
         f"difference is {estimate.text()}"
@@ -78,7 +82,7 @@ def _erases(seen: Evidence, part: str) -> str:
         cosines = seen.per_prompt("contribution.cosine", part)
     except Unjudged:
         return ""
-    mean = np.nanmean(cosines, axis=0)
+    mean = average(cosines.T)
     return f"erase in {int((mean < 0).sum())} of {len(mean)} steps" if part == "mlp" else (
         f"erases in {int((mean < 0).sum())}"
     )  # fmt: skip

@@ -122,3 +122,34 @@ def test_they_are_kept_beside_the_tables(tmp_path: Path) -> None:
     signature.save(tmp_path / "out", figures=False)
     kept = json.loads((tmp_path / "out" / "findings.json").read_text())
     assert kept == findings_of(signature) and kept[0]["id"] == "late"
+
+
+METRICS = {
+    ("skip.loss", "layer", "current", "step"): 1, ("skip.output_l2", "layer", "current", "step"): 1,
+    ("contribution.relative", "attn", "-", "step"): 1, ("contribution.relative", "mlp", "-", "step"): 1,
+    ("contribution.cosine", "attn", "-", "step"): 1, ("contribution.cosine", "mlp", "-", "step"): 1,
+    ("contribution.cosine_matrix", "layer", "-", ""): 2, ("loop.step_relative", "-", "-", ""): 2,
+    ("loop.fixed_point_gap", "-", "-", ""): 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_was_measured_something_is_told(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    steps, n = int(rng.choice([1, 2, 3, 8, 12])), int(rng.choice([1, 4, 5, 9]))
+    values: Any = {}
+    for key, axes in METRICS.items():
+        if rng.random() < 0.7:
+            array = rng.standard_normal((n, *[steps] * axes)) * 10.0 ** rng.integers(-3, 3)
+            hole = rng.random()
+            array[rng.random(array.shape) < hole**4] = rng.choice([np.nan, 0.0, np.inf, -np.inf])
+            values[key] = array
+    values = values or {("skip.loss", "layer", "current", "step"): np.full((n, steps), np.nan)}
+    span = (0, 2, steps // 2, "loop") if steps > 3 else None
+    signature = made.signature(values, steps, span=span)
+    if rng.random() < 0.5:
+        signature.info["spans"]["executed"] = signature.info["spans"]["labelled"]
+    for one in findings_of(signature):
+        assert one["verdict"] in VERDICTS
+        assert all(one[name] is None or np.isfinite(one[name]) for name in ("value", "ci_low", "ci_high"))
+        json.dumps(one, allow_nan=False)
