@@ -1,7 +1,7 @@
 """The scale of a metric's axis or colours: its entry's, so that it is the same for every model.
 
-Only a metric of one's own that says no range, and has no limits, is drawn over the range of its data, the
-outermost hundredth on each side left out.
+Only a metric of one's own that says no range, and has no limits, is drawn over the range of its data; where few
+values would fill most of that, they lie beyond.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from depthsig.report.figures.labels import powers_of_ten
 LINEAR_WITHIN = 0.01
 """Around 0 a ``symlog`` scale is linear: of losses, what nobody would miss."""
 OUTERMOST = 0.01
+"""The share of values on each side that may lie beyond a scale of the data's own range, ..."""
+STRETCHED = 2.0
+"""... where they would stretch it so many times."""
 
 Ends = Literal["neither", "min", "max", "both"]
 
@@ -39,7 +42,7 @@ class Scale:
         """The scale of a metric; ``values`` are looked at for an end that its entry leaves open."""
         finite = np.asarray(values, dtype=float).ravel()
         finite = finite[np.isfinite(finite) & ((finite > 0) | (entry.norm != "log"))]
-        data = np.quantile(finite, [OUTERMOST, 1 - OUTERMOST]) if finite.size else np.array([1.0, 2.0])
+        data = _range(finite)
         if entry.centre is not None:
             reach = float(np.abs(data - entry.centre).max()) or 1.0
             data = np.array([entry.centre - reach, entry.centre + reach])
@@ -95,6 +98,14 @@ class Scale:
         else:
             wide = margin * (self.high - self.low)
             limits(self.low - wide, self.high + wide)
+
+
+def _range(values: Float[ndarray, "value"]) -> Float[ndarray, "2"]:
+    """Of the data, without what would stretch it."""
+    if not values.size:
+        return np.array([1.0, 2.0])
+    most, usual = np.quantile(values, [0, 1]), np.quantile(values, [OUTERMOST, 1 - OUTERMOST])
+    return usual if np.ptp(most) > STRETCHED * np.ptp(usual) else most
 
 
 def _first(options: Iterable[float | None]) -> float | None:
