@@ -150,8 +150,11 @@ def analyze(
 def _say_where(signature: Signature, places: opt.Places, as_json: bool) -> None:
     target, report = places.target, places.target / "report.html"
     if as_json:
-        told = {"out": str(target), "report": str(report), "signature": signature.info}
+        told = {
+            "out": str(target), "report": str(report), "findings": signature.findings(), "signature": signature.info,
+        }  # fmt: skip
         typer.echo(codec.dumps(told, default=str))
         return
     typer.echo(f"{signature}")
+    typer.echo(f"\n{signature.findings()}\n")
     typer.echo(f"report: {report}{places.replaced}")

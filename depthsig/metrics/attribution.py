@@ -22,6 +22,7 @@ metric(
     "erasure.effect", on="erasure", kind="token", axis="depth", label="change of output by erasing a state",
     formula="max ‖p − p'‖₂ over the answer's predictions (else the positions after t), h_d[t] := mean residual at d",
     source=_CSORDAS, unit="probability", fused="l2", worst=None, limits=(0, 2**0.5), figure="token_map",
+    norm="log", drawn=(1e-4, 2**0.5),
     section="Erasure",
 )(probability_l2)  # fmt: skip
 
@@ -42,6 +43,7 @@ class Attribution(NamedTuple):
     "attribution.ig", on="attribution", kind="token", axis="depth", label="integrated gradient", result="values",
     formula="(h_d[t] − mean_t h_d)·∫ ∂F/∂h_d[t], F the summed log-probability of the answer (else of the next tokens)",
     source=f"{_CSORDAS}; {_SUNDARARAJAN}", unit="nats", worst=None, centre=0.0, figure="token_map",
+    norm="symlog", drawn=(-10, 10),
     section="Attribution",
 )  # fmt: skip
 def attribute(

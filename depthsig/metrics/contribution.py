@@ -28,7 +28,7 @@ _CONTRIBUTION: dict[str, Any] = {
 
 @metric(
     "contribution.norm", axis="step", label="contribution norm ‖u‖", formula="‖u‖₂", source=_CSORDAS,
-    limits=(0, None), log=True, norm="log", **_CONTRIBUTION,
+    limits=(0, None), log=True, norm="log", drawn=(1, 1e4), **_CONTRIBUTION,
 )  # fmt: skip
 def contribution_norm(u: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
     """‖u‖₂."""
@@ -37,7 +37,8 @@ def contribution_norm(u: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
 
 @metric(
     "contribution.relative", axis="step", label="relative contribution ‖u‖/‖r‖",
-    formula="‖u‖/max(‖r‖, 1e-6) per token", source=_CSORDAS, limits=(0, None), log=True, norm="log", **_CONTRIBUTION,
+    formula="‖u‖/max(‖r‖, 1e-6) per token", source=_CSORDAS, limits=(0, None), log=True, norm="log",
+    drawn=(1e-3, 1e3), **_CONTRIBUTION,
 )  # fmt: skip
 def contribution_relative(u: Float[Tensor, "*batch d"], r: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
     """‖u‖/max(‖r‖, 1e-6).
@@ -60,7 +61,7 @@ def contribution_cosine(u: Float[Tensor, "*batch d"], r: Float[Tensor, "*batch d
 
 @metric(
     "contribution.cosine_matrix", rows="step", cols="step", label="cosine of contributions", formula="cos(u_s, u_s')",
-    source="Kapl et al. 2512.08819", limits=(-1, 1), centre=0.0, **_CONTRIBUTION,
+    source="Kapl et al. 2512.08819", limits=(-1, 1), centre=0.0, drawn=(-0.6, 0.6), **_CONTRIBUTION,
 )  # fmt: skip
 def contribution_cosines(us: Float[Tensor, "step *batch d"]) -> Float[Tensor, "step step *batch"]:
     """Cosines between a token's contributions at all pairs of steps; NaN where one is not known."""

@@ -23,6 +23,8 @@ _PAPPONE, _BLAYNEY, _CODER = "Pappone et al. 2509.23314", "Blayney et al. 2604.1
 _LOOP: dict[str, Any] = {
     "on": "loop", "rows": "iteration", "cols": "phase", "row_label": "iteration k", "section": "Loop dynamics",
 }  # fmt: skip
+_SIZES: dict[str, Any] = {"norm": "log", "drawn": (0.1, 1e4), **_LOOP}
+_RATIOS: dict[str, Any] = {"norm": "log", "drawn": (1e-2, 10), **_LOOP}
 
 
 def pass_steps(xs: Float[Tensor, "state *batch d"]) -> Float[Tensor, "step *batch d"]:
@@ -32,7 +34,7 @@ def pass_steps(xs: Float[Tensor, "state *batch d"]) -> Float[Tensor, "step *batc
 
 
 @metric(
-    "loop.step_norm", label="step size ‖Δ^k‖", formula="‖x^{k+1} − x^k‖₂", source=_PAPPONE, limits=(0, None), **_LOOP
+    "loop.step_norm", label="step size ‖Δ^k‖", formula="‖x^{k+1} − x^k‖₂", source=_PAPPONE, limits=(0, None), **_SIZES
 )
 def step_norm(xs: Float[Tensor, "state *batch d"]) -> Float[Tensor, "step *batch"]:
     """‖Δ^k‖₂ for k = 0 .. K−1.
@@ -45,7 +47,12 @@ def step_norm(xs: Float[Tensor, "state *batch d"]) -> Float[Tensor, "step *batch
 
 
 @metric(
-    "loop.step_relative", label="relative step size", formula="‖Δ^k‖/‖x^k‖", source=_PAPPONE, limits=(0, None), **_LOOP
+    "loop.step_relative",
+    label="relative step size",
+    formula="‖Δ^k‖/‖x^k‖",
+    source=_PAPPONE,
+    limits=(0, None),
+    **_RATIOS,
 )
 def step_relative(xs: Float[Tensor, "state *batch d"]) -> Float[Tensor, "step *batch"]:
     """‖Δ^k‖/max(‖x^k‖, ε)."""
@@ -69,7 +76,7 @@ def turn_cosine(xs: Float[Tensor, "state *batch d"]) -> Float[Tensor, "turn *bat
 
 @metric(
     "loop.acceleration", label="acceleration", formula="‖Δ^k − Δ^{k−1}‖₂, k ≥ 1", source=_PAPPONE, limits=(0, None),
-    domain="from row 1", **_LOOP,
+    domain="from row 1", **_SIZES,
 )  # fmt: skip
 def acceleration(xs: Float[Tensor, "state *batch d"]) -> Float[Tensor, "turn *batch"]:
     """‖Δ^k − Δ^{k−1}‖₂ for k = 1 .. K−1."""
@@ -79,7 +86,7 @@ def acceleration(xs: Float[Tensor, "state *batch d"]) -> Float[Tensor, "turn *ba
 
 @metric(
     "loop.fixed_point_gap", label="fixed-point gap", formula="‖F(x^K) − x^K‖/‖x^K‖, F one more pass than run (row K)",
-    source=_CODER, limits=(0, None), domain="last row", **_LOOP,
+    source=_CODER, limits=(0, None), domain="last row", **_RATIOS,
 )  # fmt: skip
 def fixed_point_gap(
     xs: Float[Tensor, "state *batch d"], x_next: Float[Tensor, "*batch d"]
@@ -96,7 +103,7 @@ def fixed_point_gap(
 
 @metric(
     "loop.distance_to_last", label="distance to x^K", formula="‖x^k − x^K‖/‖x^K‖", source=_BLAYNEY, limits=(0, None),
-    **_LOOP,
+    **_RATIOS,
 )  # fmt: skip
 def distance_to_last(xs: Float[Tensor, "state *batch d"]) -> Float[Tensor, "step *batch"]:
     """‖x^k − x^K‖/max(‖x^K‖, ε), for every state before the last, x^K."""
@@ -106,7 +113,7 @@ def distance_to_last(xs: Float[Tensor, "state *batch d"]) -> Float[Tensor, "step
 
 @metric(
     "loop.output_kl", label="KL of successive readouts", formula="KL(p^{k+1} ‖ p^k), p^k the lens at x^k",
-    source=_CODER, unit="nats", limits=(0, None), **_LOOP,
+    source=_CODER, unit="nats", limits=(0, None), norm="log", drawn=(1e-5, 30), **_LOOP,
 )  # fmt: skip
 def output_kl(
     logits: Float[Tensor, "*batch vocab"], logits_next: Float[Tensor, "*batch vocab"]
@@ -118,7 +125,7 @@ def output_kl(
 @metric(
     "loop.attention_entropy", label="attention entropy",
     formula="−Σ_j a_ij ln a_ij of the layer at phase p in pass k, mean over heads", source=f"{_CODER}; {_BLAYNEY}",
-    unit="nats", limits=(0, None), **_LOOP,
+    unit="nats", limits=(0, None), norm="log", drawn=(1e-2, 10), **_LOOP,
 )  # fmt: skip
 def attention_entropy(attention: Float[Tensor, "*batch head query key"]) -> Float[Tensor, "*batch query"]:
     """−Σ_j a_ij ln a_ij in nats, mean over heads; 0 where all weight is on one key, ln n at most.

@@ -25,8 +25,9 @@ _BY_PART: dict[str, Any] = {"parts": PARTS, "scopes": SCOPES}
 _SKIP: dict[str, Any] = {**_BY_PART, "on": "skip", "axis": "step", "section": "Layer skip"}
 _LATER: dict[str, Any] = {
     **_BY_PART, "rows": "step", "cols": "step", "domain": "later", "col_label": "step affected", "limits": (0, None),
-    "source": _CSORDAS, "unit": "",
+    "source": _CSORDAS, "unit": "", "norm": "log", "drawn": (5e-3, 5),
 }  # fmt: skip
+_LOSS: dict[str, Any] = {"centre": 0.0, "norm": "symlog", "drawn": (-10, 10)}
 
 metric(
     "skip.effect", on="skip", label="relative change of later updates", row_label="step skipped",
@@ -35,15 +36,15 @@ metric(
 )(relative_change)  # fmt: skip
 metric(
     "skip.output_l2", label="change of output", unit="probability", formula="‖p − p'‖₂", source=_CSORDAS, fused="l2",
-    limits=(0, 2**0.5), log=True, norm="log", **_SKIP,
+    limits=(0, 2**0.5), log=True, norm="log", drawn=(1e-4, 2**0.5), **_SKIP,
 )(probability_l2)  # fmt: skip
 metric(
     "skip.kl", label="KL(p ‖ p')", unit="nats", formula="KL(p‖p')", source=_LAD, fused="kl_reverse", limits=(0, None),
-    norm="log", **_SKIP,
+    norm="log", drawn=(1e-5, 30), **_SKIP,
 )(kl_reverse)  # fmt: skip
 metric(
     "skip.loss", label="loss increase", unit="nats", formula="NLL' − NLL of the next token, positions ≤ T−2",
-    source=_LAD, fused="loss", centre=0.0, **_SKIP,
+    source=_LAD, fused="loss", **_LOSS, **_SKIP,
 )(loss_increase)  # fmt: skip
 metric(
     "skip.top1", label="top-1 agreement", unit="fraction", formula="[argmax p' = argmax p]", source=_LAD, fused="top1",
@@ -62,12 +63,13 @@ def _order(name: str, what: str, **cells: Any) -> None:
         "on": f"order.{name}", "unit": "nats", "source": _PAINTERS, "groups": ("order",), "section": "Order edits",
         **cells,
     }  # fmt: skip
-    metric(f"order.{name}.kl", label="KL", formula=f"KL(p‖p'), {what}", fused="kl_reverse", limits=(0, None), **common)(
-        kl_reverse
-    )
+    metric(
+        f"order.{name}.kl", label="KL", formula=f"KL(p‖p'), {what}", fused="kl_reverse", limits=(0, None), norm="log",
+        drawn=(1e-4, 30), **common,
+    )(kl_reverse)  # fmt: skip
     metric(
         f"order.{name}.loss", label="loss increase", formula=f"NLL' − NLL of the next token, {what}", fused="loss",
-        centre=0.0, **common,
+        **_LOSS, **common,
     )(loss_increase)  # fmt: skip
 
 
@@ -78,8 +80,7 @@ _order("swap_blocks", "blocks i and j exchanged", rows="block", cols="block", ro
 metric(
     "repeat.loss", on="repeat", rows="start", cols="end", col_label="end (exclusive)", label="loss change by repeating",
     unit="nats", formula="NLL' − NLL of the next token with layers start..end−1 run twice in all",
-    source="RYS; Saunshi et al. 2502.17416", fused="loss", centre=0.0,
-    section="Repeats",
+    source="RYS; Saunshi et al. 2502.17416", fused="loss", section="Repeats", **_LOSS,
 )(loss_increase)  # fmt: skip
 
 

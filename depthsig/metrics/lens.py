@@ -33,22 +33,23 @@ _Quantity = tuple[str, Callable[..., Any], str, str, dict[str, Any]]
 
 _QUANTITIES: tuple[_Quantity, ...] = (
     ("kl", of.kl_divergence, "KL(lens ‖ final)", "KL(q_d‖p)",
-     {"unit": "nats", "fused": "kl", "limits": (0, None), "norm": "log"}),
+     {"unit": "nats", "fused": "kl", "limits": (0, None), "norm": "log", "drawn": (0.03, 30)}),
     ("kl_reverse", of.kl_reverse, "KL(final ‖ lens)", "KL(p‖q_d)",
-     {"unit": "nats", "fused": "kl_reverse", "limits": (0, None), "norm": "log"}),
+     {"unit": "nats", "fused": "kl_reverse", "limits": (0, None), "norm": "log", "drawn": (0.03, 30)}),
     ("jsd", of.js_divergence, "JSD(lens, final)", "½KL(p‖m) + ½KL(q_d‖m), m = (p+q_d)/2",
      {"unit": "nats", "fused": "jsd", "limits": (0, math.log(2))}),
     ("overlap5", of.topk_overlap, "top-5 overlap with final", "|top5(q_d) ∩ top5(p)| / 5",
      {"unit": "fraction", "fused": "overlap5", "worst": "min", "limits": (0, 1)}),
     ("top1", of.top1_agreement, "top-1 agreement with final", "[argmax q_d = argmax p]",
      {"unit": "fraction", "fused": "top1", "worst": "min", "limits": (0, 1)}),
-    ("entropy", of.entropy, "lens entropy", "−Σ q_d ln q_d", {"unit": "nats", "fused": "entropy", "limits": (0, None)}),
+    ("entropy", of.entropy, "lens entropy", "−Σ q_d ln q_d",
+     {"unit": "nats", "fused": "entropy", "limits": (0, None), "drawn": (0, 12)}),
     ("target_nll", of.target_nll, "lens loss", "−ln q_d(next token)",
-     {"unit": "nats", "fused": "nll", "limits": (0, None)}),
+     {"unit": "nats", "fused": "nll", "limits": (0, None), "drawn": (0, 16)}),
     ("target_rank", of.target_rank, "rank of next token", "1 + number of tokens with a strictly larger logit",
-     {"unit": "rank", "fused": "rank", "limits": (1, None), "log": True, "norm": "log"}),
+     {"unit": "rank", "fused": "rank", "limits": (1, None), "log": True, "norm": "log", "drawn": (1, 1e5)}),
     ("target_log_rank", of.target_log_rank, "ln rank of next token", "ln(target_rank)",
-     {"unit": "ln rank", "fused": "log_rank", "limits": (0, None)}),
+     {"unit": "ln rank", "fused": "log_rank", "limits": (0, None), "drawn": (0, 12)}),
 )  # fmt: skip
 """Name, function, label, formula and the rest of every profile that a lens has."""
 

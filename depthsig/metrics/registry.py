@@ -72,7 +72,7 @@ def metric(
         "axis": axis, "rows": rows, "cols": cols, "parts": parts, "label": label, "unit": unit, "formula": formula,
         "source": source, "groups": groups, "limits": limits, "worst": worst, **more,
     }  # fmt: skip
-    for name in {"parts", "groups", "needs", "limits"} & given.keys():
+    for name in {"parts", "groups", "needs", "limits", "drawn"} & given.keys():
         given[name] = (given[name],) if isinstance(given[name], str) else given[name]
         given[name] = tuple(given[name]) if isinstance(given[name], list) else given[name]
 

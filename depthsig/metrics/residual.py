@@ -55,7 +55,8 @@ def cosine_matrix(vectors: Float[Tensor, "n *batch d"]) -> Float[Tensor, "n n *b
 
 @metric(
     "residual.norm", axis="depth", label="residual norm ‖h‖", formula="‖h_d‖₂",
-    source="Csordás, Manning & Potts 2505.13898", limits=(0, None), log=True, norm="log", **_RESIDUAL,
+    source="Csordás, Manning & Potts 2505.13898", limits=(0, None), log=True, norm="log", drawn=(1, 1e4),
+    **_RESIDUAL,
 )  # fmt: skip
 def residual_norm(h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
     """‖h‖₂ of residual states."""
@@ -73,7 +74,7 @@ def io_cosine(h: Float[Tensor, "*batch d"], h_next: Float[Tensor, "*batch d"]) -
 
 @metric(
     "residual.block_influence", axis="step", label="block influence", formula="1 − cos(in_s, out_s)", source=_MEN,
-    limits=(0, 2), **_RESIDUAL,
+    limits=(0, 2), norm="log", drawn=(1e-4, 2), **_RESIDUAL,
 )  # fmt: skip
 def block_influence(h: Float[Tensor, "*batch d"], h_next: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
     """1 − cos(in, out) of a step (ShortGPT 2403.03853); 0 for a step that only rescales."""
@@ -93,7 +94,7 @@ def angular_distance(cosines: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"
 @metric(
     "residual.angular", rows="depth", cols="ahead", row_label="depth d", col_label="layers ahead n",
     label="angular distance", unit="half turns", formula="arccos(cos(h_d, h_{d+n}))/π", source=_GROMOV,
-    limits=(0, 1), **_RESIDUAL,
+    limits=(0, 1), drawn=(0, 0.6), **_RESIDUAL,
 )  # fmt: skip
 def angular_ahead(hs: Float[Tensor, "depth *batch d"]) -> Float[Tensor, "step n *batch"]:
     """Angular distance of h_d and h_{d+n}: row d = 0..S−1, column n − 1; NaN where d + n is beyond the end."""
@@ -117,7 +118,7 @@ def residual_cosines(hs: Float[Tensor, "depth *batch d"]) -> Float[Tensor, "dept
 @metric(
     "residual.cka", level="pooled", rows="depth", cols="depth", label="debiased linear CKA",
     formula="HSIC_u(K,L)/√(HSIC_u(K,K) HSIC_u(L,L)), K = XXᵀ U-centred, first 2,048 pooled tokens",
-    source="Kornblith et al. 1905.00414; Székely & Rizzo 2014 (U-centring)", worst=None, limits=(None, 1),
+    source="Kornblith et al. 1905.00414; Székely & Rizzo 2014 (U-centring)", worst=None, limits=(None, 1), drawn=(0, 1),
     default=False, **{**_RESIDUAL, "precise": False},
 )  # fmt: skip
 def cka_matrix(hs: Float[Tensor, "depth token d"], rows: int = 256) -> Float[Tensor, "depth depth"]:

@@ -31,11 +31,13 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
         if drawn.group not in (PLAN, PERIODICITY):
             section = {"id": f"metrics-{slug(drawn.group)}", "title": drawn.group, "figures": []}
             sections.setdefault(drawn.group, section)["figures"].append(embedded(drawn, path))
+    findings = signature.findings()
     return (
         environment()
         .get_template("report.html.j2")
         .render(
             info=as_record(signature.info, SignatureRecord),
+            findings=findings,
             steps=len(signature.plan),
             prompts=signature.prompts,
             n_prompts=len(signature.prompts),
@@ -68,6 +70,7 @@ def environment() -> jinja2.Environment:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     made.filters["digits"] = lambda value: _number(value, 3)
+    made.filters["zip"] = zip
     return made
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ from depthsig.metrics.registry import with_own
 from depthsig.metrics.rules import SHOWN_TOKENS
 from depthsig.signature import storage
 from depthsig.signature.consistency import wrong_control
-from depthsig.signature.folders.kinds import CONTROL
+from depthsig.signature.folders.kinds import CONTROL, FINDINGS
 from depthsig.signature.folders.writing import writing
 from depthsig.signature.reading import read_tables
 from depthsig.signature.records import STEP_COLUMNS, RecordedStep
@@ -25,6 +25,9 @@ from depthsig.signature.schema import FILES, TABLES
 from depthsig.signature.tabular import conform
 from depthsig.terms import NONE
 from depthsig.untrusted import is_there
+
+if TYPE_CHECKING:
+    from depthsig.findings.shown import Findings
 
 
 def _empty() -> pd.DataFrame:
@@ -116,6 +119,17 @@ class Signature:
             raise InputError(f"no {metric!r} in this signature; {_there(self.tokens_table)}")
         return frame if prompt is None else frame[frame["prompt"] == prompt]
 
+    def findings(self) -> Findings:
+        """What the numbers say about the model: a dozen claims, each judged beside a reference.
+
+        Returns:
+            A list of records with ``id``, ``sentence``, ``metric``, ``value``, ``ci_low``, ``ci_high``,
+            ``reference`` and ``verdict`` (``holds``, ``does not hold`` or ``open``), which shows itself as a table.
+        """
+        from depthsig.findings import findings_of  # lazily: rules read signatures
+
+        return findings_of(self)
+
     def plot(self, metric: str, ax: Any = None, **choice: Any) -> Any:
         """Draw one metric; returns the axes (the figure is ``ax.figure``)."""
         from depthsig.report.gallery import plot_metric  # lazily: computing never plots
@@ -158,14 +172,18 @@ class Signature:
         return save(self, directory, figures)
 
     def write(self, folder: Path) -> None:
-        """Write ``signature.json`` and the tables into a folder that exists."""
-        tables = {name: getattr(self, attribute) for name, attribute in _ATTRIBUTES.items()}
-        storage.write_tables(folder, self.info, tables)
+        """Write ``signature.json``, the tables and the findings into a folder that exists."""
+        self._write_tables(folder)
+        storage.write_record(folder / FINDINGS, self.findings())
         if self.control is not None:
             (folder / CONTROL).mkdir(exist_ok=True)
             # What is put there says that it is a control, so that nothing else is taken for one.
             said = {"control": "as it was given", **self.control.info}
-            replace(self.control, info=said).write(folder / CONTROL)
+            replace(self.control, info=said)._write_tables(folder / CONTROL)
+
+    def _write_tables(self, folder: Path) -> None:
+        tables = {name: getattr(self, attribute) for name, attribute in _ATTRIBUTES.items()}
+        storage.write_tables(folder, self.info, tables)
 
     @classmethod
     def load(cls, directory: str | Path) -> Signature:

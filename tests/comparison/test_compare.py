@@ -115,6 +115,19 @@ def test_late_reliance_is_supported_or_contradicted_at_any_depth() -> None:
     assert "about these checkpoints" in up["note"]
 
 
+def test_scores_of_late_reliance_that_disagree_are_said_to() -> None:
+    # More in the last third, and a centre further in front: the middle of the other is full.
+    front = np.array([2.0, 2.0, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 1.2, 1.2, 1.2, 1.2])
+    middle = np.array([0.1, 0.1, 0.1, 0.1, 1.0, 1.0, 1.5, 1.5, 0.4, 0.4, 0.4, 0.4])
+    a, c = signature(skip_only(front, 1), 12, name="a"), signature(skip_only(middle, 2), 12, name="c")
+    said = claim(depthsig.compare([a, c], roles={"looped": a, "baseline": c}), "late")
+    assert said["verdict"] == "supported"
+    assert said["note"].startswith("the scores disagree: depth_score.output.relative differs by -")
+    alike = claim(depthsig.compare([a, a_late := signature(skip_only(late(12, 0.9), 3), 12, name="b")],
+                                   roles={"looped": a_late, "baseline": a}), "late")  # fmt: skip
+    assert alike["verdict"] == "supported" and "disagree" not in alike["note"]
+
+
 def test_depth_scores_in_steps_are_flagged_between_depths() -> None:
     a, c = signature(skip_only(late(12, 0.6)), 12, name="a"), signature(skip_only(late(24, 0.6)), 24, name="c")
     rows = depthsig.compare([a, c]).late.set_index("score")

@@ -18,6 +18,7 @@ Figure = Literal["profile", "heatmap", "top_tokens", "token_map", "trajectories"
 Domain = Literal["", "later", "later, where run", "within", "from row 1", "last row"]
 """Which cells a matrix has: all; columns after the row; those that row + column keeps inside; rows from 1; the last."""
 Limits = tuple[float | None, float | None]
+Norm = Literal["linear", "log", "symlog"]
 
 SUITS: Mapping[Kind, tuple[Figure, ...]] = {
     "profile": ("profile",), "matrix": ("heatmap",), "score": (), "token": ("token_map",),
@@ -56,7 +57,10 @@ class Metric:
         domain: which cells of a matrix exist. first_col: the number of its first column.
         undefined: what an undefined score means, in words.
         figure: how it is drawn. limits: the range of values, where bounded. norm: the scale of its
-            axis or colours. centre: the natural middle of its values (0 for cosines), where it has one.
+            axis or colours; ``symlog`` is linear near 0 and logarithmic on both sides. centre: the natural
+            middle of its values (0 for cosines), where it has one.
+        drawn: the range that figures show, the same for every model; what lies beyond is marked at the
+            ends. Default: its limits; where there are none, the range of the data.
         section: of the report.
         own: whether a user declared it.
         function: what computes it; None where the entry was read from a file.
@@ -92,8 +96,9 @@ class Metric:
     undefined: str = ""
     figure: Figure = ""
     limits: Limits = (None, None)
-    norm: Literal["linear", "log"] = "linear"
+    norm: Norm = "linear"
     centre: float | None = None
+    drawn: Limits = (None, None)
     section: str = ""
     own: bool = False
     function: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
@@ -144,8 +149,9 @@ class MoreFields(TypedDict, total=False):
     first_col: int
     undefined: str
     figure: Figure
-    norm: Literal["linear", "log"]
+    norm: Norm
     centre: float | None
+    drawn: Limits
     section: str
     row_label: str
     col_label: str
@@ -181,7 +187,7 @@ def check_fields(made: Metric) -> None:
     choices = {
         "kind": get_args(Kind), "on": tuple(RUNS), "level": get_args(Level), "axis": get_args(Axis),
         "rows": get_args(Axis), "cols": get_args(Axis), "worst": ("max", "min", None), "domain": get_args(Domain),
-        "figure": get_args(Figure), "norm": ("linear", "log"),
+        "figure": get_args(Figure), "norm": get_args(Norm),
     }  # fmt: skip
     for name, allowed in choices.items():
         value = getattr(made, name)
@@ -208,9 +214,16 @@ def check_fields(made: Metric) -> None:
         raise InputError(
             f"{where}: first_col is {shown(made.first_col)}, label {shown(made.label)}; it is 0 or 1, and some text"
         )
-    numbers = (*made.limits, made.centre) if isinstance(made.limits, tuple) and len(made.limits) == 2 else ("",)
+    pairs = all(isinstance(pair, tuple) and len(pair) == 2 for pair in (made.limits, made.drawn))
+    numbers = (*made.limits, *made.drawn, made.centre) if pairs else ("",)
     real = [v for v in numbers if v is not None]
     if any(isinstance(v, bool) or not isinstance(v, (int, float)) or not abs(v) <= sys.float_info.max for v in real):
         raise InputError(
-            f"{where}: limits are {shown(made.limits)}, centre {shown(made.centre)}; None or finite numbers"
+            f"{where}: limits are {shown(made.limits)}, drawn {shown(made.drawn)}, centre {shown(made.centre)}; None "
+            "or finite numbers"
+        )
+    low, high = made.drawn
+    if low is not None and high is not None and not (low < high and (made.norm != "log" or low > 0)):
+        raise InputError(
+            f"{where}: drawn is {shown(made.drawn)}; the first is smaller than the second, and above 0 if norm is 'log'"
         )

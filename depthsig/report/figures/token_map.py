@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from depthsig.metrics import Metric
-from depthsig.report.figures.heatmap import norm_of
 from depthsig.report.figures.labels import blocks, plain, with_unit
 from depthsig.report.figures.top_tokens import readable
+from depthsig.report.scale import Scale
 from depthsig.report.style import DIVERGING, SEQUENTIAL, UNDEFINED
 
 MOST_POSITIONS = 32
@@ -23,9 +23,10 @@ def draw_token_map(ax: Axes, tokens: pd.DataFrame, entry: Metric, plan: pd.DataF
     table = table.iloc[:, -MOST_POSITIONS:]
     values = table.to_numpy(dtype=float)
     ax.set_facecolor(UNDEFINED)
+    scale = Scale.of(entry, values)
     image = ax.imshow(
         np.ma.masked_invalid(values), origin="lower", aspect="auto",
-        cmap=DIVERGING if entry.centre is not None else SEQUENTIAL, norm=norm_of(values, entry),
+        cmap=DIVERGING if entry.centre is not None else SEQUENTIAL, norm=scale.colours(),
     )  # fmt: skip
     for edge in sorted({edge for start, end, _, _ in blocks(plan) for edge in (start, end)}):
         ax.axhline(edge - 0.5, color="white", lw=0.8, ls=(0, (2, 1.5)), alpha=0.9)
@@ -34,6 +35,6 @@ def draw_token_map(ax: Axes, tokens: pd.DataFrame, entry: Metric, plan: pd.DataF
     ax.set_xticks(range(len(labels)), labels, fontsize=5.5, rotation=90, parse_math=False)
     ax.set_xlabel("input token")
     ax.set_ylabel("depth d")
-    bar = ax.figure.colorbar(image, ax=ax, fraction=0.03, pad=0.01)
+    bar = ax.figure.colorbar(image, ax=ax, fraction=0.03, pad=0.01, extend=scale.ends(values))
     bar.set_label(plain(with_unit(entry)))
     return ax

@@ -14,10 +14,10 @@ RECORDS = {
 }  # fmt: skip
 """The file that makes a folder a result of ours, and how its schema begins."""
 
-FIGURES, PAGE, CONTROL = "figures", "report.html", "control"
+FIGURES, PAGE, CONTROL, FINDINGS = "figures", "report.html", "control", "findings.json"
 COMPARED = ("claims", "distances", "late", "scores", "recurrence", "profiles")
 WRITTEN = {
-    SIGNATURE: frozenset({SIGNATURE, *FILES.values(), CONTROL, FIGURES, PAGE}),
+    SIGNATURE: frozenset({SIGNATURE, *FILES.values(), CONTROL, FINDINGS, FIGURES, PAGE}),
     REPEAT: frozenset({REPEAT, "repeat.csv", "ranking.csv", "prediction.csv", "samples.parquet", FIGURES}),
     COMPARE: frozenset({COMPARE, *(f"{name}.csv" for name in COMPARED), FIGURES, PAGE}),
     LENS: frozenset({LENS, "config.json", "params.pt"}),

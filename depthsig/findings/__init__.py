@@ -1,0 +1,41 @@
+"""Findings: a dozen claims about how a model uses its depth, each judged by one number beside a reference.
+
+The rules stand in :data:`RULES`, by what they are about: :mod:`~depthsig.findings.using_depth`,
+:mod:`~depthsig.findings.single_steps`, :mod:`~depthsig.findings.recurring`, :mod:`~depthsig.findings.assurance`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from depthsig.findings import assurance, recurring, single_steps, using_depth
+from depthsig.findings.evidence import Evidence
+from depthsig.findings.finding import Judged, Rule, Unjudged, recorded
+from depthsig.findings.shown import Findings
+
+if TYPE_CHECKING:
+    from depthsig.signature import Signature
+
+RULES: tuple[Rule, ...] = (*using_depth.RULES, *recurring.RULES, *single_steps.RULES, *assurance.RULES)
+"""Every rule, in the order in which findings are told."""
+
+
+def findings_of(signature: Signature) -> Findings:
+    """What a signature says about its model, claim by claim; what cannot be judged is open, with the reason."""
+    seen = Evidence(signature)
+    judged = {rule: _judge(rule, seen) for rule in RULES}
+    uncertain = sum(found.uncertain and found.verdict != "open" for found in judged.values())
+    claims = {rule.id: rule.claim for rule in RULES}
+    return Findings([recorded(rule, found) for rule, found in judged.items()], claims, uncertain)
+
+
+def _judge(rule: Rule, seen: Evidence) -> Judged:
+    try:
+        found = rule.judge(seen)
+    except Unjudged as why:
+        return Judged(why.metric, f"Open: {why}.", why.estimate, None, "open")
+    if found.uncertain and found.verdict == "open" and math.isnan(found.estimate.low):
+        return replace(found, sentence=f"{found.sentence} Open: there is no interval to judge it by.")
+    return found

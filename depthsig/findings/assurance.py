@@ -1,0 +1,52 @@
+"""How far the rest can be trusted: prompts and certificates."""
+
+from __future__ import annotations
+
+import math
+
+from depthsig.findings.evidence import Evidence
+from depthsig.findings.finding import Estimate, Judged, Rule, Unjudged, Verdict, plain
+from depthsig.statistics.resampling import MIN_PROMPTS
+
+
+def _exact(seen: Evidence) -> Judged:
+    found = seen.info.get("certificates") or []
+    if not found:
+        raise Unjudged("certificates", "no certificate was recorded")
+    # The one nearest to its tolerance; those of none (a yes or no) can only fail.
+    worst = max(found, key=lambda c: (not c["passed"], _share(c)))
+    failed = [c["name"] for c in found if not c["passed"]]
+    estimate = Estimate(_share(worst))
+    if failed:
+        sentence = f"Of {len(found)} certificates, {', '.join(failed)} failed: numbers may be of another model."
+        return Judged("certificates", sentence, estimate, 1.0, "does not hold", uncertain=False)
+    sentence = (
+        f"All {len(found)} certificates hold: what was run is the model's own forward; the worst, {worst['name']}, "
+        f"reaches {plain(_share(worst))} of what is tolerated."
+    )
+    return Judged("certificates", sentence, estimate, 1.0, "holds", uncertain=False)
+
+
+def _share(certificate: dict) -> float:
+    value, tolerated = certificate.get("value"), certificate.get("tolerance")
+    if value is None or tolerated is None or not math.isfinite(value):
+        return math.nan if certificate["passed"] else math.inf
+    return value / tolerated if tolerated else float(value > 0)
+
+
+def _prompts(seen: Evidence) -> Judged:
+    prompts, warnings = seen.signature.prompts, seen.info.get("warnings") or []
+    n, tokens = len(prompts), int(prompts["n_tokens"].sum()) if len(prompts) else 0
+    said = f"{n} prompts of {tokens:,} tokens in all"
+    said += f"; intervals are over prompts, of which it takes {MIN_PROMPTS}" if n >= MIN_PROMPTS else (
+        f"; {MIN_PROMPTS} would give intervals"
+    )  # fmt: skip
+    said += f"; {len(warnings)} warnings, the first: {str(warnings[0]).rstrip('.')}" if warnings else "; no warnings"
+    verdict: Verdict = "holds" if n >= MIN_PROMPTS else "does not hold"
+    return Judged("prompts", said + ".", Estimate(n), MIN_PROMPTS, verdict, uncertain=False)
+
+
+RULES = (
+    Rule("exact", "the model is measured exactly", "depthsig's certificates", _exact),
+    Rule("prompts", "there are prompts enough for intervals", "Efron & Tibshirani 1993, ch. 13", _prompts),
+)

@@ -1,0 +1,95 @@
+"""What single steps and parts do: the most and least damaging step, attention beside MLPs."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from depthsig.findings.evidence import Evidence, average, interval
+from depthsig.findings.finding import LEVEL, Judged, Rule, Unjudged, judged, plain
+
+_LAD = "Lad et al. 2406.19384"
+LOSS = ("skip.loss", "layer", "current")
+NEGLIGIBLE = 0.01
+"""Nats of loss that nobody would miss (EXPERIMENTS: the band of equal losses)."""
+CERTAIN = 0.95
+"""The share of resamples in which a step is the most damaging one, from which on it is said to be."""
+
+
+def _most(seen: Evidence) -> Judged:
+    means = _losses(seen)
+    order = np.argsort(-means[0])  # what is undefined stands last
+    worst, second = int(order[0]), int(order[1])
+    estimate, next_loss = interval(means[:, worst]), float(means[0, second])
+    sentence = (
+        f"Skipping {seen.layer_of(worst)} costs most, {estimate.text()} nats a token; next is {seen.layer_of(second)} "
+        f"with {plain(next_loss)}"
+    )
+    if len(means) == 1:
+        raise Unjudged(LOSS[0], f"{sentence}, of too few prompts to be sure", estimate)
+    same = float(np.mean(np.argmax(np.nan_to_num(means[1:], nan=-np.inf), axis=1) == worst))
+    sentence += f"; it is the most damaging one in {100 * same:.0f} % of resamples."
+    return Judged(LOSS[0], sentence, estimate, next_loss, "holds" if same >= CERTAIN else "open")
+
+
+def _least(seen: Evidence) -> Judged:
+    means = _losses(seen)
+    least = int(np.nanargmin(means[0]))
+    # The least of many is small by chance, too: each step's interval is as wide as so many looks ask for.
+    estimate = interval(means[:, least], LEVEL / means.shape[1])
+    cheap = int((means[0] < NEGLIGIBLE).sum())
+    sentence = (
+        f"Skipping {seen.layer_of(least)} costs least, {estimate.text()} nats a token; {cheap} of {means.shape[1]} "
+        f"steps cost less than {NEGLIGIBLE} each on their own"
+    )
+    if len(means) == 1:
+        raise Unjudged(LOSS[0], f"{sentence}, of too few prompts to be sure", estimate)
+    return Judged(LOSS[0], sentence + ".", estimate, NEGLIGIBLE, judged(estimate, NEGLIGIBLE, above=False))
+
+
+def _losses(seen: Evidence) -> Float[ndarray, "row step"]:
+    """What skipping each step costs, in the mean over all prompts and over each resample."""
+    means = seen.resampled(lambda loss: loss, seen.per_prompt(*LOSS))
+    means[~np.isfinite(means)] = np.nan
+    if np.isfinite(means[0]).sum() < 2:
+        raise Unjudged(LOSS[0], f"{LOSS[0]} is defined for fewer than two steps")
+    return means
+
+
+def _parts(seen: Evidence) -> Judged:
+    metric = "contribution.relative"
+    attn, mlp = seen.per_prompt(metric, "attn"), seen.per_prompt(metric, "mlp")
+    if len(attn) != len(mlp):
+        raise Unjudged(metric, "attention and MLPs were measured on different prompts")
+    estimate = seen.estimate(lambda a, m: average(a - m), attn, mlp)
+    if not np.isfinite(estimate.value):
+        raise Unjudged(metric, f"{metric} is undefined")
+    sizes = [plain(float(average(one.ravel()))) for one in (attn, mlp)]
+    sentence = (
+        f"A step's attention moves the stream by {sizes[0]} of its length on average, its MLP by {sizes[1]}; the "
+        f"difference is {estimate.text()}"
+    )
+    signs = [_erases(seen, part) for part in ("attn", "mlp")]
+    if all(signs):
+        sentence += f"; attention {signs[0]}, MLPs {signs[1]}"
+    return Judged(metric, sentence + ".", estimate, 0.0, judged(estimate, 0.0))
+
+
+def _erases(seen: Evidence, part: str) -> str:
+    """Whether a part strengthens or erases what is there, in how many steps."""
+    try:
+        cosines = seen.per_prompt("contribution.cosine", part)
+    except Unjudged:
+        return ""
+    mean = average(cosines.T)
+    return f"erase in {int((mean < 0).sum())} of {len(mean)} steps" if part == "mlp" else (
+        f"erases in {int((mean < 0).sum())}"
+    )  # fmt: skip
+
+
+RULES = (
+    Rule("most_damaging", "one step matters most", _LAD, _most),
+    Rule("least_damaging", "some step can be left out for nothing", f"Men et al. 2403.03853; {_LAD}", _least),
+    Rule("attention_or_mlp", "attention moves the stream more than MLPs", "Csordás et al. 2505.13898", _parts),
+)

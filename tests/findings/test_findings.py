@@ -1,0 +1,155 @@
+"""Findings: verdicts with a known answer, numbers against plain code, and the record that is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import made_signatures as made
+import numpy as np
+import pandas as pd
+import pytest
+
+from depthsig.findings import RULES, findings_of
+from depthsig.findings.finding import VERDICTS, Estimate, Finding, judged
+from depthsig.signature import Signature
+
+KEYS = ["id", "sentence", "metric", "value", "ci_low", "ci_high", "reference", "verdict"]
+
+
+def of(signature: Signature, name: str) -> Finding:
+    (found,) = [one for one in findings_of(signature) if one["id"] == name]
+    return found
+
+
+def scored(share: tuple[float, float, float], output: tuple[float, float, float]) -> Signature:
+    """A signature of these scores (value, low, high) and nothing else."""
+    rows = []
+    for name, (value, low, high) in (("late_share", share), ("depth_score.output.relative", output)):
+        rows.append({
+            "score": name, "metric": "-", "part": "layer", "scope": "current", "agg": "mean", "value": value,
+            "ci_low": low, "ci_high": high, "n_prompts": 20, "p_value": np.nan, "null": "", "note": "",
+        })  # fmt: skip
+    empty = made.signature(made.skip_only(np.ones(12)), 12)
+    return Signature(empty.info, scores=pd.DataFrame(rows), prompts=empty.prompts)
+
+
+def test_every_claim_is_told_once_with_all_that_a_record_has() -> None:
+    found = findings_of(made.signature(made.skip_only(np.ones(12)), 12))
+    assert [one["id"] for one in found] == [rule.id for rule in RULES] and len({rule.id for rule in RULES}) == 12
+    for one in found:
+        assert list(one) == KEYS and one["verdict"] in VERDICTS and one["sentence"].endswith(".")
+        if one["value"] is None:
+            assert one["verdict"] == "open" and one["sentence"].startswith("Open: ")
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("share", "verdict"),
+    [((0.4, 0.35, 0.45), "holds"), ((0.3, 0.28, 0.32), "does not hold"), ((0.34, 0.3, 0.38), "open"),
+     ((0.4, np.nan, np.nan), "open")],
+)  # fmt: skip
+def test_late_reliance_is_judged_beside_an_even_third(share: tuple[float, float, float], verdict: str) -> None:
+    found = of(scored(share, (0.6, 0.55, 0.65)), "late")
+    assert found["verdict"] == verdict and found["reference"] == pytest.approx(1 / 3)
+    assert found["value"] == share[0] and "33.3 %" in found["sentence"]
+
+
+def test_scores_of_one_claim_that_disagree_are_said_to() -> None:
+    against = of(scored((0.4, 0.35, 0.45), (0.4, 0.35, 0.45)), "late")
+    assert "disagree" in against["sentence"] and against["verdict"] == "holds"
+    assert "disagree" not in of(scored((0.4, 0.35, 0.45), (0.6, 0.55, 0.65)), "late")["sentence"]
+
+
+def test_the_most_and_the_least_damaging_step() -> None:
+    rng = np.random.default_rng(0)
+    loss = np.abs(0.5 + 0.01 * rng.standard_normal((20, 8)))
+    loss[:, 3] += 2
+    loss[:, 6] = 0.001 * rng.standard_normal(20)
+    signature = made.signature({("skip.loss", "layer", "current", "step"): loss}, 8)
+    most, least = of(signature, "most_damaging"), of(signature, "least_damaging")
+    assert most["verdict"] == "holds" and "step 3 " in most["sentence"]
+    assert most["value"] == pytest.approx(loss[:, 3].mean()) and most["reference"] == pytest.approx(
+        np.sort(loss.mean(0))[-2]
+    )
+    assert least["verdict"] == "holds" and "step 6 " in least["sentence"] and "1 of 8 steps" in least["sentence"]
+    assert least["value"] == pytest.approx(loss[:, 6].mean()) and least["reference"] == 0.01
+
+
+def test_two_steps_that_are_alike_leave_it_open_which_matters_most() -> None:
+    rng = np.random.default_rng(1)
+    loss = np.full((20, 6), 0.1)
+    loss[:, 1:3] = 1 + 0.5 * rng.standard_normal((20, 2))
+    signature = made.signature({("skip.loss", "layer", "current", "step"): loss}, 6)
+    assert of(signature, "most_damaging")["verdict"] == "open"
+
+
+def test_an_interval_is_the_percentile_bootstrap_of_plain_code() -> None:
+    rng = np.random.default_rng(2)
+    attn, mlp = rng.uniform(0.5, 1, (9, 5)), rng.uniform(0.1, 0.4, (9, 5))
+    values: Any = {("contribution.relative", part, "-", "step"): x for part, x in (("attn", attn), ("mlp", mlp))}
+    found = of(made.signature(values, 5), "attention_or_mlp")
+    draws = np.random.default_rng(0).integers(0, 9, size=(1000, 9))
+    means = [(attn[d].mean(0) - mlp[d].mean(0)).mean() for d in draws]
+    low, high = np.percentile(means, [2.5, 97.5])
+    assert found["value"] == pytest.approx((attn - mlp).mean())
+    assert (found["ci_low"], found["ci_high"]) == (pytest.approx(low), pytest.approx(high))
+    assert found["verdict"] == "holds" and found["reference"] == 0
+
+
+def test_too_few_prompts_leave_claims_open() -> None:
+    loss = np.ones((3, 6)) * np.arange(6)
+    signature = made.signature({("skip.loss", "layer", "current", "step"): loss}, 6)
+    assert of(signature, "most_damaging")["verdict"] == "open"
+    assert of(signature, "prompts")["verdict"] == "does not hold"
+
+
+def test_a_verdict_is_of_the_whole_interval_and_of_one_side() -> None:
+    assert judged(Estimate(2, 1, 3), 0) == "holds" and judged(Estimate(2, 1, 3), 0, above=False) == "does not hold"
+    assert judged(Estimate(0, -1, 1), 0) == "open" and judged(Estimate(2), 0) == "open"
+
+
+def test_how_often_the_set_is_wrong_is_said() -> None:
+    found = findings_of(scored((0.4, 0.35, 0.45), (0.6, 0.55, 0.65)))
+    assert found.uncertain == 1 and "at most 5%" in found.rate
+    assert len(str(found).splitlines()) <= 20 and max(map(len, str(found).splitlines())) <= 100
+    assert "<script" not in found._repr_html_()
+
+
+def test_they_are_kept_beside_the_tables(tmp_path: Path) -> None:
+    signature = scored((0.4, 0.35, 0.45), (0.6, 0.55, 0.65))
+    signature.save(tmp_path / "out", figures=False)
+    kept = json.loads((tmp_path / "out" / "findings.json").read_text())
+    assert kept == findings_of(signature) and kept[0]["id"] == "late"
+
+
+METRICS = {
+    ("skip.loss", "layer", "current", "step"): 1, ("skip.output_l2", "layer", "current", "step"): 1,
+    ("contribution.relative", "attn", "-", "step"): 1, ("contribution.relative", "mlp", "-", "step"): 1,
+    ("contribution.cosine", "attn", "-", "step"): 1, ("contribution.cosine", "mlp", "-", "step"): 1,
+    ("contribution.cosine_matrix", "layer", "-", ""): 2, ("loop.step_relative", "-", "-", ""): 2,
+    ("loop.fixed_point_gap", "-", "-", ""): 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_was_measured_something_is_told(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    steps, n = int(rng.choice([1, 2, 3, 8, 12])), int(rng.choice([1, 4, 5, 9]))
+    values: Any = {}
+    for key, axes in METRICS.items():
+        if rng.random() < 0.7:
+            array = rng.standard_normal((n, *[steps] * axes)) * 10.0 ** rng.integers(-3, 3)
+            hole = rng.random()
+            array[rng.random(array.shape) < hole**4] = rng.choice([np.nan, 0.0, np.inf, -np.inf])
+            values[key] = array
+    values = values or {("skip.loss", "layer", "current", "step"): np.full((n, steps), np.nan)}
+    span = (0, 2, steps // 2, "loop") if steps > 3 else None
+    signature = made.signature(values, steps, span=span)
+    if rng.random() < 0.5:
+        signature.info["spans"]["executed"] = signature.info["spans"]["labelled"]
+    for one in findings_of(signature):
+        assert one["verdict"] in VERDICTS
+        assert all(one[name] is None or np.isfinite(one[name]) for name in ("value", "ci_low", "ci_high"))
+        json.dumps(one, allow_nan=False)
