@@ -63,7 +63,7 @@ const Tables = (() => {
       for (const row of table.tBodies[0].rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
     });
     const save = make("button", { type: "button" }, "Download CSV");
-    save.setAttribute("aria-label", `Download ${name} as CSV`);
+    save.setAttribute("aria-label", `Download CSV: ${name}`);
     save.addEventListener("click", () => download(`${name}.csv`, csv(table)));
     const controls = make("div", { className: "controls" }, make("label", {}, `Filter ${name}`, field), save);
     (table.closest(".scroll") || table).before(controls);

@@ -2,7 +2,7 @@
 "use strict";
 const Tokens = (() => {
   const { make } = Tables;
-  const seen = (word) => word.replace(/\n/g, "↵").replace(/\t/g, "⇥") || "∅";
+  const seen = (word) => (word.trim() === "" ? word.replace(/ /g, "␣") : word).replace(/\n/g, "↵").replace(/\t/g, "⇥") || "∅";
 
   function share(scale, value) {
     const put = { log: (v) => Math.log(Math.max(v, 1e-300)), symlog: (v) => Math.sign(v) * Math.log1p(Math.abs(v) / 0.01) }[scale.norm] || ((v) => v);
