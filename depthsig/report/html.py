@@ -37,8 +37,8 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
     sections: dict[str, dict[str, Any]] = {s["title"]: {**s, "figures": [], "left_out": 0} for s in data["sections"]}
     for drawn, path in figures:
         if drawn.group not in (PLAN, PERIODICITY):
-            section = {"id": f"metrics-{slug(drawn.group)}", "title": drawn.group, "figures": [], "left_out": 0}
-            section = sections.setdefault(drawn.group, section)
+            new = {"id": f"metrics-{slug(drawn.group)}", "title": drawn.group, "figures": [], "left_out": 0}
+            section = sections.setdefault(drawn.group, new)
             if drawn.name in shown:
                 section["figures"].append(embedded(drawn, path))
             else:

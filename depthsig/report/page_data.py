@@ -46,7 +46,7 @@ def page_data(signature: Signature) -> dict[str, Any]:
     sections: dict[str, dict[str, Any]] = {}
     for name in (*metrics, *tokens):
         title = signature.entries[name].section
-        section = {"id": f"metrics-{slug(title)}", "title": title, "metrics": []}
+        section: dict[str, Any] = {"id": f"metrics-{slug(title)}", "title": title, "metrics": []}
         section = sections.setdefault(title, section)
         if name in metrics:
             section["metrics"].append(name)
@@ -94,8 +94,9 @@ def _short(value: float) -> float | int:
 def _plan(plan: pd.DataFrame) -> list[dict[str, Any]]:
     columns = ["step", "layer", "iteration", "block", "phase"]
     return [
-        {c: None if pd.isna(step[c]) else int(step[c]) for c in columns if c in step} for step in plan.to_dict("records")
-    ]  # fmt: skip
+        {c: None if pd.isna(step[c]) else int(step[c]) for c in columns if c in step}
+        for step in plan.to_dict("records")
+    ]
 
 
 def _add(metrics: dict[str, Any], one: Metric, kind: str, drawn: list[dict[str, Any]]) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_signatures import made
+from page_signatures import EVIL, made, tokens
 
 from depthsig.report.html import render
-from report.test_page_data import EVIL, tokens
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (depthsig[browser])")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

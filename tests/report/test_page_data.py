@@ -8,13 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from made_signatures import made
+from page_signatures import EVIL, made, tokens
 
 from depthsig.report.html import render
 from depthsig.report.page_data import RANKS, as_script, page_data
 from depthsig.report.scale import Scale
-
-EVIL = "</script><script>alert(1)</script>"
 
 
 def same(shown: list[float | None], wanted: pd.Series) -> None:
@@ -49,14 +47,6 @@ def test_series_and_cells_are_the_tables_rows() -> None:
     assert lines == len(signature.profiles.groupby(["metric", "part", "scope", "agg"]))
     assert cells == len(signature.matrices.groupby(["metric", "part", "scope", "agg"]))
     assert lines and cells
-
-
-def tokens(word: str) -> pd.DataFrame:
-    about = {"metric": "lens.tokens", "part": "-", "scope": "-", "prompt": 0, "token_id": 7, "input_token": "in" + word}
-    return pd.DataFrame([
-        {**about, "index": d, "position": p, "rank": r, "token": f"{word}{r}", "value": 0.5 / r}
-        for d in range(3) for p in (1, 2) for r in range(1, 6)
-    ])  # fmt: skip
 
 
 def test_tokens_have_every_depth_and_position_and_the_best_words() -> None:
