@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from depthsig.metrics import Metric
 from depthsig.report.gallery import PERIODICITY, PLAN, Drawn
+from depthsig.report.page_data import as_script, page_data, slug
 from depthsig.report.period_tables import general_scores, period_rows
 from depthsig.signature import Signature
 from depthsig.signature.provenance import again
 from depthsig.signature.records import SignatureRecord, as_record
 from depthsig.terms import described
+
+ASSETS = Path(__file__).parent / "assets"
+SCRIPTS = ("d3.min.js", "plot.min.js", "charts.js", "tables.js", "tokens.js", "page.js")
+MOST_PICTURES = 1_300_000
+"""Characters of print figures that a page holds, so that it opens at once; the folder ``figures`` has all."""
 
 
 def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
@@ -26,11 +32,17 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
     Args:
         figures: drawn figures with the path of the file that the page shows, which is embedded.
     """
-    sections: dict[str, dict[str, Any]] = {}
+    data = page_data(signature)
+    shown = _within_size(figures, [*data["metrics"], *data["tokens"]])
+    sections: dict[str, dict[str, Any]] = {s["title"]: {**s, "figures": [], "left_out": 0} for s in data["sections"]}
     for drawn, path in figures:
         if drawn.group not in (PLAN, PERIODICITY):
-            section = {"id": f"metrics-{slug(drawn.group)}", "title": drawn.group, "figures": []}
-            sections.setdefault(drawn.group, section)["figures"].append(embedded(drawn, path))
+            new = {"id": f"metrics-{slug(drawn.group)}", "title": drawn.group, "figures": [], "left_out": 0}
+            section = sections.setdefault(drawn.group, new)
+            if drawn.name in shown:
+                section["figures"].append(embedded(drawn, path))
+            else:
+                section["left_out"] += 1
     findings = signature.findings()
     return (
         environment()
@@ -50,17 +62,26 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
             control=signature.control,
             definitions=_definitions(signature),
             again=again(signature.info),
+            data=as_script(data),
+            css=_asset("page.css"),
+            scripts=[_asset(name) for name in SCRIPTS],
         )
     )
 
 
-def slug(title: str) -> str:
-    """A title as the name of a place on the page.
+def _asset(name: str) -> Markup:
+    """A file of ours, as it is within the page."""
+    return Markup((ASSETS / name).read_text(encoding="utf-8"))
 
-    >>> slug("Logit lens")
-    'logit-lens'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+def _within_size(figures: list[tuple[Drawn, Path]], alive: list[str]) -> set[str]:
+    """Names of the figures that fit onto a page: first those of which it has no chart."""
+    room, shown = MOST_PICTURES, set()
+    for drawn, path in sorted(figures, key=lambda one: one[0].name.startswith(tuple(alive))):
+        room -= path.stat().st_size * 4 // 3
+        if room >= 0:
+            shown.add(drawn.name)
+    return shown
 
 
 def environment() -> jinja2.Environment:
