@@ -23,6 +23,7 @@ from depthsig.engine.network import Network
 from depthsig.engine.rows import StepObserver
 from depthsig.engine.run import EditedRun, run_edits
 from depthsig.errors import InputError, UnsupportedModelError
+from depthsig.notebook import lines_as_html, plan_strip
 from depthsig.plan.declared import Declared, Iterations, PlanOptions, check_counts, declare_spans, gather
 from depthsig.plan.foreseen import check_precision, foresee
 from depthsig.plan.plan import Plan, build_plan
@@ -136,7 +137,23 @@ class Model(Network):
         return f"{self.checkpoint.name} ({self.anatomy.family}): {self.plan}"
 
     def __repr__(self) -> str:
-        return f"Model({self})"
+        layers = f"{len(self.anatomy.layers)} layers of width {self.trace.width}, vocabulary of {self.readout.vocab}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        known = sum(self.has_parts)
+        parts = "known" if known == len(self.plan) else f"known in {known} of {len(self.plan)} steps"
+        tokenizer = "none, prompts are token ids" if self.tokenizer is None else type(self.tokenizer).__name__
+        return "\n".join(
+            [
+                f"Model {self.checkpoint.name[:80]} ({self.anatomy.family}, {self.checkpoint.kind})",
+                f"  {layers}, {dtype} on {self.device}",
+                f"  plan: {self.plan}",
+                f"  attention and MLP: {parts if known else 'not known'}",
+                f"  tokenizer: {tokenizer}",
+            ]
+        )
+
+    def _repr_html_(self) -> str:
+        return lines_as_html(repr(self)) + plan_strip(self.plan.records())
 
 
 def load(

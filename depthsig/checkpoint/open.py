@@ -53,9 +53,9 @@ class Checkpoint:
         weights: what the weights were when they were loaded; empty for a live model.
     """
 
-    module: nn.Module
-    tokenizer: Any
-    config: Any
+    module: nn.Module = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    config: Any = field(repr=False)
     name: str
     source: str
     kind: str

@@ -72,6 +72,9 @@ class FittedLens:
             write_lens(self.lens, partial, self.record)
         return Path(out)
 
+    def __repr__(self) -> str:
+        return f"FittedLens of {self.name[:80]}: {self}\n  .lens is what analyze takes, .depths its table, .save(DIR) keeps it"
+
     def __str__(self) -> str:
         plain, tuned = self.depths["plain"].mean(), self.depths["tuned"].mean()
         return (
