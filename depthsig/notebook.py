@@ -85,9 +85,7 @@ def sparkline(values: Sequence[float], label: str) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Rows of text under a head."""
     lines = [("th", head), *(("td", row) for row in rows)]
-    inside = "".join(
-        f"<tr>{''.join(f'<{tag}>{escape(str(cell))}</{tag}>' for cell in row)}</tr>" for tag, row in lines
-    )
+    inside = "".join(f"<tr>{''.join(f'<{tag}>{escape(str(cell))}</{tag}>' for cell in row)}</tr>" for tag, row in lines)
     return f"<table>{inside}</table>"
 
 

@@ -73,7 +73,8 @@ class FittedLens:
         return Path(out)
 
     def __repr__(self) -> str:
-        return f"FittedLens of {self.name[:80]}: {self}\n  .lens is what analyze takes, .depths its table, .save(DIR) keeps it"
+        uses = "  .lens is what analyze takes, .depths its table, .save(DIR) keeps it"
+        return f"FittedLens of {self.name[:80]}: {self}\n{uses}"
 
     def __str__(self) -> str:
         plain, tuned = self.depths["plain"].mean(), self.depths["tuned"].mean()
