@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     import torch
 
 
+Names = str | Sequence[str] | Callable[[str], bool] | None
+"""Which activations: names, patterns, a function of a name, or None for all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model(Network):
     """A loaded model that can be run step by step.
@@ -93,7 +97,7 @@ class Model(Network):
         return ready
 
     def cache(
-        self, prompts: str | Sequence[Any], names: Sequence[str], *, max_tokens: int = 256
+        self, prompts: str | Sequence[Any], names: Names = None, *, max_tokens: int = 256
     ) -> dict[str, list[Float[Tensor, "_token d"]]]:
         """Single activations under TransformerLens' names, one tensor [token, d] a prompt.
 
@@ -102,13 +106,31 @@ class Model(Network):
 
         Args:
             prompts: strings, ``{"text", "answer"}`` or token ids; one string is one prompt.
+            names: one or several, each a name or a pattern as ``blocks.*.hook_resid_post``; or a function that says
+                of a name whether it is wanted. Default: all.
             max_tokens: prompts are cut after so many tokens.
 
         Raises:
-            InputError: for a name that is not known, or a step outside the plan, and within ``torch.autocast``.
+            InputError: for a name that is not known or a pattern that nothing fits, or a step outside the plan, and within ``torch.autocast``.
         """
         refuse_autocast(self.module)
-        return self.activations(self.tokens(prompts, max_tokens), names)
+        return self.activations(self.tokens(prompts, max_tokens), self.names_of(names))
+
+    def run_with_cache(
+        self, prompts: str | Sequence[Any], names: Names = None, *, max_tokens: int = 256
+    ) -> tuple[list[Float[Tensor, "_token vocab"]], dict[str, list[Float[Tensor, "_token d"]]]]:
+        """Logits, one tensor [token, vocab] a prompt, and what :meth:`cache` gives.
+
+        Prompts differ in length, so both are lists over prompts, where TransformerLens has one padded tensor.
+
+        Args:
+            prompts, names, max_tokens: as of :meth:`cache`; ``names`` is what TransformerLens calls ``names_filter``.
+
+        Raises:
+            InputError: as :meth:`cache`.
+        """
+        kept = self.cache(prompts, names, max_tokens=max_tokens)
+        return self.run(prompts, [None], max_tokens=max_tokens)[0].logits, kept
 
     def run(
         self, prompts: str | Sequence[Any], edits: Sequence[Edit | None], *, observer: StepObserver | None = None,
@@ -162,7 +184,7 @@ def load(
     forward: Callable[[nn.Module, Tensor], Any] | None = None, seed: int = 0,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
     revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> Model:  # fmt: skip
     """Load a checkpoint, or wrap a live model, and trace its plan.
 
@@ -184,14 +206,14 @@ def load(
         revision: of a hub id.
         trust_remote_code: run code that a checkpoint brings.
         allow_pickle: load pickled weights.
-        progress: show on standard error how far it is.
+        progress: show how far it is (the default): bars, or a line every half minute.
 
     Raises:
         InputError: for anything that cannot be loaded safely and exactly; one line says why.
     """
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     plan = PlanOptions(order, loop, grown, iterations)
-    return open_model(source, tokenizer, loading, plan, forward=forward, seed=seed, progress=progress)
+    return open_model(source, tokenizer, loading, plan, forward=forward, seed=seed, progress=Progress.of(progress))
 
 
 def open_model(

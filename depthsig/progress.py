@@ -1,4 +1,4 @@
-"""Progress on standard error: bars in a terminal and a notebook, now and then a line where nothing else can be shown."""
+"""Progress: bars in a terminal and a notebook, now and then a line on standard error where neither is."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
+from typing import Any
 
 from depthsig.notebook import in_notebook
 
 EVERY = 30.0
 """Seconds between two lines."""
+AT_FIRST, AGAIN = 1.0, 0.5
+"""Seconds until a notebook shows a bar, so that a quick stage leaves nothing in it, and between two changes of it."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,13 @@ class Progress:
 
     @classmethod
     def of(cls, progress: bool | Progress | None) -> Progress:
-        """What a function was given as its ``progress``; None: in a terminal and in a notebook."""
-        if isinstance(progress, Progress):
-            return progress
-        return cls(_is_terminal() or in_notebook() if progress is None else bool(progress))
+        """What a function was given as its ``progress``; None: shown."""
+        return progress if isinstance(progress, Progress) else cls(progress is None or bool(progress))
+
+    @property
+    def bars(self) -> bool:
+        """Whether bars are shown that others may add theirs to."""
+        return self.visible and _is_terminal()
 
     @contextmanager
     def stage(self, name: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
@@ -38,7 +45,14 @@ class Progress:
         if not self.visible:
             yield lambda amount: None
             return
-        if not _is_terminal() and not in_notebook():
+        if in_notebook():
+            bar = _InNotebook(name, total, self.clock)
+            try:
+                yield bar.tick
+            finally:
+                bar.end()
+            return
+        if not _is_terminal():
             yield _Lines(name, total, self.clock).tick
             return
         from rich.console import Console  # start-up time
@@ -46,9 +60,7 @@ class Progress:
         from rich.progress import Progress as Bars  # start-up time
 
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        # A notebook shows bars by rich's own means, which a console of a file would be kept from.
-        console = Console(stderr=True) if in_notebook() else Console(file=sys.stderr)
-        with Bars(*columns, console=console, transient=True) as bars:
+        with Bars(*columns, console=Console(file=sys.stderr), transient=True) as bars:
             task = bars.add_task(name, total=total)
             yield lambda amount: bars.update(task, advance=amount)
 
@@ -57,20 +69,57 @@ def _is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-class _Lines:
-    """A stage whose progress is told in lines, the first after half a minute: a quick stage tells nothing."""
+class _Told:
+    """A stage that is told of now and then, where it is ticked."""
+
+    first, every = EVERY, EVERY
 
     def __init__(self, name: str, total: float | None, clock: Callable[[], float]) -> None:
         self.name, self.total, self.clock = name, total, clock
-        self.start = self.told = clock()
+        self.start = clock()
+        self.due = self.start + self.first
         self.done = 0.0
 
     def tick(self, amount: float) -> None:
-        """Count, and write a line where the last one is long ago."""
+        """Count, and tell where it is time."""
         self.done += amount
         now = self.clock()
-        if now - self.told < EVERY:
-            return
-        self.told = now
-        far = "" if not self.total else f" {min(1.0, self.done / self.total):.0%},"
-        print(f"{self.name}:{far} {now - self.start:.0f} s so far", file=sys.stderr, flush=True)
+        if now >= self.due:
+            self.due = now + self.every
+            self.tell(now - self.start)
+
+    def tell(self, seconds: float) -> None:
+        """Say how far it is."""
+        far = f" {min(1.0, self.done / self.total):.0%}," if self.total else ""
+        print(f"{self.name}:{far} {seconds:.0f} s so far", file=sys.stderr, flush=True)
+
+
+class _Lines(_Told):
+    """Lines of text; a stage of less than half a minute tells nothing."""
+
+
+class _InNotebook(_Told):
+    """A bar of the browser's own, which needs no widgets; it goes when the stage ends."""
+
+    first, every = AT_FIRST, AGAIN
+
+    def __init__(self, name: str, total: float | None, clock: Callable[[], float]) -> None:
+        super().__init__(name, total, clock)
+        self.handle: Any = None
+
+    def tell(self, seconds: float) -> None:
+        share = f' value="{min(1.0, self.done / self.total):.3f}"' if self.total else ""
+        self._show(f"{escape(self.name)} <progress max=1{share}></progress> {seconds:.0f} s")
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self.handle is not None:
+            self._show("")
+
+    def _show(self, html: str) -> None:
+        from IPython.display import HTML, display  # start-up time
+
+        if self.handle is None:
+            self.handle = display(HTML(html), display_id=True)
+        else:
+            self.handle.update(HTML(html))

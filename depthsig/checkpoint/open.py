@@ -94,7 +94,7 @@ def open_checkpoint(
     check_revision(options.revision, place, where)
     packed = isinstance(place, Path) and place.is_file()
     size = Path(place).stat().st_size if packed else None
-    with show.stage(f"loading {Path(place).name}", size) as tick, quiet(show.visible and not packed):
+    with show.stage(f"loading {Path(place).name}", size) as tick, quiet(show.bars and not packed):
         files = list_files(_fetched(place, options) if isinstance(place, str) else place, options, where)
         check_counts(files.config if files.gguf is None else files.gguf.own(), files, where)
         target = Target(files, place if isinstance(place, str) else None, options, where)

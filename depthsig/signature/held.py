@@ -109,9 +109,8 @@ def told(signature: Signature) -> list[str]:
     failed = [str(proof["name"]) for proof in proofs if not proof["passed"]]
     certified = f"failed: {', '.join(failed)}" if failed else f"all {len(proofs)} passed" if proofs else "none"
     how = ", ".join(str(info[key]) for key in ("dtype", "device") if info.get(key))
-    lines.append(
-        f"  prompts {shown(str(options.get('prompts', '?')))[:90]}; {how or 'dtype unknown'}; certificates: {certified}"
-    )
+    prompts_of = shown(str(options.get("prompts", "?")))
+    lines.append(f"  prompts {prompts_of}; {how or 'dtype unknown'}; certificates: {certified}")
     warnings = [str(text) for text in info.get("warnings", [])]
     lines += [f"  warning: {' '.join(text.split())[:140]}" for text in warnings[:MOST_WARNINGS]]
     if len(warnings) > MOST_WARNINGS:
