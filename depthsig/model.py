@@ -111,7 +111,8 @@ class Model(Network):
             max_tokens: prompts are cut after so many tokens.
 
         Raises:
-            InputError: for a name that is not known or a pattern that nothing fits, or a step outside the plan, and within ``torch.autocast``.
+            InputError: for a name that is not known, a pattern that nothing fits, or a step outside the plan, and
+                within ``torch.autocast``.
         """
         refuse_autocast(self.module)
         return self.activations(self.tokens(prompts, max_tokens), self.names_of(names))
@@ -189,8 +190,8 @@ def load(
     """Load a checkpoint, or wrap a live model, and trace its plan.
 
     Args:
-        source: a local folder, a hub id, a GGUF file, the name of a shipped checkpoint, a live
-            Hugging Face model, or a ``TransformerBridge``.
+        source: a local folder, a hub id (or TransformerLens' short name of one, as ``gpt2-small``), a GGUF file,
+            the name of a shipped checkpoint, a live Hugging Face model, or a ``TransformerBridge``.
         tokenizer: for live models.
         order: run the layers in this order, as ``0:4,4:8x4,8:12`` or ``Loop(4-4x4-4)``.
         loop: label layers ``A:B`` as a loop.

@@ -92,6 +92,8 @@ def open_checkpoint(
     options, where, show = options or LoadOptions(), repr(str(source)), Progress.of(progress)
     place = locate(str(source))
     check_revision(options.revision, place, where)
+    if isinstance(place, str) and place != str(source):
+        warnings.warn(f"{where} is taken as the hub id {place!r}", DepthsigWarning, stacklevel=2)
     packed = isinstance(place, Path) and place.is_file()
     size = Path(place).stat().st_size if packed else None
     with show.stage(f"loading {Path(place).name}", size) as tick, quiet(show.bars and not packed):

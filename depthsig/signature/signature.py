@@ -18,7 +18,7 @@ from depthsig.signature import storage
 from depthsig.signature.consistency import wrong_control
 from depthsig.signature.folders.kinds import CONTROL, FINDINGS
 from depthsig.signature.folders.writing import writing
-from depthsig.signature.held import HeldMetrics, held_metrics, missing, rows_of, to_dataset, told, told_html
+from depthsig.signature.holding import HeldMetrics, held_metrics, missing, rows_of, to_dataset, told, told_html
 from depthsig.signature.reading import read_tables
 from depthsig.signature.records import STEP_COLUMNS, RecordedStep
 from depthsig.signature.schema import FILES, TABLES

@@ -42,8 +42,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 }  # fmt: skip
 """For each room, the rooms that it may import, besides itself and :data:`EVERYWHERE`."""
 EVERYWHERE = {"errors", "terms", "progress", "untrusted", "kept", "notebook"}
-REACHES_ON = {Path("signature/signature.py"): {"findings", "report"}}
-"""``Signature.findings``, ``.plot``, ``.save`` and ``.report`` are the one convenience against the arrows."""
+REACHES_ON = {
+    Path("signature/signature.py"): {"findings", "report"},
+    Path("signature/compared.py"): {"report"},
+}
+"""``Signature.findings``, ``.plot``, ``.save`` and ``.report``, and ``Comparison.plot``, are the one convenience against the arrows."""
 TORCH_FREE = EVERYWHERE | {"statistics", "metrics", "signature", "findings", "tables", "comparison", "report"}
 HEAVY = {"torch", "transformers", "transformer_lens"}
 
