@@ -46,7 +46,8 @@ REACHES_ON = {
     Path("signature/signature.py"): {"findings", "report"},
     Path("signature/compared.py"): {"report"},
 }
-"""``Signature.findings``, ``.plot``, ``.save`` and ``.report``, and ``Comparison.plot``, are the one convenience against the arrows."""
+"""``Signature.findings``, ``.plot``, ``.save`` and ``.report``, and ``Comparison.plot``,
+are the one convenience against the arrows."""
 TORCH_FREE = EVERYWHERE | {"statistics", "metrics", "signature", "findings", "tables", "comparison", "report"}
 HEAVY = {"torch", "transformers", "transformer_lens"}
 

@@ -19,7 +19,8 @@ def short_ids() -> dict[str, str]:
     """
     place = find_spec("transformer_lens")
     path = Path(place.origin).parent / _LIST if place is not None and place.origin else None
-    listed = read_object(path) if path is not None and path.is_file() else {}
+    listed = read_object(path).get("aliases") if path is not None and path.is_file() else None
+    listed = listed if isinstance(listed, dict) else {}
     found = {name.lower(): name for name in listed if "/" not in name}
     for name, aliases in listed.items():
         for alias in aliases if isinstance(aliases, list) else []:
