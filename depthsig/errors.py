@@ -5,6 +5,9 @@ A message is one line: what was wrong, what was found, and what would work.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class DepthsigError(Exception):
     """Base of every error that depthsig raises on purpose."""
@@ -34,6 +37,17 @@ class CertificateError(DepthsigError):
 
 class DepthsigWarning(UserWarning):
     """Something the user should know that does not stop the analysis."""
+
+
+def near(word: object, known: Iterable[str]) -> str:
+    """What was meant perhaps, in brackets; empty where nothing is near.
+
+    >>> near("lens.kll", ["lens.kl", "skip.effect"])
+    " (did you mean 'lens.kl'?)"
+    """
+    names = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(str(word)[:200].lower(), names, n=1, cutoff=0.7)
+    return f" (did you mean {names[found[0]]!r}?)" if found else ""
 
 
 def shown(value: object, most: int = 80) -> str:

@@ -23,6 +23,7 @@ from depthsig.engine.network import Network
 from depthsig.engine.rows import StepObserver
 from depthsig.engine.run import EditedRun, run_edits
 from depthsig.errors import InputError, UnsupportedModelError
+from depthsig.notebook import lines_as_html, plan_strip
 from depthsig.plan.declared import Declared, Iterations, PlanOptions, check_counts, declare_spans, gather
 from depthsig.plan.foreseen import check_precision, foresee
 from depthsig.plan.plan import Plan, build_plan
@@ -32,6 +33,10 @@ from depthsig.prompts import TokenPrompt, tokenize
 
 if TYPE_CHECKING:
     import torch
+
+
+Names = str | Sequence[str] | Callable[[str], bool] | None
+"""Which activations: names, patterns, a function of a name, or None for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +97,7 @@ class Model(Network):
         return ready
 
     def cache(
-        self, prompts: str | Sequence[Any], names: Sequence[str], *, max_tokens: int = 256
+        self, prompts: str | Sequence[Any], names: Names = None, *, max_tokens: int = 256
     ) -> dict[str, list[Float[Tensor, "_token d"]]]:
         """Single activations under TransformerLens' names, one tensor [token, d] a prompt.
 
@@ -101,13 +106,32 @@ class Model(Network):
 
         Args:
             prompts: strings, ``{"text", "answer"}`` or token ids; one string is one prompt.
+            names: one or several, each a name or a pattern as ``blocks.*.hook_resid_post``; or a function that says
+                of a name whether it is wanted. Default: all.
             max_tokens: prompts are cut after so many tokens.
 
         Raises:
-            InputError: for a name that is not known, or a step outside the plan, and within ``torch.autocast``.
+            InputError: for a name that is not known, a pattern that nothing fits, or a step outside the plan, and
+                within ``torch.autocast``.
         """
         refuse_autocast(self.module)
-        return self.activations(self.tokens(prompts, max_tokens), names)
+        return self.activations(self.tokens(prompts, max_tokens), self.names_of(names))
+
+    def run_with_cache(
+        self, prompts: str | Sequence[Any], names: Names = None, *, max_tokens: int = 256
+    ) -> tuple[list[Float[Tensor, "_token vocab"]], dict[str, list[Float[Tensor, "_token d"]]]]:
+        """Logits, one tensor [token, vocab] a prompt, and what :meth:`cache` gives.
+
+        Prompts differ in length, so both are lists over prompts, where TransformerLens has one padded tensor.
+
+        Args:
+            prompts, names, max_tokens: as of :meth:`cache`; ``names`` is what TransformerLens calls ``names_filter``.
+
+        Raises:
+            InputError: as :meth:`cache`.
+        """
+        kept = self.cache(prompts, names, max_tokens=max_tokens)
+        return self.run(prompts, [None], max_tokens=max_tokens)[0].logits, kept
 
     def run(
         self, prompts: str | Sequence[Any], edits: Sequence[Edit | None], *, observer: StepObserver | None = None,
@@ -136,7 +160,23 @@ class Model(Network):
         return f"{self.checkpoint.name} ({self.anatomy.family}): {self.plan}"
 
     def __repr__(self) -> str:
-        return f"Model({self})"
+        layers = f"{len(self.anatomy.layers)} layers of width {self.trace.width}, vocabulary of {self.readout.vocab}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        known = sum(self.has_parts)
+        parts = "known" if known == len(self.plan) else f"known in {known} of {len(self.plan)} steps"
+        tokenizer = "none, prompts are token ids" if self.tokenizer is None else type(self.tokenizer).__name__
+        return "\n".join(
+            [
+                f"Model {self.checkpoint.name[:80]} ({self.anatomy.family}, {self.checkpoint.kind})",
+                f"  {layers}, {dtype} on {self.device}",
+                f"  plan: {self.plan}",
+                f"  attention and MLP: {parts if known else 'not known'}",
+                f"  tokenizer: {tokenizer}",
+            ]
+        )
+
+    def _repr_html_(self) -> str:
+        return lines_as_html(repr(self)) + plan_strip(self.plan.records())
 
 
 def load(
@@ -145,13 +185,13 @@ def load(
     forward: Callable[[nn.Module, Tensor], Any] | None = None, seed: int = 0,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
     revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> Model:  # fmt: skip
     """Load a checkpoint, or wrap a live model, and trace its plan.
 
     Args:
-        source: a local folder, a hub id, a GGUF file, the name of a shipped checkpoint, a live
-            Hugging Face model, or a ``TransformerBridge``.
+        source: a local folder, a hub id (or TransformerLens' short name of one, as ``gpt2-small``), a GGUF file,
+            the name of a shipped checkpoint, a live Hugging Face model, or a ``TransformerBridge``.
         tokenizer: for live models.
         order: run the layers in this order, as ``0:4,4:8x4,8:12`` or ``Loop(4-4x4-4)``.
         loop: label layers ``A:B`` as a loop.
@@ -167,14 +207,14 @@ def load(
         revision: of a hub id.
         trust_remote_code: run code that a checkpoint brings.
         allow_pickle: load pickled weights.
-        progress: show on standard error how far it is.
+        progress: show how far it is (the default): bars, or a line every half minute.
 
     Raises:
         InputError: for anything that cannot be loaded safely and exactly; one line says why.
     """
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     plan = PlanOptions(order, loop, grown, iterations)
-    return open_model(source, tokenizer, loading, plan, forward=forward, seed=seed, progress=progress)
+    return open_model(source, tokenizer, loading, plan, forward=forward, seed=seed, progress=Progress.of(progress))
 
 
 def open_model(

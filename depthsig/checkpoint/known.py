@@ -13,9 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from depthsig.checkpoint.files.names import read_object
+from depthsig.checkpoint.files.short_ids import short_ids
 from depthsig.checkpoint.gguf.gguf_header import read_header
 from depthsig.checkpoint.own_entry import check_declared
-from depthsig.errors import InputError, UnsupportedModelError, shown
+from depthsig.errors import InputError, UnsupportedModelError, near, shown
 from depthsig.prompts.shipped import shipped_checkpoints
 from depthsig.untrusted import is_file
 
@@ -177,9 +178,13 @@ def locate(source: str) -> Path | str:
             f"{source!r} does not exist; name a folder, a .gguf file, a hub id or one of `depthsig models`"
         )
     if "/" not in source:
+        short = short_ids()
+        if source.lower() in short:
+            return short[source.lower()]
         names = ", ".join(shipped) or "none"
         raise InputError(
-            f"{source!r} is no folder, and no shipped checkpoint (there are: {names}); hub ids read owner/name"
+            f"{source!r} is no folder, and no shipped checkpoint (there are: {names})"
+            f"{near(source, [*shipped, *short])}; hub ids read owner/name"
         )
     return source
 

@@ -53,9 +53,9 @@ class Checkpoint:
         weights: what the weights were when they were loaded; empty for a live model.
     """
 
-    module: nn.Module
-    tokenizer: Any
-    config: Any
+    module: nn.Module = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    config: Any = field(repr=False)
     name: str
     source: str
     kind: str
@@ -92,9 +92,11 @@ def open_checkpoint(
     options, where, show = options or LoadOptions(), repr(str(source)), Progress.of(progress)
     place = locate(str(source))
     check_revision(options.revision, place, where)
+    if isinstance(place, str) and place != str(source):
+        warnings.warn(f"{where} is taken as the hub id {place!r}", DepthsigWarning, stacklevel=2)
     packed = isinstance(place, Path) and place.is_file()
     size = Path(place).stat().st_size if packed else None
-    with show.stage(f"loading {Path(place).name}", size) as tick, quiet(show.visible and not packed):
+    with show.stage(f"loading {Path(place).name}", size) as tick, quiet(show.bars and not packed):
         files = list_files(_fetched(place, options) if isinstance(place, str) else place, options, where)
         check_counts(files.config if files.gguf is None else files.gguf.own(), files, where)
         target = Target(files, place if isinstance(place, str) else None, options, where)

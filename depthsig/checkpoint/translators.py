@@ -78,6 +78,11 @@ class TunedLens:
     def __str__(self) -> str:
         return self.source or "a lens in memory"
 
+    def __repr__(self) -> str:
+        fitted = self.config.get("base_model_name_or_path")
+        of = f", fitted for {shown(fitted)}" if fitted else ""
+        return f"TunedLens: {len(self)} translators of width {self.width}{of} ({self})"
+
     def to(self, device: torch.device | str) -> TunedLens:
         """The same lens on a device."""
         biases = None if self.biases is None else tuple(b.to(device) for b in self.biases)

@@ -50,7 +50,7 @@ def analyze(
     memory: str | int = "4GiB", batch_size: int | None = None, seed: int = 0,
     plugin: str | Path | Sequence[str | Path] = (), out: str | Path | None = None, resume: bool = False,
     recheck: bool = False,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> Signature:  # fmt: skip
     """Measure a model's depth-wise signature.
 
@@ -102,7 +102,7 @@ def analyze(
         out: folder to save tables, page and figures in; checked before anything is computed.
         resume: go on from what an interrupted run with the same ``out`` and options left.
         recheck: prove the certificates anew, though they are kept from an analysis of the same files and prompts.
-        progress: show progress on standard error.
+        progress: show how far it is (the default): bars, or a line every half minute.
 
     Raises:
         InputError: bad input or options. CertificateError: the numbers could not be trusted.

@@ -25,7 +25,7 @@ def check(
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
     revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False, seed: int = 0,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> list[Certificate]:  # fmt: skip
     """All certificates of a model on up to four of the prompts; nothing is raised for one that fails.
 
@@ -40,7 +40,7 @@ def check(
         dtype, device, device_map: how and where it is loaded, as for :func:`depthsig.analyze`.
         revision, trust_remote_code, allow_pickle: as for :func:`depthsig.analyze`.
         seed: of generated prompts, and of a random initial state.
-        progress: show progress on standard error.
+        progress: show how far it is (the default): bars, or a line every half minute.
 
     Raises:
         InputError: for what cannot be loaded, or prompts that cannot be used.

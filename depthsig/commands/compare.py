@@ -35,7 +35,7 @@ def compare(
     seed: int = 0,
     resamples: int = RESAMPLES,
     out: str | Path | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> Comparison:
     """Compare signatures of models that may differ in depth.
 
@@ -53,7 +53,7 @@ def compare(
             without leaving a choice. Claims are judged where there is a baseline.
         seed: of the bootstrap. resamples: how many.
         out: folder to save the tables in; checked before anything is computed.
-        progress: show progress on standard error.
+        progress: show how far it is (the default): bars, or a line every half minute.
 
     Raises:
         InputError: fewer than two signatures or one twice, signatures that were measured differently,

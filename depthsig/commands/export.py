@@ -31,7 +31,7 @@ _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 def export(
     model: Any, out: str | Path, *, tokenizer: Any = None, order: str | None = None,
     iterations: Iterations | None = None, dtype: str | torch.dtype = "auto", revision: str | None = None,
-    trust_remote_code: bool = False, allow_pickle: bool = False, progress: bool | Progress = False,
+    trust_remote_code: bool = False, allow_pickle: bool = False, progress: bool | Progress | None = None,
 ) -> Path:  # fmt: skip
     """Write a checkpoint with the layers of a plan as its own, in their order.
 
@@ -47,7 +47,7 @@ def export(
         iterations: how often the loop of the order runs.
         dtype: of the weights; default: their own.
         revision, trust_remote_code, allow_pickle: as for :func:`depthsig.analyze`.
-        progress: show progress on standard error.
+        progress: show how far it is (the default): bars, or a line every half minute.
 
     Returns:
         The folder.

@@ -107,7 +107,7 @@ def find_blocks(
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
     revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False, seed: int = 0,
-    draws: int = DRAWS, progress: bool | Progress = False,
+    draws: int = DRAWS, progress: bool | Progress | None = None,
 ) -> FoundBlocks:  # fmt: skip
     """Find looped, grown and copied blocks without being told of any.
 
@@ -127,7 +127,7 @@ def find_blocks(
         revision, trust_remote_code, allow_pickle: as for :func:`depthsig.analyze`.
         seed: of generated prompts and of the null distributions.
         draws: from the null of each kind of evidence.
-        progress: show progress on standard error.
+        progress: show how far it is (the default): bars, or a line every half minute.
 
     Returns:
         The blocks with a p below .01 after correction, in the order of their layers, and notes on

@@ -72,6 +72,10 @@ class FittedLens:
             write_lens(self.lens, partial, self.record)
         return Path(out)
 
+    def __repr__(self) -> str:
+        uses = "  .lens is what analyze takes, .depths its table, .save(DIR) keeps it"
+        return f"FittedLens of {self.name[:80]}: {self}\n{uses}"
+
     def __str__(self) -> str:
         plain, tuned = self.depths["plain"].mean(), self.depths["tuned"].mean()
         return (
@@ -87,7 +91,7 @@ def fit_lens(
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
     revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False,
     memory: str | int = "4GiB", batch_size: int | None = None, seed: int = 0, out: str | Path | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> FittedLens:  # fmt: skip
     """Fit one affine map a depth to the model's final output (Belrose et al. 2303.08112).
 
@@ -110,7 +114,7 @@ def fit_lens(
             in several turns. The maps themselves take about 16 bytes a weight besides.
         batch_size: at most this many prompts at once.
         seed: of generated prompts, of what is held out, and of the tokens of each step.
-        progress: show progress on standard error.
+        progress: show how far it is (the default): bars, or a line every half minute.
         out: folder to save the lens in; checked before anything is computed.
 
     Raises:

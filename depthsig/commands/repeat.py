@@ -91,7 +91,7 @@ def repeat(
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
     revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False,
     max_tokens: int = 256, memory: str | int = "1GiB", seed: int = 0, out: str | Path | None = None,
-    progress: bool | Progress = False,
+    progress: bool | Progress | None = None,
 ) -> Study:  # fmt: skip
     """Run a span of layers several times, and see what that does to loss and accuracy.
 
@@ -113,7 +113,7 @@ def repeat(
         memory: for states on their way, in bytes or as ``1GiB``.
         seed: of generated prompts and of the bootstrap.
         out: folder for the tables; checked before anything is computed.
-        progress: show progress on standard error.
+        progress: show how far it is (the default): bars, or a line every half minute.
 
     Raises:
         InputError: for a span that straddles a loop's border, a task without answers, bad counts.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,7 +20,7 @@ from depthsig.engine.batch import make_batch
 from depthsig.engine.calls import LayerCall, RowSpec, row_specs
 from depthsig.engine.clean_run import CleanRun, layer_calls, native_run, ordered_run
 from depthsig.engine.device import Pending
-from depthsig.errors import CertificateError, InputError
+from depthsig.errors import CertificateError, InputError, near, shown
 from depthsig.plan.plan import Plan
 from depthsig.plan.trace import Trace
 from depthsig.prompts import TokenPrompt
@@ -189,11 +190,65 @@ class Network:
                 "the tokenizer does not belong to this checkpoint"
             )
 
+    def names_of(self, names: str | Sequence[str] | Callable[[str], bool] | None) -> list[str]:
+        """Names of activations that this network has.
+
+        Args:
+            names: one name or several, each perhaps a pattern (``blocks.*.hook_resid_post``), a function that says
+                of a name whether it is wanted, or None for all.
+
+        Raises:
+            InputError: for a name that is not known, a step outside the plan, or a choice that nothing fits.
+        """
+        if isinstance(names, str):
+            names = [names]
+        if names is not None and not callable(names):
+            if not isinstance(names, Iterable):
+                raise InputError(f"names are text, a list of it or a function; found {type(names).__name__}")
+            given = list(names)
+            wrong = [name for name in given if not isinstance(name, str)]
+            if wrong:
+                raise InputError(f"a name of an activation is text; found {type(wrong[0]).__name__}")
+            chosen = [one for name in given for one in (self._matching(name) if _is_pattern(name) else [name])]
+            return list(dict.fromkeys(chosen))
+        chosen = [name for name in self._there() if names is None or names(name)]
+        if not chosen:
+            raise InputError(f"the filter takes none of this model's activations; they are {_FORMS}")
+        return chosen
+
+    def _matching(self, pattern: str) -> list[str]:
+        found = fnmatch.filter(self._there(), pattern)
+        if not found:
+            raise InputError(
+                f"no activation fits {shown(pattern)}; this model has {_FORMS}, i = 0..{len(self.plan) - 1}"
+            )
+        return found
+
+    def _there(self) -> list[str]:
+        """Every activation that is there, step by step: those between parts only where the parts are known."""
+        found = []
+        for step, known in enumerate(self.has_parts):
+            layer = self.anatomy.layers[self.plan[step].layer]
+            kinds = ["resid_pre", *["attn_out", "mlp_out"] * known, *["resid_mid"] * (known and not layer.parallel)]
+            found += [f"blocks.{step}.hook_{kind}" for kind in (*kinds, "resid_post")]
+        return found
+
+
+def _is_pattern(name: str) -> bool:
+    return any(sign in name for sign in "*?[")
+
+
+def _kinds(name: str) -> list[str]:
+    """The names of one step, which a misspelt one is held against."""
+    number = re.search(r"\d{1,6}", name)
+    kinds = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+    return [f"blocks.{number[0] if number else 0}.hook_{kind}" for kind in kinds]
+
 
 def _parse(name: str, steps: int) -> tuple[int, str]:
     match = _NAME.fullmatch(name)
     if not match:
-        raise InputError(f"unknown activation {name!r}; known are {_FORMS}")
+        raise InputError(f"unknown activation {shown(name)}{near(name, _kinds(name))}; known are {_FORMS}")
     step = int(match[1])
     if step >= steps:
         raise InputError(f"{name!r}: step {step} is outside the plan, which has steps 0..{steps - 1}")

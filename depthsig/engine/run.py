@@ -160,7 +160,10 @@ class EditedRun:
     logits: list[Float[Tensor, "_token vocab"]]
 
     def __repr__(self) -> str:
-        return f"EditedRun({self.edit if self.edit is not None else 'no edit'}, {len(self.logits)} prompts)"
+        shapes = ", ".join(str(list(logits.shape)) for logits in self.logits[:3])
+        more = ", …" if len(self.logits) > 3 else ""
+        edit = str(self.edit if self.edit is not None else "no edit")
+        return f"EditedRun({edit[:200]}; {len(self.logits)} prompts, logits [token, vocab]: {shapes}{more})"
 
 
 def run_edits(

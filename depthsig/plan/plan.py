@@ -11,8 +11,11 @@ from jaxtyping import Bool, Int
 from numpy import ndarray
 
 from depthsig.errors import InputError
+from depthsig.notebook import lines_as_html, plan_strip
 
 COLUMNS = ("step", "layer", "iteration", "span", "block", "phase", "outer", "boundary")
+MOST_SPANS, MOST_NOTES = 8, 10
+"""Of a plan in words."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class SpanInfo:
 
 @dataclass(frozen=True)
 class Plan:
-    """The executed steps in order, with their labels; prints as a table."""
+    """The executed steps in order, with their labels; prints as a line, and :meth:`frame` is the table."""
 
     steps: tuple[Step, ...]
     spans: tuple[SpanInfo, ...] = ()
@@ -113,11 +116,17 @@ class Plan:
 
     def __str__(self) -> str:
         head = f"{len(self)} steps over {self.n_layers} layers"
-        spans = "; ".join(str(span) for span in self.spans)
-        return head + (f"; {spans}" if spans else "")
+        spans = "; ".join(str(span) for span in self.spans[:MOST_SPANS])
+        more = len(self.spans) - MOST_SPANS
+        return head + (f"; {spans}" if spans else "") + (f"; and {more} more spans" if more > 0 else "")
+
+    def __repr__(self) -> str:
+        notes = "".join(f"\n  {note[:160]}" for note in self.notes[:MOST_NOTES])
+        more = len(self.notes) - MOST_NOTES
+        return f"Plan: {self}{notes}" + (f"\n  and {more} more notes" if more > 0 else "")
 
     def _repr_html_(self) -> str:
-        return f"<p>{self}</p>" + self.frame().to_html(index=False, na_rep="")
+        return lines_as_html(repr(self)) + plan_strip(self.records())
 
 
 def build_plan(layers: Sequence[int], n_layers: int, order: str | None = None, boundaries: Sequence[str] = ()) -> Plan:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from depthsig.errors import InputError
+from depthsig.errors import InputError, near, shown
 from depthsig.metrics import Metric
 from depthsig.metrics.rules import PERIOD
 from depthsig.report.drawable import drawable
@@ -152,7 +152,9 @@ def plot_metric(signature: Signature, metric: str, ax: Axes | None = None, **cho
     """
     one = signature.entries.get(metric)
     if one is None:
-        raise InputError(f"unknown metric {metric!r}; `depthsig metrics` lists them")
+        raise InputError(
+            f"unknown metric {shown(metric)}{near(metric, signature.entries)}; `depthsig metrics` lists them"
+        )
     if not one.figure:
         raise InputError(f"{metric!r} has no figure; look at `signature.scores`, or `.tokens` for a metric of tokens")
     signature = drawable(signature)

@@ -106,6 +106,19 @@ class Comparison:
         """The verdicts in plain language, each with its numbers."""
         return [say(claim) for claim in self.claims.to_dict("records")]
 
+    def plot(self, name: str, ax: Any = None) -> Any:
+        """Draw one figure: ``claims``, ``tree``, ``distances``, ``late.models`` ..., or a compared profile by its id.
+
+        Raises:
+            InputError: for a name of no figure; the message lists those that there are.
+
+        Returns:
+            The axes (the figure is ``ax.figure``).
+        """
+        from depthsig.report.comparison_plot import plot_comparison  # lazily: computing never plots
+
+        return plot_comparison(self, name, ax=ax)
+
     def save(self, directory: str | Path) -> Path:
         """Write tables and record, whole or not at all; an older comparison is replaced."""
         with writing(directory, RECORD) as partial:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from depthsig.errors import InputError
+from depthsig.errors import DepthsigError, InputError, near
 from depthsig.metrics import Metric
 from depthsig.metrics.registry import with_own
 from depthsig.metrics.rules import SHOWN_TOKENS
@@ -19,6 +18,7 @@ from depthsig.signature import storage
 from depthsig.signature.consistency import wrong_control
 from depthsig.signature.folders.kinds import CONTROL, FINDINGS
 from depthsig.signature.folders.writing import writing
+from depthsig.signature.holding import HeldMetrics, held_metrics, missing, rows_of, to_dataset, told, told_html
 from depthsig.signature.reading import read_tables
 from depthsig.signature.records import STEP_COLUMNS, RecordedStep
 from depthsig.signature.schema import FILES, TABLES
@@ -27,6 +27,8 @@ from depthsig.terms import NONE
 from depthsig.untrusted import is_there
 
 if TYPE_CHECKING:
+    import xarray
+
     from depthsig.findings.shown import Findings
 
 
@@ -76,6 +78,31 @@ class Signature:
             frame[column] = frame[column].astype("Int64")
         return frame
 
+    @property
+    def metrics(self) -> HeldMetrics:
+        """The ids of the metrics and scores that it holds: a list, with ``.of("profile")`` and ``.frame()``."""
+        return held_metrics(self)
+
+    def rows(self, metric: str) -> pd.DataFrame:
+        """Everything that a figure of this metric shows: all rows of the table that has it (of a score, too).
+
+        Raises:
+            InputError: if nothing of it was measured; the message says what was.
+        """
+        return rows_of(self, metric)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Profiles and matrices as one dataset, a variable a metric.
+
+        Dimensions are ``part``, ``scope``, ``agg`` and ``index``, or ``row`` and ``col``; coordinates are the
+        intervals (``lens.kl.ci_low``, ``lens.kl.ci_high``) and, along ``index`` for metrics over depths and steps,
+        ``layer``, ``iteration``, ``block``, ``phase`` (-1 where one does not apply) and ``span``.
+
+        Raises:
+            InputError: where xarray is not installed (extra ``xarray``).
+        """
+        return to_dataset(self)
+
     def profile(
         self, metric: str, part: str | None = None, scope: str | None = None, agg: str | None = None
     ) -> pd.DataFrame:
@@ -87,13 +114,13 @@ class Signature:
         Raises:
             InputError: if nothing of it was measured; the message says what was.
         """
-        return _choose(self.profiles, metric, part, scope, agg).sort_values("index", ignore_index=True)
+        return _choose(self.profiles, metric, part, scope, agg, self).sort_values("index", ignore_index=True)
 
     def matrix(
         self, metric: str, part: str | None = None, scope: str | None = None, agg: str | None = None
     ) -> pd.DataFrame:
         """A matrix as a table of rows x columns, NaN where a cell is undefined."""
-        frame = _choose(self.matrices, metric, part, scope, agg)
+        frame = _choose(self.matrices, metric, part, scope, agg, self)
         return frame.pivot(index="row", columns="col", values="value")
 
     def score(
@@ -104,20 +131,28 @@ class Signature:
         frame = self.scores.rename(columns={"score": "metric", "metric": "of"})
         if metric is not None:
             frame = frame[frame["of"] == metric]
-        return float(_choose(frame, score, part, scope, agg)["value"].iloc[0])
+        return float(_choose(frame, score, part, scope, agg, self)["value"].iloc[0])
 
     def samples(
         self, metric: str, part: str | None = None, scope: str | None = None, agg: str | None = None
     ) -> pd.DataFrame:
         """Per-prompt values of one metric."""
-        return _choose(self.samples_table, metric, part, scope, agg).reset_index(drop=True)
+        return _choose(self.samples_table, metric, part, scope, agg, self).reset_index(drop=True)
 
     def tokens(self, metric: str = SHOWN_TOKENS, prompt: int | None = None) -> pd.DataFrame:
         """Token-level values of one metric, of one prompt or of all that were kept."""
         frame = self.tokens_table[self.tokens_table["metric"] == metric]
         if frame.empty:
-            raise InputError(f"no {metric!r} in this signature; {_there(self.tokens_table)}")
+            raise InputError(missing(metric, self.tokens_table["metric"]) + self._elsewhere(metric))
         return frame if prompt is None else frame[frame["prompt"] == prompt]
+
+    def _elsewhere(self, metric: Any) -> str:
+        """Where to look for a metric that another table has, as the end of a message."""
+        have = held_metrics(self)
+        if metric not in have:
+            return ""
+        ways = {"profile": ".profile", "matrix": ".matrix", "token": ".tokens", "score": ".score"}
+        return "; look at " + next(f"{way}({metric!r})" for kind, way in ways.items() if metric in have.of(kind))
 
     def findings(self) -> Findings:
         """What the numbers say about the model: a dozen claims, each judged beside a reference.
@@ -212,14 +247,18 @@ class Signature:
         return cls(info, **{_ATTRIBUTES[name]: frame for name, frame in tables.items()})
 
     def __repr__(self) -> str:
-        name = self.info.get("checkpoint", {}).get("name", "?")
-        metrics = list(dict.fromkeys([*self.profiles["metric"], *self.matrices["metric"]]))
-        steps = len(self.info.get("plan", []))
-        return f"Signature of {name}: {steps} steps, {len(self.prompts)} prompts, {len(metrics)} metrics"
+        return "\n".join([*told(self), *("" if self._found is None else str(self._found)).splitlines()])
 
     def _repr_html_(self) -> str:
-        shown = self.scores[["score", "part", "scope", "agg", "value", "ci_low", "ci_high", "note"]]
-        return f"<p>{escape(repr(self))}</p>" + shown.to_html(index=False, na_rep="", escape=True)
+        return told_html(self, "" if self._found is None else self._found._repr_html_())
+
+    @cached_property
+    def _found(self) -> Findings | None:
+        """The findings, which are shown whenever a cell ends in a signature; None where they cannot be judged."""
+        try:
+            return self.findings()
+        except (DepthsigError, LookupError, TypeError, ValueError):
+            return None  # of a record that somebody put together, which is to be looked at all the more
 
 
 _ATTRIBUTES = {
@@ -229,20 +268,20 @@ _ATTRIBUTES = {
 _DEFAULTS = {"part": "layer", "scope": "current", "agg": "mean"}
 
 
-def _choose(frame: pd.DataFrame, metric: str, part: str | None, scope: str | None, agg: str | None) -> pd.DataFrame:
+def _choose(
+    frame: pd.DataFrame, metric: str, part: str | None, scope: str | None, agg: str | None, signature: Signature
+) -> pd.DataFrame:
     rows = frame[frame["metric"] == metric]
     if rows.empty:
-        raise InputError(f"no {metric!r} in this signature; {_there(frame)}")
+        raise InputError(missing(metric, frame["metric"]) + signature._elsewhere(metric))
     for column, value in (("part", part), ("scope", scope), ("agg", agg)):
         have = list(dict.fromkeys(rows[column]))
         value = NONE if value == "" else value
         if value is None:
             value = _DEFAULTS[column] if _DEFAULTS[column] in have else have[0]
         if value not in have:
-            raise InputError(f"{metric!r} has no {column} {value!r}; it has {', '.join(map(repr, have))}")
+            raise InputError(
+                f"{metric!r} has no {column} {value!r}; it has {', '.join(map(repr, have))}{near(value, have)}"
+            )
         rows = rows[rows[column] == value]
     return rows
-
-
-def _there(frame: pd.DataFrame) -> str:
-    return "there are " + (", ".join(dict.fromkeys(frame["metric"])) or "none")

@@ -16,6 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": set(),
     "untrusted": set(),
     "kept": set(),
+    "notebook": set(),
     "statistics": set(),
     "prompts": set(),
     "checkpoint": {"prompts"},  # a shipped checkpoint has a name
@@ -40,9 +41,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
 }  # fmt: skip
 """For each room, the rooms that it may import, besides itself and :data:`EVERYWHERE`."""
-EVERYWHERE = {"errors", "terms", "progress", "untrusted", "kept"}
-REACHES_ON = {Path("signature/signature.py"): {"findings", "report"}}
-"""``Signature.findings``, ``.plot``, ``.save`` and ``.report`` are the one convenience against the arrows."""
+EVERYWHERE = {"errors", "terms", "progress", "untrusted", "kept", "notebook"}
+REACHES_ON = {
+    Path("signature/signature.py"): {"findings", "report"},
+    Path("signature/compared.py"): {"report"},
+}
+"""``Signature.findings``, ``.plot``, ``.save`` and ``.report``, and ``Comparison.plot``,
+are the one convenience against the arrows."""
 TORCH_FREE = EVERYWHERE | {"statistics", "metrics", "signature", "findings", "tables", "comparison", "report"}
 HEAVY = {"torch", "transformers", "transformer_lens"}
 

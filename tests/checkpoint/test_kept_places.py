@@ -26,7 +26,7 @@ def test_the_second_time_it_is_not_asked(family: str, tmp_path: Path, monkeypatc
     monkeypatch.setattr(components, "_told_by_transformer_lens", lambda *_: pytest.fail("asked again"))
     assert components._kept(components._key(module, module.config)) == asked
     again = find_anatomy(module, module.config)
-    assert repr(again) == repr(first) and again.known
+    assert again == first and again.known
     assert again.readout.transform is first.readout.transform is None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ class Sublayer:
     """A place whose output, times ``scale``, is what a sublayer adds to the residual stream."""
 
     path: str
-    module: nn.Module
+    module: nn.Module = field(repr=False)
     scale: float = 1.0
 
 
@@ -41,9 +41,9 @@ class Layer:
 
     index: int
     path: str
-    module: nn.Module
-    attn: Sublayer | None = None
-    mlp: Sublayer | None = None
+    module: nn.Module = field(repr=False)
+    attn: Sublayer | None = field(default=None, repr=False)
+    mlp: Sublayer | None = field(default=None, repr=False)
     parallel: bool = False
 
     @property
@@ -63,7 +63,7 @@ class Anatomy:
         stacks: paths of the module lists that hold the layers.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer, ...] = field(repr=False)
     readout: Readout
     family: str
     known: bool

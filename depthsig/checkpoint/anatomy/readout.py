@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,9 @@ class Readout:
         vocab: length of a logit vector, as it was seen: heads need not have a weight that tells.
     """
 
-    norms: tuple[nn.Module, ...]
-    head: nn.Module
-    transform: Callable[[Tensor], Tensor] | None = None
+    norms: tuple[nn.Module, ...] = field(repr=False)
+    head: nn.Module = field(repr=False)
+    transform: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     names: tuple[str, ...] = ()
     vocab: int = 0
 
