@@ -27,7 +27,7 @@ def profile_in_words(table: pd.DataFrame, place: str) -> str:
         where = f"at {place} {x[0]}" if len(y) == 1 else f"from {place} {x[0]} to {x[-1]}"
         return f"is {y[0]:.3g} {where}"
     first, last = f"{y[0]:.3g} at {place} {x[0]}", f"{y[-1]:.3g} at {place} {x[-1]}"
-    if y[0] == y.max() and y[-1] == y.min() or y[0] == y.min() and y[-1] == y.max():
+    if (y[0] == y.max() and y[-1] == y.min()) or (y[0] == y.min() and y[-1] == y.max()):
         moves = np.diff(y) if y[-1] > y[0] else -np.diff(y)
         fastest = int(np.argmax(moves))
         said = "rises" if y[-1] > y[0] else "falls"
