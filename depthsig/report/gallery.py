@@ -24,8 +24,9 @@ from depthsig.report.figures.top_tokens import draw_top_tokens, words_as_they_ar
 from depthsig.report.figures.trajectories import draw_trajectories
 from depthsig.report.period_tables import period_tables
 from depthsig.report.style import COLUMN, FULL, house_style, new_figure
+from depthsig.report.words import matrix_in_words, profile_in_words
 from depthsig.signature import Signature
-from depthsig.terms import NONE
+from depthsig.terms import NONE, described
 
 TOKEN_MAPS = 4
 """Token metrics are drawn for the first prompts; the table has all of them."""
@@ -36,13 +37,17 @@ PLAN, PERIODICITY = "(plan)", "(periods)"
 
 @dataclass(frozen=True)
 class Drawn:
-    """A finished figure with its file name, heading and caption; ``group`` is its section."""
+    """A finished figure with its file name, heading and caption; ``group`` is its section.
+
+    ``alt`` says what is seen, for those who cannot see it; empty where the caption has to do.
+    """
 
     name: str
     group: str
     title: str
     caption: str
     figure: Figure
+    alt: str = ""
 
 
 def figures_for(signature: Signature) -> Iterator[Drawn]:
@@ -51,7 +56,7 @@ def figures_for(signature: Signature) -> Iterator[Drawn]:
     with house_style():
         figure = new_figure(FULL, 0.95)
         draw_plan(figure.add_subplot(), signature.plan)
-        caption = "One cell a step, with its layer; colours tell blocks (or iterations) apart."
+        caption = "One cell a step, with its layer; two colours alternate from block to block (or iteration)."
         yield Drawn("plan", PLAN, "Plan", caption, figure)
         for one in signature.entries.values():
             yield from _figures_of(signature, one)
@@ -76,8 +81,8 @@ def _profiles(signature: Signature, one: Metric) -> Iterator[Drawn]:
     for agg, table in rows.groupby("agg", sort=False):
         figure = new_figure(plain=True)
         draw_profile(figure.add_subplot(), table, one, signature.plan)
-        suffix, said = _agg(str(agg))
-        yield Drawn(one.id + suffix, one.section, f"{one.id}{suffix}", f"{one.formula}; {said}.", figure)
+        name, said = one.id + _suffix(agg), _said(agg, bool(table["ci_low"].notna().any()))
+        yield Drawn(name, one.section, name, f"{one.formula}; {said}.", figure, _profile_alt(one, table))
 
 
 def _matrices(signature: Signature, one: Metric) -> Iterator[Drawn]:
@@ -86,9 +91,12 @@ def _matrices(signature: Signature, one: Metric) -> Iterator[Drawn]:
         figure = new_figure(COLUMN, 2.8, plain=True)
         matrix = signature.matrix(one.id, part=part, scope=scope, agg=agg)
         draw_heatmap(figure.add_subplot(), matrix, one, signature.plan)
-        suffix, said = _agg(str(agg))
-        title = _dotted(one.id, part, scope) + suffix
-        yield Drawn(title, one.section, title, f"{one.formula}; {said}.", figure)
+        title, said = _dotted(one.id, part, scope) + _suffix(agg), _said(agg)
+        if matrix.isna().any(axis=None):
+            said += "; hatched: undefined"
+        seen = matrix_in_words(matrix, one.row_label, one.col_label)
+        alt = f"{described(one.label, part, scope)}: {seen}."
+        yield Drawn(title, one.section, title, f"{one.formula}; {said}.", figure, alt)
 
 
 def _tokens(signature: Signature, one: Metric) -> Iterator[Drawn]:
@@ -135,10 +143,24 @@ def _dotted(*pieces: str) -> str:
     return ".".join(piece for piece in pieces if piece not in ("", NONE))
 
 
-def _agg(agg: str) -> tuple[str, str]:
-    if agg == "mean":
-        return "", "mean over prompts, band: 95 % bootstrap interval where there is one"
-    return f".{agg}", "worst case over positions and prompts"
+def _suffix(agg: str) -> str:
+    return "" if agg == "mean" else f".{agg}"
+
+
+def _said(agg: str, interval: bool = False) -> str:
+    """What a figure's values are; of an interval only where one is drawn."""
+    if agg != "mean":
+        return "worst case over positions and prompts"
+    return "mean over prompts" + (", band: 95 % bootstrap interval" if interval else "")
+
+
+def _profile_alt(one: Metric, table: pd.DataFrame) -> str:
+    """A sentence for each line of a profile."""
+    said = [
+        f"{described(one.label, str(part), str(scope))} {profile_in_words(rows, one.axis)}."
+        for (part, scope), rows in table.groupby(["part", "scope"], sort=False)
+    ]
+    return " ".join(said)
 
 
 def plot_metric(signature: Signature, metric: str, ax: Axes | None = None, **choice: Any) -> Axes:

@@ -101,6 +101,7 @@ def embedded(drawn: Drawn, file: Path) -> dict[str, Any]:
     data = base64.b64encode(file.read_bytes()).decode()
     wide = drawn.figure.get_size_inches()[0] > 5
     return {"name": drawn.name, "title": drawn.title, "caption": drawn.caption, "wide": wide,
+            "alt": drawn.alt or f"{drawn.title}: {drawn.caption}",
             "source": f"data:image/{kind};base64,{data}"}  # fmt: skip
 
 

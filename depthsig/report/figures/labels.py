@@ -73,26 +73,32 @@ def tint(ax: Axes, stretches: Sequence[tuple[float, float, int]]) -> None:
     ax.update_datalim([(x, 0) for start, end, _ in stretches for x in (start, end)], updatey=False)
 
 
+BORDER: tuple[dict[str, Any], ...] = (
+    {"color": "white", "lw": 1.3, "solid_capstyle": "butt"},
+    {"color": "0.1", "lw": 0.6, "solid_capstyle": "butt"},
+)
+"""Dark upon light, so that one of the two is seen on any colour of a map."""
+
+
 def draw_borders(ax: Axes, plan: pd.DataFrame, *, offset: float, rows: bool = True, cols: bool = True) -> None:
     """Thin lines at the borders of blocks on a heat map."""
-    edges = sorted({edge for start, end, _, _ in blocks(plan) for edge in (start, end)})
-    style: dict[str, Any] = {"color": "white", "lw": 0.8, "ls": (0, (2, 1.5)), "alpha": 0.9}
-    for edge in edges:
-        if cols:
-            ax.axvline(edge + offset, **style)
-        if rows:
-            ax.axhline(edge + offset, **style)
+    for edge in sorted({edge for start, end, _, _ in blocks(plan) for edge in (start, end)}):
+        for style in BORDER:
+            if cols:
+                ax.axvline(edge + offset, **style)
+            if rows:
+                ax.axhline(edge + offset, **style)
 
 
 def draw_layer_borders(ax: Axes, plan: pd.DataFrame) -> None:
     """Borders of blocks on a map of spans of layers: starts upwards, exclusive ends to the right."""
     layers = plan["layer"].tolist()
     edges = sorted({edge for start, end, _, _ in blocks(plan) for edge in (start, end)})
-    style: dict[str, Any] = {"color": "0.45", "lw": 0.7, "ls": (0, (2, 1.5))}
     for edge in edges:
         layer = layers[edge] if edge < len(layers) else layers[-1] + 1
-        ax.axhline(layer - 0.5, **style)
-        ax.axvline(layer + 0.5, **style)
+        for style in BORDER:
+            ax.axhline(layer - 0.5, **style)
+            ax.axvline(layer + 0.5, **style)
 
 
 def whole_numbers(ax: Axes, x: bool = True, y: bool = False) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
 from depthsig.report.figures.labels import blocks
+from depthsig.report.style import SPAN, UNDEFINED
+
+TINT = 0.45
+"""Pale enough for black numbers."""
 
 
 def draw_plan(ax: Axes, plan: pd.DataFrame) -> Axes:
     """Draw the steps from left to right; steps outside any span are grey."""
-    palette = colormaps["tab20"].colors  # type: ignore[attr-defined]
     size = 6.5 if len(plan) <= 32 else 5.0 if len(plan) <= 64 else 0.0
     for step in plan.itertuples():
         block = None if pd.isna(step.block) else int(step.block)
-        colour = "#dddddd" if block is None else palette[(2 * block) % 20 + (block // 10) % 2]
+        colour = UNDEFINED if block is None else to_rgba(SPAN[block % 2], TINT)
         ax.add_patch(Rectangle((step.step, 0), 1, 1, facecolor=colour, edgecolor="white", lw=0.8))
         if size:
             ax.text(step.step + 0.5, 0.5, str(step.layer), ha="center", va="center", fontsize=size)

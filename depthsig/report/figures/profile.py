@@ -36,6 +36,7 @@ def draw_profile(ax: Axes, table: pd.DataFrame, entry: Metric, plan: pd.DataFram
     ax.set_xlabel("depth d (state entering step d)" if entry.axis == "depth" else "step")
     label_side(ax, entry)
     scale.set(ax.yaxis)
+    ax.set_xlim(table["index"].min() - 0.5, table["index"].max() + 0.5)  # no tick at a step that there is not
     whole_numbers(ax)
     return ax
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from depthsig.metrics import Metric
-from depthsig.report.figures.labels import blocks, plain, with_unit
+from depthsig.report.figures.labels import draw_borders, plain, with_unit
 from depthsig.report.figures.top_tokens import readable
 from depthsig.report.scale import Scale
 from depthsig.report.style import DIVERGING, SEQUENTIAL, UNDEFINED
@@ -28,8 +28,7 @@ def draw_token_map(ax: Axes, tokens: pd.DataFrame, entry: Metric, plan: pd.DataF
         np.ma.masked_invalid(values), origin="lower", aspect="auto",
         cmap=DIVERGING if entry.centre is not None else SEQUENTIAL, norm=scale.colours(),
     )  # fmt: skip
-    for edge in sorted({edge for start, end, _, _ in blocks(plan) for edge in (start, end)}):
-        ax.axhline(edge - 0.5, color="white", lw=0.8, ls=(0, (2, 1.5)), alpha=0.9)
+    draw_borders(ax, plan, offset=-0.5, cols=False)
     words = tokens.drop_duplicates("position").set_index("position")["input_token"]
     labels = [readable(str(words[p])) for p in table.columns]
     ax.set_xticks(range(len(labels)), labels, fontsize=5.5, rotation=90, parse_math=False)
