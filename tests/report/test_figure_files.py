@@ -32,7 +32,8 @@ from depthsig.report.style import house_style, settle
 from depthsig.signature import Signature
 
 TABLES = {
-    "signature.json", "findings.json",
+    "signature.json",
+    "findings.json",
     "profiles.csv",
     "matrices.csv",
     "scores.csv",
