@@ -10,7 +10,7 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
-FAMILY = ("family-baseline", "family-lidas", "family-looped", "family-midas")
+SHIPPED_FAMILY = ("family-baseline", "family-lidas", "family-looped", "family-midas")
 """The names of the reference family, whether installed or not."""
 
 
@@ -35,7 +35,7 @@ def shipped_checkpoints() -> dict[str, Path]:
 def missing_checkpoints() -> list[str]:
     """Names of the reference family that are not here; ``pip install 'depthsig[family]'`` brings them."""
     here = shipped_checkpoints()
-    return [name for name in FAMILY if name not in here]
+    return [name for name in SHIPPED_FAMILY if name not in here]
 
 
 def _family_folders() -> list[Path]:
