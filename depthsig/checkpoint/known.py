@@ -17,7 +17,7 @@ from depthsig.checkpoint.files.short_ids import short_ids
 from depthsig.checkpoint.gguf.gguf_header import read_header
 from depthsig.checkpoint.own_entry import check_declared
 from depthsig.errors import InputError, UnsupportedModelError, near, shown
-from depthsig.prompts.shipped import shipped_checkpoints
+from depthsig.prompts.shipped import missing_checkpoints, shipped_checkpoints
 from depthsig.untrusted import is_file
 
 FIELDS = ("total_ut_steps", "num_loops", "loop_num", "mean_recurrence", "H_cycles", "L_cycles")
@@ -172,6 +172,8 @@ def locate(source: str) -> Path | str:
     shipped = shipped_checkpoints()
     if source in shipped:
         return shipped[source]
+    if source in missing_checkpoints():
+        raise InputError(f"{source!r} is not installed; pip install 'depthsig[family]' brings it")
     looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or source.lower().endswith(".gguf")
     if looks_like_path or os.sep + os.sep in source:
         raise InputError(

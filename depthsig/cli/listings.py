@@ -11,9 +11,9 @@ from depthsig.cli import shared as opt
 
 
 def models(json: opt.Json = False) -> None:
-    """List the checkpoints that ship with depthsig: name, arm, layers, steps and parameters."""
+    """List the checkpoints that are installed (name, arm, layers, steps, parameters), and how to get the others."""
     from depthsig.plan.describe import describe_checkpoint  # start-up time
-    from depthsig.prompts.shipped import shipped_checkpoints  # start-up time
+    from depthsig.prompts.shipped import missing_checkpoints, shipped_checkpoints  # start-up time
 
     found = {name: describe_checkpoint(path) for name, path in shipped_checkpoints().items()}
     if json:
@@ -24,6 +24,8 @@ def models(json: opt.Json = False) -> None:
             f"{name:<{max(map(len, found))}}  {about['arm']:<8}  {about['layers']:>2} layers  "
             f"{about['steps']:>2} steps  {about['parameters'] / 1e6:.2f} M parameters"
         )
+    if missing := missing_checkpoints():
+        typer.echo(f"{', '.join(missing)}: pip install 'depthsig[family]'")
 
 
 def prompts(json: opt.Json = False) -> None:
