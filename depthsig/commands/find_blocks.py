@@ -29,15 +29,13 @@ from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.plan.plan import build_plan
 from depthsig.progress import Progress
 from depthsig.statistics.copied_blocks import CopySearch, find_copied_blocks
-from depthsig.statistics.period_search_matrix import find_matrix_period
+from depthsig.statistics.period_search_matrix import FOUND, find_matrix_period
 from depthsig.statistics.periodicity import PeriodTest
 from depthsig.statistics.periodicity_design import DRAWS
 from depthsig.statistics.periodicity_matrix import MIN_STEPS
 
 if TYPE_CHECKING:
     import torch
-
-LEVEL = 0.01
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def find_blocks(
     metric, part = ACTIVATIONS
     request = Request([metric], n=20 if n is None else n, max_tokens=max_tokens, seed=seed, control=False)
     if draws < 999:
-        raise InputError(f"{draws} draws cannot tell a p below {LEVEL / 2}; use 999 or more (default {DRAWS})")
+        raise InputError(f"{draws} draws cannot tell a p below {FOUND / 2}; use 999 or more (default {DRAWS})")
     show = Progress.of(progress)
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     given = Given(model, tokenizer, loading, PlanOptions(order, iterations=iterations), forward)
@@ -153,7 +151,7 @@ def find_blocks(
     if prompts is not None and not searched:
         job.prepare(show)  # bad prompts are said, whether or not they are needed
     with show.stage("weights"):
-        stored, copies = _search_weights(opened, LEVEL / kinds, draws, seed)
+        stored, copies = _search_weights(opened, FOUND / kinds, draws, seed)
     p_values = {}
     if copies.testable:
         p_values["weights"] = min(1.0, copies.p * kinds)
@@ -212,7 +210,7 @@ def _with_activations(
     if not period.testable:
         return blocks, [f"activations: {period.reason}"]
     p = min(1.0, period.p * kinds)
-    if not p < LEVEL:
+    if not p < FOUND:
         return blocks, []
     assert period.start is not None and period.block is not None and period.count is not None
     end = period.start + period.block * period.count

@@ -10,15 +10,18 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from depthsig.findings import assurance, recurring, single_steps, using_depth
+from depthsig.findings.assurance import ASSURANCE
 from depthsig.findings.evidence import Evidence
 from depthsig.findings.finding import Judged, Rule, Unjudged, recorded
+from depthsig.findings.recurring import RECURRING
 from depthsig.findings.shown import Findings
+from depthsig.findings.single_steps import SINGLE_STEPS
+from depthsig.findings.using_depth import USING_DEPTH
 
 if TYPE_CHECKING:
     from depthsig.signature import Signature
 
-RULES: tuple[Rule, ...] = (*using_depth.RULES, *recurring.RULES, *single_steps.RULES, *assurance.RULES)
+RULES: tuple[Rule, ...] = (*USING_DEPTH, *RECURRING, *SINGLE_STEPS, *ASSURANCE)
 """Every rule, in the order in which findings are told."""
 
 

@@ -46,7 +46,7 @@ def _prompts(seen: Evidence) -> Judged:
     return Judged("prompts", said + ".", Estimate(n), MIN_PROMPTS, verdict, uncertain=False)
 
 
-RULES = (
+ASSURANCE = (
     Rule("exact", "the model is measured exactly", "depthsig's certificates", _exact),
     Rule("prompts", "there are prompts enough for intervals", "Efron & Tibshirani 1993, ch. 13", _prompts),
 )

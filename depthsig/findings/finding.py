@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from depthsig.findings.evidence import Evidence
 
 Verdict = Literal["holds", "does not hold", "open"]
-VERDICTS: tuple[Verdict, ...] = ("holds", "does not hold", "open")
 
 LEVEL = 0.05
 """The error rate of one verdict: of a two-sided interval of 95 %, and of a test."""

@@ -10,9 +10,9 @@ from numpy import ndarray
 
 from depthsig.findings.evidence import Evidence, average, interval
 from depthsig.findings.finding import LEVEL, Estimate, Judged, Rule, Unjudged, judged, plain
-from depthsig.metrics.rules import ACTIVATIONS, COMBINED, FAMILY, STRENGTH, Member
+from depthsig.metrics.rules import ACTIVATIONS, COMBINED, FAMILY, LOOP_GAP, LOOP_MOVES, STRENGTH, Member
 from depthsig.signature.tested import TestedSpan, choose_span
-from depthsig.statistics.period_search_matrix import find_matrix_period
+from depthsig.statistics.period_search_matrix import FOUND, find_matrix_period
 from depthsig.statistics.periodicity import period_strength
 from depthsig.statistics.periodicity_matrix import MIN_STEPS, matrix_strength, span_cells
 
@@ -104,7 +104,7 @@ def _blocks(seen: Evidence) -> Judged:
         raise Unjudged(metric, found.reason)
     estimate, known = Estimate(float(found.strength)), choose_span(seen.info)
     told = "" if known is None else f"; what is declared or runs is {known}"
-    if not found.p < LEVEL:
+    if not found.p < FOUND:
         sentence = f"Searched blindly, no block recurs in what steps add (p = {plain(found.p)}){told}."
         return Judged(metric, sentence, estimate, 0.0, "open")
     assert found.start is not None and found.block is not None and found.count is not None
@@ -117,26 +117,25 @@ def _blocks(seen: Evidence) -> Judged:
 
 
 def _rest(seen: Evidence) -> Judged:
-    metric = "loop.step_relative"
     if not seen.info["spans"].get("executed"):
-        raise Unjudged(metric, "no loop runs")
-    moved = seen.per_prompt(metric)
+        raise Unjudged(LOOP_MOVES, "no loop runs")
+    moved = seen.per_prompt(LOOP_MOVES)
     estimate = seen.estimate(lambda m: average(m[:, -1]) / average(m[:, 0]), moved)
     if not np.isfinite(estimate.value):
-        raise Unjudged(metric, f"{metric} is undefined")
+        raise Unjudged(LOOP_MOVES, f"{LOOP_MOVES} is undefined")
     sentence = (
         f"The last of {moved.shape[1]} passes moves the states {estimate.text()} times as far as the first, relative "
         "to their size"
     )
     try:
-        gap = float(average(seen.per_prompt("loop.fixed_point_gap")[:, -1].ravel()))
+        gap = float(average(seen.per_prompt(LOOP_GAP)[:, -1].ravel()))
         sentence += f"; one more would move them by {plain(gap)} of it"
     except Unjudged:
         pass
-    return Judged(metric, sentence + ".", estimate, 1.0, judged(estimate, 1.0, above=False))
+    return Judged(LOOP_MOVES, sentence + ".", estimate, 1.0, judged(estimate, 1.0, above=False))
 
 
-RULES = (
+RECURRING = (
     Rule("recurrence", "patterns recur with the block", _SOURCE, _period),
     Rule("recurrence_trained", "training makes them recur", _SOURCE, _beyond_control),
     Rule("blocks", "a block is found without being told", _SOURCE, _blocks),

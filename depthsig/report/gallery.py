@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from depthsig.errors import InputError, near, shown
 from depthsig.metrics import Metric
 from depthsig.metrics.rules import PERIOD
+from depthsig.report.alt_texts import matrix_in_words, profile_in_words
 from depthsig.report.drawable import drawable
 from depthsig.report.figures.early_exit import draw_early_exit, early_exit_measures
 from depthsig.report.figures.heatmap import draw_heatmap
@@ -24,7 +25,6 @@ from depthsig.report.figures.top_tokens import draw_top_tokens, words_as_they_ar
 from depthsig.report.figures.trajectories import draw_trajectories
 from depthsig.report.period_tables import period_tables
 from depthsig.report.style import COLUMN, FULL, house_style, new_figure
-from depthsig.report.words import matrix_in_words, profile_in_words
 from depthsig.signature import Signature
 from depthsig.terms import NONE, described
 

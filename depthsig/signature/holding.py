@@ -11,6 +11,7 @@ import pandas as pd
 
 from depthsig.errors import InputError, near, shown
 from depthsig.metrics import Metric
+from depthsig.metrics.rules import SHOWN_PROFILES
 from depthsig.notebook import lines_as_html, plan_strip, sparkline, table
 from depthsig.terms import NONE
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from depthsig.signature.signature import Signature
 
-SHOWN_PROFILES = ("lens.kl", "lens.target_nll", "residual.block_influence", "skip.effect", "skip.loss", "skip.kl")
-"""Profiles that a notebook draws small, where they are there; else the first ones of the table."""
 MOST_PROFILES = 4
 MOST_WARNINGS = 2
 _NUMBERS = ("layer", "iteration", "block", "phase")

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from depthsig.findings import RULES, findings_of
-from depthsig.findings.finding import VERDICTS, Estimate, Finding, judged
+from depthsig.findings.finding import Estimate, Finding, Verdict, judged
 from depthsig.signature import Signature
 
 KEYS = ["id", "sentence", "metric", "value", "ci_low", "ci_high", "reference", "verdict"]
@@ -39,7 +39,7 @@ def test_every_claim_is_told_once_with_all_that_a_record_has() -> None:
     found = findings_of(made.signature(made.skip_only(np.ones(12)), 12))
     assert [one["id"] for one in found] == [rule.id for rule in RULES] and len({rule.id for rule in RULES}) == 12
     for one in found:
-        assert list(one) == KEYS and one["verdict"] in VERDICTS and one["sentence"].endswith(".")
+        assert list(one) == KEYS and one["verdict"] in get_args(Verdict) and one["sentence"].endswith(".")
         if one["value"] is None:
             assert one["verdict"] == "open" and one["sentence"].startswith("Open: ")
     assert json.loads(json.dumps(found)) == found
@@ -150,6 +150,6 @@ def test_whatever_was_measured_something_is_told(seed: int) -> None:
     if rng.random() < 0.5:
         signature.info["spans"]["executed"] = signature.info["spans"]["labelled"]
     for one in findings_of(signature):
-        assert one["verdict"] in VERDICTS
+        assert one["verdict"] in get_args(Verdict)
         assert all(one[name] is None or np.isfinite(one[name]) for name in ("value", "ci_low", "ci_high"))
         json.dumps(one, allow_nan=False)
