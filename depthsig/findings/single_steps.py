@@ -8,6 +8,7 @@ from numpy import ndarray
 
 from depthsig.findings.evidence import Evidence, average, interval
 from depthsig.findings.finding import LEVEL, Judged, Rule, Unjudged, judged, plain
+from depthsig.findings.finding import thousandths as nats
 from depthsig.metrics.rules import ALIGNED, LOSS, MOVES
 
 _LAD = "Lad et al. 2406.19384"
@@ -23,14 +24,21 @@ def _most(seen: Evidence) -> Judged:
     worst, second = int(order[0]), int(order[1])
     estimate, next_loss = interval(means[:, worst]), float(means[0, second])
     sentence = (
-        f"Skipping {seen.layer_of(worst)} costs most, {estimate.text()} nats a token; next is {seen.layer_of(second)} "
-        f"with {plain(next_loss)}"
+        f"Skipping {seen.layer_of(worst)} costs most, {estimate.text(nats)} nats a token; next is "
+        f"{seen.layer_of(second)} with {nats(next_loss)}"
     )
     if len(means) == 1:
         raise Unjudged(LOSS[0], f"{sentence}, of too few prompts to be sure", estimate)
     same = float(np.mean(np.argmax(np.nan_to_num(means[1:], nan=-np.inf), axis=1) == worst))
     sentence += f"; it is the most damaging one in {100 * same:.0f} % of resamples."
-    return Judged(LOSS[0], sentence, estimate, next_loss, "holds" if same >= CERTAIN else "open")
+    return Judged(
+        LOSS[0],
+        sentence,
+        estimate,
+        next_loss,
+        "holds" if same >= CERTAIN else "open",
+        detail=f"{seen.layer_of(worst)}, in nats",
+    )
 
 
 def _least(seen: Evidence) -> Judged:
@@ -40,12 +48,19 @@ def _least(seen: Evidence) -> Judged:
     estimate = interval(means[:, least], LEVEL / means.shape[1])
     cheap = int((means[0] < NEGLIGIBLE).sum())
     sentence = (
-        f"Skipping {seen.layer_of(least)} costs least, {estimate.text()} nats a token; {cheap} of {means.shape[1]} "
+        f"Skipping {seen.layer_of(least)} costs least, {estimate.text(nats)} nats a token; {cheap} of {means.shape[1]} "
         f"steps cost less than {NEGLIGIBLE} each on their own"
     )
     if len(means) == 1:
         raise Unjudged(LOSS[0], f"{sentence}, of too few prompts to be sure", estimate)
-    return Judged(LOSS[0], sentence + ".", estimate, NEGLIGIBLE, judged(estimate, NEGLIGIBLE, above=False))
+    return Judged(
+        LOSS[0],
+        sentence + ".",
+        estimate,
+        NEGLIGIBLE,
+        judged(estimate, NEGLIGIBLE, above=False),
+        detail=f"{seen.layer_of(least)}, in nats",
+    )
 
 
 def _losses(seen: Evidence) -> Float[ndarray, "row step"]:
@@ -88,7 +103,20 @@ def _erases(seen: Evidence, part: str) -> str:
 
 
 SINGLE_STEPS = (
-    Rule("most_damaging", "one step matters most", _LAD, _most),
-    Rule("least_damaging", "some step can be left out for nothing", f"Men et al. 2403.03853; {_LAD}", _least),
-    Rule("attention_or_mlp", "attention moves the stream more than MLPs", "Csordás et al. 2505.13898", _parts),
+    Rule("most_damaging", "one step matters most", _LAD, _most, "next step", nats),
+    Rule(
+        "least_damaging",
+        "some step can be left out for nothing",
+        f"Men et al. 2403.03853; {_LAD}",
+        _least,
+        "negligible",
+        nats,
+    ),
+    Rule(
+        "attention_or_mlp",
+        "attention moves the stream more than MLPs",
+        "Csordás et al. 2505.13898",
+        _parts,
+        "no difference",
+    ),
 )

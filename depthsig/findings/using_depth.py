@@ -21,17 +21,19 @@ def _late(seen: Evidence) -> Judged:
     share = seen.score(name, part=part, scope=scope)
     verdict = judged(share, EVEN_SHARE)
     said = [
-        f"The last third of the steps carries {share.text(percent)} of what skipping a step does to the output; "
-        f"an even share is {percent(EVEN_SHARE)}"
+        f"The last third of the steps carries {share.text(percent)} of what skipping a step does to the output, "
+        f"where an even share is {percent(EVEN_SHARE)}"
     ]
+    caveat = ""
     centres = {words: found for score, words in CENTRES.items() if (found := _centre(seen, score, part, scope))}
     if centres:
         about = listed([f"{found.text()} ({words})" for words, found in centres.items()])
         said.append(f"the effects' centre lies at {about} of the way, where {EVEN_CENTRE} is even")
         against = [words for words, found in centres.items() if {judged(found, EVEN_CENTRE), verdict} == _OPPOSED]
         if against:
-            said.append(f"the scores disagree: share and centre of effects on {listed(against)} say the opposite")
-    return Judged(name, _sentence(said), share, EVEN_SHARE, verdict)
+            caveat = f"scores disagree: the centre of the effects on {listed(against)} says the opposite"
+            said.append(caveat)
+    return Judged(name, _sentence(said), share, EVEN_SHARE, verdict, caveat=caveat)
 
 
 _OPPOSED: set[Verdict] = {"holds", "does not hold"}
@@ -66,10 +68,12 @@ def _effective(seen: Evidence) -> Judged:
     each = listed([f"{one.text()} by {EFFECTIVE[name]}" for name, one in found.items()])
     said = [f"The effective depth is {each} of {seen.steps}; half of the depth is {plain(half)}"]
     alike = set(verdicts.values())
-    if {"holds", "does not hold"} <= alike:
-        said.append("the three definitions disagree")
+    caveat = "scores disagree: " + listed([f"{plain(one.value)} by {EFFECTIVE[name]}" for name, one in found.items()])
+    if alike >= _OPPOSED:
+        said.append("its definitions disagree")
     first = next(iter(found))
-    return Judged(first, _sentence(said), found[first], half, alike.pop() if len(alike) == 1 else "open")
+    verdict: Verdict = alike.pop() if len(alike) == 1 else "open"
+    return Judged(first, _sentence(said), found[first], half, verdict, caveat=caveat if len(said) > 1 else "")
 
 
 def _defined(seen: Evidence, score: str) -> Estimate | None:
@@ -80,7 +84,20 @@ def _defined(seen: Evidence, score: str) -> Estimate | None:
 
 
 USING_DEPTH = (
-    Rule("late", "late layers carry more than an even share", f"Kapl et al. 2602.16490; {_CSORDAS}", _late),
-    Rule("settling", "predictions settle in the second half", "Chen et al. 2602.13517", _settling),
-    Rule("effective_depth", "the second half computes something new", "Hu et al. 2512.14064", _effective),
+    Rule(
+        "late",
+        "late layers carry more than an even share",
+        f"Kapl et al. 2602.16490; {_CSORDAS}",
+        _late,
+        "even",
+        percent,
+    ),
+    Rule("settling", "predictions settle in the second half", "Chen et al. 2602.13517", _settling, "half the steps"),
+    Rule(
+        "effective_depth",
+        "the second half computes something new",
+        "Hu et al. 2512.14064",
+        _effective,
+        "half the steps",
+    ),
 )

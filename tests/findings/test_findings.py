@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import made_signatures as made
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 
 from depthsig.findings import RULES, findings_of
 from depthsig.findings.finding import Estimate, Finding, Verdict, judged
+from depthsig.findings.shown import WIDTH
 from depthsig.signature import Signature
 
 KEYS = ["id", "sentence", "metric", "value", "ci_low", "ci_high", "reference", "verdict"]
@@ -113,8 +114,20 @@ def test_a_verdict_is_of_the_whole_interval_and_of_one_side() -> None:
 def test_how_often_the_set_is_wrong_is_said() -> None:
     found = findings_of(scored((0.4, 0.35, 0.45), (0.6, 0.55, 0.65)))
     assert found.uncertain == 1 and "at most 5%" in found.rate
-    assert len(str(found).splitlines()) <= 20 and max(map(len, str(found).splitlines())) <= 100
+    lines = str(found).splitlines()
+    assert len(lines) <= 20 and max(map(len, lines)) <= WIDTH and lines[-2].startswith("1 of 12 verdicts")
     assert "<script" not in found._repr_html_()
+
+
+def test_a_row_says_what_its_numbers_are() -> None:
+    found = findings_of(scored((0.4, 0.35, 0.45), (0.4, 0.35, 0.45)))
+    late = found.shown[0]
+    assert late.cells[2:] == ("40.0 %", "[35.0 %, 45.0 %]", "33.3 % (even)") and late.caveat.startswith(
+        "scores disagree"
+    )
+    assert str(found).splitlines()[2].startswith("holds    late layers") and "scores disagree" in str(found)
+    unjudged = found.shown[[rule.id for rule in RULES].index("loop_rests")]
+    assert unjudged.value == unjudged.against == "" and unjudged.caveat == "no loop runs"
 
 
 def test_they_are_kept_beside_the_tables(tmp_path: Path) -> None:
