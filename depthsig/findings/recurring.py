@@ -152,7 +152,7 @@ def _rest(seen: Evidence) -> Judged:
 
 RECURRING = (
     Rule("recurrence", "patterns recur with the block", _SOURCE, _period, "chance", thousandths),
-    Rule("recurrence_trained", "training makes them recur", _SOURCE, _beyond_control, "nothing", thousandths),
+    Rule("recurrence_trained", "training makes them recur", _SOURCE, _beyond_control, "no difference", thousandths),
     Rule("blocks", "a block is found without being told", _SOURCE, _blocks, "chance", thousandths),
     Rule(
         "loop_rests",

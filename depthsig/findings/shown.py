@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,8 +9,8 @@ from html import escape
 from depthsig.findings.finding import LEVEL, Finding, Judged, Rule, plain
 
 HEAD = ("verdict", "finding", "value", "95 % interval", "against")
-WIDTH = 110
-"""Of the lines in a terminal, where no single row is wider."""
+RULE = 110
+"""Letters of the line below the head, at most."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ class Findings(list[Finding]):
             return "No verdict rests on an interval or a test."
         most = min(1.0, LEVEL * self.uncertain)
         return (
-            f"{self.uncertain} of {len(self)} verdicts rest on intervals or tests: with other prompts each would be "
-            f"wrong at most {LEVEL:.0%} of the time, and any of them at most {most:.0%}."
+            f"{self.uncertain} of {len(self)} verdicts rest on intervals or tests: each is wrong at most {LEVEL:.0%} "
+            f"of the time, any of them at most {most:.0%}."
         )
 
     def __str__(self) -> str:
@@ -79,10 +78,9 @@ class Findings(list[Finding]):
                 told.append(self._line(one.cells, widths))
                 told += [f"{blank}  {one.caveat}"] if one.caveat else []
             else:
-                said = f"{one.verdict.ljust(widths[0])}  {one.claim}: {one.caveat}"
-                told += textwrap.wrap(said, WIDTH, subsequent_indent=f"{blank}  ", drop_whitespace=True)
-        told.insert(1, "-" * min(WIDTH, max(map(len, told))))
-        return "\n".join([*told, "", *textwrap.wrap(self.rate, WIDTH)])
+                told.append(f"{one.verdict.ljust(widths[0])}  {one.claim}: {one.caveat}")
+        told.insert(1, "-" * min(RULE, max(map(len, told))))
+        return "\n".join([*told, self.rate])
 
     @staticmethod
     def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -13,7 +13,6 @@ import pytest
 
 from depthsig.findings import RULES, findings_of
 from depthsig.findings.finding import Estimate, Finding, Verdict, judged
-from depthsig.findings.shown import WIDTH
 from depthsig.signature import Signature
 
 KEYS = ["id", "sentence", "metric", "value", "ci_low", "ci_high", "reference", "verdict"]
@@ -115,7 +114,7 @@ def test_how_often_the_set_is_wrong_is_said() -> None:
     found = findings_of(scored((0.4, 0.35, 0.45), (0.6, 0.55, 0.65)))
     assert found.uncertain == 1 and "at most 5%" in found.rate
     lines = str(found).splitlines()
-    assert len(lines) <= 20 and max(map(len, lines)) <= WIDTH and lines[-2].startswith("1 of 12 verdicts")
+    assert len(lines) <= 20 and max(map(len, lines)) <= 120 and lines[-1].startswith("1 of 12 verdicts")
     assert "<script" not in found._repr_html_()
 
 
