@@ -37,7 +37,7 @@ _QUANTITIES: tuple[_Quantity, ...] = (
     ("kl_reverse", of.kl_reverse, "KL(final ‖ lens)", "KL(p‖q_d)",
      {"unit": "nats", "fused": "kl_reverse", "limits": (0, None), "norm": "log", "drawn": (0.03, 30)}),
     ("jsd", of.js_divergence, "JSD(lens, final)", "½KL(p‖m) + ½KL(q_d‖m), m = (p+q_d)/2",
-     {"unit": "nats", "fused": "jsd", "limits": (0, math.log(2))}),
+     {"unit": "nats", "fused": "jsd", "limits": (0, math.log(2)), "norm": "log", "drawn": (1e-3, math.log(2))}),
     ("overlap5", of.topk_overlap, "top-5 overlap with final", "|top5(q_d) ∩ top5(p)| / 5",
      {"unit": "fraction", "fused": "overlap5", "worst": "min", "limits": (0, 1), "chance": "5/V"}),
     ("top1", of.top1_agreement, "top-1 agreement with final", "[argmax q_d = argmax p]",
