@@ -6,7 +6,9 @@ A message is one line: what was wrong, what was found, and what would work.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class DepthsigError(Exception):
@@ -61,6 +63,17 @@ def shown(value: object, most: int = 80) -> str:
         return text
     half = (most - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
+
+
+def as_path(value: object, what: str = "a folder") -> Path:
+    """What was given as a path.
+
+    Raises:
+        InputError: for what is no path.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise InputError(f"{what} is named by a string or a path; found {shown(value)}")
+    return Path(value)
 
 
 def written(value: object) -> str:

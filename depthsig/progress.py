@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from depthsig.errors import InputError, shown
 from depthsig.notebook import in_notebook
 
 EVERY = 30.0
@@ -32,7 +33,9 @@ class Progress:
     @classmethod
     def of(cls, progress: bool | Progress | None) -> Progress:
         """What a function was given as its ``progress``; None: shown."""
-        return progress if isinstance(progress, Progress) else cls(progress is None or bool(progress))
+        if progress is not None and not isinstance(progress, (bool, Progress)):
+            raise InputError(f"progress is {shown(progress)}; it is True or False")
+        return progress if isinstance(progress, Progress) else cls(progress is not False)
 
     @property
     def bars(self) -> bool:

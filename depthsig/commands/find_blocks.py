@@ -21,7 +21,7 @@ from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.analyze import Job
 from depthsig.commands.opening import Given
 from depthsig.errors import InputError
-from depthsig.measure.request import Request
+from depthsig.measure.request import Request, check_least
 from depthsig.metrics.rules import ACTIVATIONS
 from depthsig.metrics.weights import weight_cosine
 from depthsig.model import Model
@@ -136,6 +136,7 @@ def find_blocks(
     """
     metric, part = ACTIVATIONS
     request = Request([metric], n=20 if n is None else n, max_tokens=max_tokens, seed=seed, control=False)
+    check_least("draws", draws, 1)
     if draws < 999:
         raise InputError(f"{draws} draws cannot tell a p below {FOUND / 2}; use 999 or more (default {DRAWS})")
     show = Progress.of(progress)

@@ -75,6 +75,8 @@ class InShort:
             raise InputError(f"--preset {shown(self.preset)} is unknown; there are {', '.join(presets())}")
         if self.budget is not None:
             object.__setattr__(self, "seconds", parse_duration(self.budget))
+        if not isinstance(self.quick, bool):
+            raise InputError(f"--quick is {shown(self.quick)}; it is True or False")
         if self.quick and self.budget is not None:
             raise InputError("--quick and --budget both choose how many prompts there are; give one of them")
 

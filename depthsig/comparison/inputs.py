@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from depthsig.errors import InputError
+from depthsig.errors import InputError, as_path, shown
 from depthsig.metrics import Metric
 from depthsig.signature import Signature
 from depthsig.statistics.resampling import MIN_PROMPTS
@@ -76,13 +76,16 @@ def open_inputs(items: Sequence[Signature | str | Path]) -> list[Input]:
     Raises:
         InputError: for fewer than two, the same one twice, or a folder that cannot be read.
     """
-    if isinstance(items, (str, Path, Signature)) or len(items) < 2:
-        found = len(items) if isinstance(items, (list, tuple)) else 1
+    if isinstance(items, Mapping) or not isinstance(items, (Iterable, Signature)):
+        raise InputError(f"compare takes a list of signatures and folders; found {shown(items)}")
+    items = [items] if isinstance(items, (str, Path, Signature)) else list(items)
+    if len(items) < 2:
+        found = len(items)
         raise InputError(f"compare needs two signatures or more; {found} given")
     signatures: list[Signature] = []
     paths: list[Path | None] = []
     for item in items:
-        path = None if isinstance(item, Signature) else Path(item)
+        path = None if isinstance(item, Signature) else as_path(item)
         if path is not None and any(p is not None and p.resolve() == path.resolve() for p in paths):
             raise InputError(f"{str(path)!r} is given twice; a signature is compared with others")
         signature = item if isinstance(item, Signature) else Signature.load(item)

@@ -25,6 +25,7 @@ from depthsig.engine.network import Network
 from depthsig.engine.program import Op, Program
 from depthsig.engine.rows import Clean, Rows, StepObserver, blocks_of
 from depthsig.engine.slots import SlotRunner, blended, finished
+from depthsig.errors import InputError, shown
 from depthsig.prompts import TokenPrompt
 
 
@@ -171,6 +172,8 @@ def run_edits(
     observer: StepObserver | None = None, memory: int = 1 << 30,
 ) -> list[EditedRun]:  # fmt: skip
     """Logits of every edit on every prompt; ``Model.run`` on prompts that are token ids already."""
+    if not isinstance(edits, (Edit, list, tuple)):
+        raise InputError(f"edits are a list of edits, each one run, or None for the clean one; found {shown(edits)}")
     programs = [compile_edit(e, len(network.plan), network.has_parts) for e in edits]
     logits: list[list[Tensor]] = [[] for _ in edits]
     order: list[int] = []

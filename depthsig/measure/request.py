@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from typing import Any
 
 from depthsig.engine.memory import parse_memory
@@ -78,6 +79,8 @@ class Request:
         _choice("positions", (self.positions,), POSITIONS)
         _choice("agg", (self.agg,), ("mean", "max", "both"))
         _choice("ablation", (self.ablation,), ("zero", "mean"))
+        for name in ("control", "keep_first", "chat_template"):
+            check_switch(name, getattr(self, name))
         for name, least in (("n", 1), ("max_tokens", 2), ("cuts", 1), ("batch_size", 1), ("seed", 0)):
             check_least(name, getattr(self, name), least)
         if self.seed >= LARGEST_SEED:
@@ -173,10 +176,15 @@ class Request:
 def as_tuple(value: Names) -> tuple[str, ...]:
     """A list of names, each once.
 
+    Raises:
+        InputError: for anything else.
+
     >>> as_tuple("a,b") == as_tuple(["a", "b"])
     True
     """
     pieces = value.split(",") if isinstance(value, str) else value
+    if not isinstance(pieces, (list, tuple, set, frozenset, dict)) or not all(isinstance(p, str) for p in pieces):
+        raise InputError(f"names are a list of strings, or one string with commas; found {shown(value)}")
     return tuple(dict.fromkeys(piece.strip() for piece in pieces if piece.strip()))
 
 
@@ -186,8 +194,22 @@ def check_least(name: str, value: float | None, least: float) -> None:
     Raises:
         InputError: naming the option and the least.
     """
-    if value is not None and not least <= value < float("inf"):
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Real) or (isinstance(least, int) and value % 1):
+        raise InputError(f"{option(name)} is {shown(value)}; it is a {'whole ' * isinstance(least, int)}number")
+    if not least <= value < float("inf"):
         raise InputError(f"{option(name)} is {value}; it must be {least:g} or more")
+
+
+def check_switch(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False (nor None, where that is for us to choose).
+
+    Raises:
+        InputError: naming the option.
+    """
+    if value is not None and not isinstance(value, bool):
+        raise InputError(f"{option(name)} is {shown(value)}; it is True or False")
 
 
 def _choice(name: str, values: Sequence[str], allowed: Sequence[str]) -> None:

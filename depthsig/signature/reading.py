@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from depthsig.errors import InputError, shown
+from depthsig.errors import InputError, as_path, shown
 from depthsig.signature import tabular
 from depthsig.signature.consistency import wrong_tables
 from depthsig.signature.folders.kinds import PARTIAL, SIGNATURE
@@ -24,7 +24,7 @@ def read_tables(directory: str | Path) -> tuple[dict[str, Any], dict[str, pd.Dat
     Raises:
         InputError: naming the file that is missing, damaged or of another schema.
     """
-    path = Path(directory)
+    path = as_path(directory)
     if path.name.endswith(PARTIAL):
         raise InputError(f"{str(path)!r} is unfinished work, not a result; run the analysis with --resume")
     if not is_folder(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from depthsig.errors import DepthsigError, InputError, near
+from depthsig.errors import DepthsigError, InputError, near, shown
 from depthsig.metrics import Metric
 from depthsig.metrics.registry import with_own
 from depthsig.metrics.rules import SHOWN_TOKENS
 from depthsig.signature import storage
 from depthsig.signature.consistency import wrong_control
+from depthsig.signature.folders.choosing import IDENTITY, identity_of, settle
 from depthsig.signature.folders.kinds import CONTROL, FINDINGS
 from depthsig.signature.folders.writing import writing
 from depthsig.signature.holding import HeldMetrics, held_metrics, missing, rows_of, to_dataset, told, told_html
@@ -93,6 +95,8 @@ class Signature:
         Raises:
             InputError: if nothing of it was measured; the message says what was.
         """
+        if not isinstance(metric, str):
+            raise InputError(f"a metric or figure is named by a string; found {shown(metric)}")
         if metric in self.metrics:
             return rows_of(self, metric)
         from depthsig.report.figure_rows import rows_behind  # lazily: figures read signatures
@@ -199,10 +203,12 @@ class Signature:
             self.write(partial)
         return Path(directory)
 
-    def report(self, directory: str | Path, *, figures: Literal["page", "all"] = "page") -> Path:
+    def report(self, directory: str | Path | None = None, *, figures: Literal["page", "all"] = "page") -> Path:
         """Write the results folder with its page, as :meth:`save` does, and say where the page is.
 
         Args:
+            directory: default: a folder of its own in ``depthsig-results``, named by the checkpoint; other results
+                there are left alone.
             figures: files of those figures that the page shows, one each; or of ``all``, each as PNG, SVG and PDF.
 
         Raises:
@@ -213,7 +219,16 @@ class Signature:
         """
         from depthsig.report import save  # lazily: computing never plots
 
-        return save(self, directory, figures)
+        if directory is not None:
+            return save(self, directory, figures)
+        # With what makes it this result in its record, so that it goes to the same folder once more.
+        own = replace(self, info={**self.info, IDENTITY: self.info.get(IDENTITY) or identity_of(self.info)})
+        return save(own, own._own_folder(), figures)
+
+    def _own_folder(self) -> Path:
+        """Where its page goes that nobody named a folder for: its own result there, or the first free name."""
+        name = re.sub(r"[^\w.+-]+", "_", str(self.info.get("checkpoint", {}).get("name", "")))[:80].lstrip("._")
+        return settle(name or "signature", str(self.info[IDENTITY]))
 
     def write(self, folder: Path) -> None:
         """Write ``signature.json``, the tables and the findings into a folder that exists."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Real
 from typing import ClassVar
 
 from depthsig.engine.program import Change, Slot
-from depthsig.errors import InputError
+from depthsig.errors import InputError, shown
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,14 @@ class Edit:
 
     from_text: ClassVar[bool] = True
     """Whether an expression such as ``Skip(5)`` can name it: all of its arguments are numbers and words."""
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.type == "int" and (isinstance(value, bool) or not hasattr(value, "__index__")):
+                raise InputError(f"{type(self).__name__}: {one.name} is {shown(value)}; it is a whole number")
+            if one.type == "float" and (isinstance(value, bool) or not isinstance(value, Real)):
+                raise InputError(f"{type(self).__name__}: {one.name} is {shown(value)}; it is a number")
 
     def __add__(self, other: Edit) -> Edits:
         return Edits((*self, *other))
@@ -122,6 +131,7 @@ class RangeEdit(OrderEdit):
     end: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.end <= self.start:
             raise InputError(f"{self}: the span {self.start}:{self.end} is empty; the end is larger than the start")
 

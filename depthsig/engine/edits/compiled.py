@@ -24,6 +24,8 @@ def compile_edit(edit: Edit | None, steps: int, has_parts: Sequence[bool] | None
     >>> [op.step for op in compile_edit(Swap(0, 2) + Drop(3, 4), 5).ops]
     [2, 1, 0, 4]
     """
+    if edit is not None and not isinstance(edit, Edit):
+        raise InputError(f"{type(edit).__name__} is no edit; use {', '.join(edit_types())}")
     edits = list(edit or ())
     for one in edits:
         if not isinstance(one, (ContributionEdit, OrderEdit)):

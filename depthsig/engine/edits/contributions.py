@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from depthsig.engine.edits.base import ContributionEdit, shown_positions
 from depthsig.engine.program import Change
-from depthsig.errors import InputError
+from depthsig.errors import InputError, shown
 from depthsig.terms import PARTS, Part
 
 
@@ -35,6 +35,8 @@ class Skip(ContributionEdit):
     def check(self, steps: int, has_parts: Sequence[bool] | None) -> None:
         if self.part not in PARTS:
             raise InputError(f"{self}: part {self.part!r} does not exist; parts are {', '.join(PARTS)}")
+        if self.value is not None:
+            _check_value(self, self.value)
         super().check(steps, has_parts)
 
     def __str__(self) -> str:
@@ -59,6 +61,7 @@ class Replace(ContributionEdit):
     def check(self, steps: int, has_parts: Sequence[bool] | None) -> None:
         if self.where not in ("input", "output"):
             raise InputError(f"{self}: where is {self.where!r}; it is input or output")
+        _check_value(self, self.value)
         super().check(steps, has_parts)
 
     def __str__(self) -> str:
@@ -66,4 +69,15 @@ class Replace(ContributionEdit):
 
 
 def _tuple(positions: Sequence[int] | None) -> tuple[int, ...] | None:
-    return None if positions is None else tuple(positions)
+    if positions is None:
+        return None
+    if not isinstance(positions, Iterable) or not all(hasattr(p, "__index__") for p in positions):
+        raise InputError(
+            f"positions are a list of whole numbers, or None for all but the first; found {shown(positions)}"
+        )
+    return tuple(positions)
+
+
+def _check_value(edit: ContributionEdit, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise InputError(f"{edit}: value is {shown(value)}; it is a tensor of shape [d] or [token, d]")

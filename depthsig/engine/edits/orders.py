@@ -18,6 +18,7 @@ class Swap(OrderEdit):
     size: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.size < 1:
             raise InputError(f"{self}: size is {self.size}; it is 1 or more")
         if abs(self.second - self.first) < self.size:

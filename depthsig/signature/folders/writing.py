@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from depthsig.errors import DepthsigError, InputError
+from depthsig.errors import DepthsigError, InputError, as_path
 from depthsig.signature.folders import locks
 from depthsig.signature.folders.exchange import land, restore
 from depthsig.signature.folders.kinds import (
@@ -43,8 +43,8 @@ def place(directory: str | Path) -> Path:
     Raises:
         InputError: for a name that no results folder can have.
     """
+    path = as_path(directory)
     said = f"--out {os.fspath(directory)!r}"
-    path = Path(directory)
     if not path.name or path.name == "..":
         raise InputError(f"{said} names no folder of its own; name a new one")
     if path.parts[0].startswith("~"):
