@@ -6,7 +6,7 @@ QUICK = "depthsig analyze family-midas --quick"
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "analyze": (
         QUICK,
-        "depthsig analyze family-midas --metrics lens.kl,skip.output_l2 --prompts lookup -n 4 --no-control",
+        "depthsig analyze family-midas --metrics lens,residual --prompts lookup -n 4 --no-control",
         "depthsig analyze --config depthsig-results/family-midas/run.toml",
     ),
     "plan": ("depthsig plan family-midas", "depthsig plan family-midas --order 0:4,4:8x2,8:24"),
