@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-QUICK = "depthsig analyze family-midas --quick"
+_QUICK = "depthsig analyze family-midas --quick"
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "analyze": (
-        QUICK,
-        "depthsig analyze family-midas --metrics lens,residual --prompts lookup -n 4 --no-control",
-        "depthsig analyze --config depthsig-results/family-midas/run.toml",
+        _QUICK,
+        "depthsig analyze --config depthsig-results/family-midas/run.toml --metrics lens,residual -n 4",
     ),
     "plan": ("depthsig plan family-midas", "depthsig plan family-midas --order 0:4,4:8x2,8:24"),
     "find-blocks": ("depthsig find-blocks family-midas -n 4 --max-tokens 64",),
     "check": ("depthsig check family-midas -n 4",),
     "compare": (
-        QUICK,
+        _QUICK,
         "depthsig analyze family-midas --quick --order 0:4,4:8x2,8:24 --out looped",
         "depthsig compare depthsig-results/family-midas looped",
     ),
-    "report": (QUICK, "depthsig report depthsig-results/family-midas"),
-    "figures": (QUICK, "depthsig figures depthsig-results/family-midas --format svg"),
+    "report": (_QUICK, "depthsig report depthsig-results/family-midas"),
+    "figures": (_QUICK, "depthsig figures depthsig-results/family-midas --format svg"),
     "export": ("depthsig export family-midas --order 0:4,4:8x2,8:24 --out looped-midas",),
     "repeat": ("depthsig repeat family-midas --span 4:8 --times 1,2 --task lookup -n 8",),
     "fit-lens": ("depthsig fit-lens family-midas --prompts lookup -n 24 --steps 2",),
