@@ -59,7 +59,13 @@ def analyze(
     ] = None,
     chat_template: opt.ChatTemplate = False,
     positions: Annotated[
-        str | None, typer.Option(help="Measure at: all, answer or last.", show_default="all", rich_help_panel=opt.WHAT)
+        str | None,
+        typer.Option(
+            help="Measure at: all, answer or last.",
+            show_default="all",
+            autocompletion=opt.candidates.positions,
+            rich_help_panel=opt.WHAT,
+        ),
     ] = None,
     keep_first: Annotated[
         bool | None,
@@ -110,11 +116,21 @@ def analyze(
     ] = None,
     ablation: Annotated[
         str | None,
-        typer.Option(help="What stands in its place: zero or mean.", show_default="zero", rich_help_panel=opt.WHAT),
+        typer.Option(
+            help="What stands in its place: zero or mean.",
+            show_default="zero",
+            autocompletion=opt.candidates.ablations,
+            rich_help_panel=opt.WHAT,
+        ),
     ] = None,
     agg: Annotated[
         str | None,
-        typer.Option(help="mean, max (the papers' worst case) or both.", show_default="mean", rich_help_panel=opt.WHAT),
+        typer.Option(
+            help="mean, max (the papers' worst case) or both.",
+            show_default="mean",
+            autocompletion=opt.candidates.aggregations,
+            rich_help_panel=opt.WHAT,
+        ),
     ] = None,
     dtype: opt.Dtype = None,
     device: opt.Device = "auto",

@@ -13,7 +13,9 @@ from depthsig.errors import InputError
 
 
 def cache(
-    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Of this kind only.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(metavar="KIND", help="Of this kind only.", autocompletion=opt.candidates.kept_kinds)
+    ] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Remove it.", rich_help_panel=opt.HOW)] = False,
     json: opt.Json = False,
 ) -> None:

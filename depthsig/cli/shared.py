@@ -84,7 +84,10 @@ Config = Annotated[
 Memory = Annotated[str, typer.Option(help="Memory to use beside the model.", rich_help_panel=WHERE)]
 BatchSize = Annotated[int | None, typer.Option(help="At most this many prompts at once.", rich_help_panel=WHERE)]
 Dtype = Annotated[
-    str | None, typer.Option(help="float32 (default), bfloat16, float16, or auto.", rich_help_panel=WHERE)
+    str | None,
+    typer.Option(
+        help="float32 (default), bfloat16, float16, or auto.", autocompletion=candidates.dtypes, rich_help_panel=WHERE
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", rich_help_panel=WHERE)]
 DeviceMap = Annotated[str | None, typer.Option(help="Spread the model over devices, e.g. auto.", rich_help_panel=WHERE)]

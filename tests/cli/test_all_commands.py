@@ -202,6 +202,7 @@ def _completed(line: str) -> list[str]:
         ("depthsig analyze x --prompts look", ["lookup"]), ("depthsig analyze x --preset csor", ["csordas-2505.13898"]),
         ("depthsig analyze x --metrics lens.kl,settl", ["lens.kl,settling_depth"]),
         ("depthsig analyze x --parts layer,", ["layer,attn", "layer,mlp"]),
+        ("depthsig analyze x --positions a", ["all", "answer"]), ("depthsig check x --dtype b", ["bfloat16"]),
         ("depthsig figures x --format png,s", ["png,svg"]), ("depthsig repeat x --task lookup,cop", ["lookup,copying"]),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tomllib
 from pathlib import Path
@@ -57,6 +58,18 @@ def test_what_is_written_does_the_same_again(checkpoint: Path, tmp_path: Path, m
     assert Path("b/run.toml").read_bytes() == Path("../a/run.toml").read_bytes()
     assert Path("b/profiles.csv").read_bytes() == Path("../a/profiles.csv").read_bytes()
     assert Signature.load("b").info["identity"] == Signature.load("../a").info["identity"]
+
+
+def test_a_current_folder_whose_name_is_no_text(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    Path("p.txt").write_text("one prompt\nand another\n")
+    asked = ["--metrics", "lens.kl", "--prompts", "p.txt", "--out", str(tmp_path / "a")]
+    assert main(["analyze", str(checkpoint), *asked]) == 0
+    assert tomllib.loads((tmp_path / "a" / "run.toml").read_text())["prompts"] == "p.txt"
 
 
 def test_a_budget_is_kept_as_what_it_came_to(checkpoint: Path, tmp_path: Path) -> None:

@@ -56,6 +56,33 @@ def formats(incomplete: str) -> list[str]:
     return _listed(incomplete, ("png", "svg", "pdf"))
 
 
+def positions(incomplete: str) -> list[str]:
+    """Where it is measured."""
+    return _beginning(incomplete, ("all", "answer", "last"))
+
+
+def ablations(incomplete: str) -> list[str]:
+    """What stands in the place of what is taken away."""
+    return _beginning(incomplete, ("zero", "mean"))
+
+
+def aggregations(incomplete: str) -> list[str]:
+    """How prompts are summed up."""
+    return _beginning(incomplete, ("mean", "max", "both"))
+
+
+def dtypes(incomplete: str) -> list[str]:
+    """Numbers that a model computes with."""
+    return _beginning(incomplete, ("float32", "bfloat16", "float16", "auto"))
+
+
+def kept_kinds(incomplete: str) -> list[str]:
+    """Kinds of what is kept between runs."""
+    from depthsig import kept  # start-up time
+
+    return _beginning(incomplete, (one.name for one in kept.kinds()))
+
+
 def _beginning(incomplete: str, known: Iterable[str]) -> list[str]:
     return [name for name in known if name.startswith(incomplete)]
 

@@ -171,4 +171,6 @@ def _no_name(value: str) -> str:
 
 
 def _absolute(value: str | Path) -> str:
-    return str(Path(value).absolute()) if is_there(value) else str(value)
+    """A path that is there from every folder; as it was given where the current folder's name is no text."""
+    whole = str(Path(value).absolute()) if is_there(value) else str(value)
+    return whole if whole.encode(errors="ignore").decode() == whole else str(value)
