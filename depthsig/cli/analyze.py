@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +18,7 @@ DEFAULT = (
 
 
 def analyze(
+    ctx: typer.Context,
     checkpoint: opt.Checkpoint,
     order: opt.Order = None,
     loop: opt.Loop = None,
@@ -27,52 +27,110 @@ def analyze(
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help="A first look: 8 prompts of at most 64 tokens, scope current, no control. Options win."
+            "--quick",
+            help="A first look: 8 prompts of at most 64 tokens, scope current, no control. Options win.",
+            rich_help_panel=opt.HOW,
         ),
     ] = False,
     budget: Annotated[
         str | None,
-        typer.Option(help="Prompts, scopes and cuts that fit this time, by the forecast. Options win.", metavar="5min"),
+        typer.Option(
+            help="Prompts, scopes and cuts that fit this time, by the forecast. Options win.",
+            metavar="5min",
+            rich_help_panel=opt.HOW,
+        ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="A paper's settings (`depthsig presets`). Options win.", metavar="NAME")
+        str | None,
+        typer.Option(
+            help="A paper's settings (`depthsig presets`). Options win.",
+            metavar="NAME",
+            autocompletion=opt.candidates.presets,
+            rich_help_panel=opt.HOW,
+        ),
     ] = None,
     prompts: opt.Prompts = None,
-    n: Annotated[int | None, typer.Option("-n", help="Use the first n prompts.", show_default="20")] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", help="Use the first n prompts.", show_default="20", rich_help_panel=opt.WHAT)
+    ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Cut prompts after this many tokens.", show_default="256")
+        int | None,
+        typer.Option(help="Cut prompts after this many tokens.", show_default="256", rich_help_panel=opt.WHAT),
     ] = None,
     chat_template: opt.ChatTemplate = False,
-    positions: Annotated[str | None, typer.Option(help="Measure at: all, answer or last.", show_default="all")] = None,
+    positions: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure at: all, answer or last.",
+            show_default="all",
+            autocompletion=opt.candidates.positions,
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = None,
     keep_first: Annotated[
         bool | None,
         typer.Option(
             "--keep-first/--no-keep-first",
             help="Average lens and residual metrics over position 0 too.",
             show_default="no",
+            rich_help_panel=opt.WHAT,
         ),
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="Groups or names (`depthsig metrics`), comma-separated.", show_default=DEFAULT)
+        str | None,
+        typer.Option(
+            help="Groups or names (`depthsig metrics`), comma-separated.",
+            show_default=DEFAULT,
+            autocompletion=opt.candidates.metrics,
+            rich_help_panel=opt.WHAT,
+        ),
     ] = None,
     plugin: opt.Plugin = None,
     lens: Annotated[
-        str | None, typer.Option(help="Tuned lens (a folder of `depthsig fit-lens`).", metavar="DIR")
+        str | None,
+        typer.Option(help="Tuned lens (a folder of `depthsig fit-lens`).", metavar="DIR", rich_help_panel=opt.WHAT),
     ] = None,
     parts: Annotated[
-        str | None, typer.Option(help="What skip and local take away: layer, attn, mlp.", show_default="layer")
+        str | None,
+        typer.Option(
+            help="What skip and local take away: layer, attn, mlp.",
+            show_default="layer",
+            autocompletion=opt.candidates.parts,
+            rich_help_panel=opt.WHAT,
+        ),
     ] = None,
     scopes: Annotated[
-        str | None, typer.Option(help="Where it is taken away: current, future.", show_default="current")
+        str | None,
+        typer.Option(
+            help="Where it is taken away: current, future.",
+            show_default="current",
+            autocompletion=opt.candidates.scopes,
+            rich_help_panel=opt.WHAT,
+        ),
     ] = None,
     cuts: Annotated[
-        int | None, typer.Option(help="At most this many cuts a prompt in scope future.", show_default="4")
+        int | None,
+        typer.Option(
+            help="At most this many cuts a prompt in scope future.", show_default="4", rich_help_panel=opt.WHAT
+        ),
     ] = None,
     ablation: Annotated[
-        str | None, typer.Option(help="What stands in its place: zero or mean.", show_default="zero")
+        str | None,
+        typer.Option(
+            help="What stands in its place: zero or mean.",
+            show_default="zero",
+            autocompletion=opt.candidates.ablations,
+            rich_help_panel=opt.WHAT,
+        ),
     ] = None,
     agg: Annotated[
-        str | None, typer.Option(help="mean, max (the papers' worst case) or both.", show_default="mean")
+        str | None,
+        typer.Option(
+            help="mean, max (the papers' worst case) or both.",
+            show_default="mean",
+            autocompletion=opt.candidates.aggregations,
+            rich_help_panel=opt.WHAT,
+        ),
     ] = None,
     dtype: opt.Dtype = None,
     device: opt.Device = "auto",
@@ -84,21 +142,33 @@ def analyze(
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell plan, runs, time and memory; compute nothing.")
+        bool,
+        typer.Option("--dry-run", help="Tell plan, runs, time and memory; compute nothing.", rich_help_panel=opt.HOW),
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from interrupted work of the same options.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from interrupted work of the same options.", rich_help_panel=opt.HOW)
+    ] = False,
     recheck: Annotated[
-        bool, typer.Option("--recheck", help="Prove the certificates anew, though they are kept from before.")
+        bool,
+        typer.Option(
+            "--recheck", help="Prove the certificates anew, though they are kept from before.", rich_help_panel=opt.HOW
+        ),
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Results folder.", show_default=opt.FREE.format("NAME"))] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Results folder.", show_default=opt.FREE.format("NAME"), rich_help_panel=opt.OUTPUT),
+    ] = None,
     control: Annotated[
         bool | None,
         typer.Option(
             "--control/--no-control",
             help="Measure the architecture with re-initialised weights, too: all that is measured of the model.",
             show_default="where periods are tested on a span, and only what they are tested on",
+            rich_help_panel=opt.WHAT,
         ),
     ] = None,
+    config: opt.Config = None,
+    open: opt.Open = False,
     no_progress: opt.NoProgress = False,
     json: opt.Json = False,
 ) -> None:
@@ -136,15 +206,26 @@ def analyze(
     if dry_run:
         with opt.plain_warnings():
             told = forecast(job.prepare(opt.progress(no_progress)))
-        typer.echo(codec.dumps(told.record()) if json else str(told))
+        opt.print_json(told.record()) if json else typer.echo(str(told))
         return
     from depthsig.report import save  # start-up time
 
     places = opt.Places(out)
     with opt.plain_warnings():
         signature = job.run(places, resume=resume, show=opt.progress(no_progress))
+        if budget is not None:
+            _settle(ctx, signature)
         save(signature, places.target)  # with the report in it, so that a folder is the old result or the new one
     _say_where(signature, places, json)
+    if open:
+        opt.open_page(places.target / "report.html")
+
+
+def _settle(ctx: typer.Context, signature: Signature) -> None:
+    """Keep what a budget came to: another time, or another machine, would forecast something else."""
+    came_to = signature.info["options"]
+    chosen = {"n": came_to["n"], "max-tokens": came_to["max_tokens"], "cuts": came_to["cuts"]}
+    opt.settle(ctx, {"budget": None, **chosen, "scopes": ",".join(came_to["scopes"])})
 
 
 def _say_where(signature: Signature, places: opt.Places, as_json: bool) -> None:
@@ -153,8 +234,7 @@ def _say_where(signature: Signature, places: opt.Places, as_json: bool) -> None:
         told = {
             "out": str(target), "report": str(report), "findings": signature.findings(), "signature": signature.info,
         }  # fmt: skip
-        typer.echo(codec.dumps(told, default=str))
+        opt.print_json(told)
         return
-    typer.echo(f"{signature}")
-    typer.echo(f"\n{signature.findings()}\n")
+    typer.echo(f"{signature}\n")  # with its findings
     typer.echo(f"report: {report}{places.replaced}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
 from dataclasses import asdict
 from typing import Annotated
 
@@ -14,8 +13,10 @@ from depthsig.errors import InputError
 
 
 def cache(
-    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Of this kind only.")] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Remove it.")] = False,
+    kind: Annotated[
+        str | None, typer.Argument(metavar="KIND", help="Of this kind only.", autocompletion=opt.candidates.kept_kinds)
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove it.", rich_help_panel=opt.HOW)] = False,
     json: opt.Json = False,
 ) -> None:
     """List what is kept between runs, by kind, or clear it; DEPTHSIG_CACHE names another folder for it."""
@@ -28,7 +29,7 @@ def cache(
     removed = kept.clear(kind) if clear else 0
     if json:
         listed = [] if clear else [asdict(one) for one in found]
-        typer.echo(codec.dumps({"folder": str(kept.place()), "kinds": listed, "removed": removed}))
+        opt.print_json({"folder": str(kept.place()), "kinds": listed, "removed": removed})
     elif clear:
         typer.echo(f"{kept.place()}: {removed} entries removed, {sum(one.bytes for one in found) / 1e6:.1f} MB")
     else:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
-
 import typer
 
 from depthsig.cli import shared as opt
@@ -25,6 +23,7 @@ def check(
     revision: opt.Revision = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
+    config: opt.Config = None,
     json: opt.Json = False,
 ) -> int:
     """Prove that this model is measured exactly, and print the proofs."""
@@ -42,7 +41,7 @@ def check(
             trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
         )  # fmt: skip
     if json:
-        typer.echo(codec.dumps({"certificates": [c.record() for c in certificates]}))
+        opt.print_json({"certificates": [c.record() for c in certificates]})
     else:
         for c in certificates:
             verdict = "pass" if c.passed else "FAIL"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def compare(
     directories: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="DIR...", help="Results folders of depthsig analyze, besides those in --roles."),
+        typer.Argument(metavar="DIR", help="Results folders of depthsig analyze, besides those in --roles."),
     ] = None,
     roles: Annotated[
         str | None,
@@ -27,13 +27,20 @@ def compare(
             help="Who is who: looped=DIR,grown=DIR,baseline=DIR; seeds of a role joined with +.",
             metavar="ROLE=DIR,...",
             show_default="as far as the signatures declare it",
+            rich_help_panel=opt.WHAT,
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for tables, figures and the report.", show_default=opt.FREE.format("comparison")),
+        typer.Option(
+            help="Folder for tables, figures and the report.",
+            show_default=opt.FREE.format("comparison"),
+            rich_help_panel=opt.OUTPUT,
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.", rich_help_panel=opt.HOW)] = 0,
+    config: opt.Config = None,
+    open: opt.Open = False,
     no_progress: opt.NoProgress = False,
     json: opt.Json = False,
 ) -> None:
@@ -50,6 +57,8 @@ def compare(
         known = {path.resolve() for path in given}
         named = [Path(name) for name in folders(value) if not _named(name, given)]
         given += [path for path in named if path.resolve() not in known]
+    if not given:
+        raise opt.MissingArgument("compare needs two signatures or more; none given")
     if out is None:
         ensure_results()
     else:
@@ -64,10 +73,12 @@ def compare(
     if json:
         tables = {n: codec.loads(getattr(found, n).to_json(orient="records")) for n in ("claims", "distances", "late")}
         told = {"out": str(places.target), "report": str(report), **found.info, **tables}
-        typer.echo(codec.dumps(told))
-        return
-    _show(found)
-    typer.echo(f"report: {report}{places.replaced}")
+        opt.print_json(told)
+    else:
+        _show(found)
+        typer.echo(f"report: {report}{places.replaced}")
+    if open:
+        opt.open_page(report)
 
 
 def _refuse_overlap(out: Path, given: list[Path]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +12,14 @@ from depthsig.cli import shared as opt
 
 def export(
     checkpoint: opt.Checkpoint,
-    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.", rich_help_panel=opt.OUTPUT)],
     order: opt.Order = None,
     iterations: opt.Iterations = None,
     dtype: opt.Dtype = None,
     revision: opt.Revision = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
+    config: opt.Config = None,
     json: opt.Json = False,
 ) -> None:
     """Write the model with its layers in another order, as a checkpoint that loads anywhere."""
@@ -43,7 +43,7 @@ def export(
     source = str(shipped_checkpoints().get(model.checkpoint.source, model.checkpoint.source))
     yaml = mergekit_yaml(model.plan.layers, source, str(model.dtype).removeprefix("torch."))
     if json:
-        typer.echo(codec.dumps({"out": str(out), "layers": list(model.plan.layers), "mergekit": yaml}))
+        opt.print_json({"out": str(out), "layers": list(model.plan.layers), "mergekit": yaml})
         return
     typer.echo(f"checkpoint: {out} ({len(model.plan)} layers)")
     typer.echo("the same with mergekit:")

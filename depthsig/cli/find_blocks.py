@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json as codec
 import sys
 from typing import TYPE_CHECKING
-
-import typer
 
 from depthsig.cli import shared as opt
 
@@ -28,6 +25,7 @@ def find_blocks(
     revision: opt.Revision = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
+    config: opt.Config = None,
     no_progress: opt.NoProgress = False,
     json: opt.Json = False,
 ) -> None:
@@ -50,7 +48,7 @@ def find_blocks(
         )  # fmt: skip
     if not json:
         _show(found)
-    typer.echo(codec.dumps(found.record()))
+    opt.print_json(found.record())
 
 
 def _show(found: FoundBlocks) -> None:

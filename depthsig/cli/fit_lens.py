@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
 from pathlib import Path
 from typing import Annotated
 
@@ -19,14 +18,23 @@ def fit_lens(
     n: Annotated[
         int | None,
         typer.Option(
-            "-n", help="Use so many prompts (of built-in ones, after the first 20).", show_default="all, 1000 generated"
+            "-n",
+            help="Use so many prompts (of built-in ones, after the first 20).",
+            show_default="all, 1000 generated",
+            rich_help_panel=opt.WHAT,
         ),
     ] = None,
     max_tokens: opt.MaxTokens = 256,
     chat_template: opt.ChatTemplate = False,
-    steps: Annotated[int, typer.Option(help="Optimiser steps of 256 tokens; 0: ridge regressions only.")] = 100,
-    lr: Annotated[float, typer.Option(help="Learning rate, in tuned-lens' unit (its own default is 1).")] = 0.3,
-    weight_decay: Annotated[float, typer.Option(help="Weight decay, towards the identity.")] = 1e-3,
+    steps: Annotated[
+        int, typer.Option(help="Optimiser steps of 256 tokens; 0: ridge regressions only.", rich_help_panel=opt.HOW)
+    ] = 100,
+    lr: Annotated[
+        float, typer.Option(help="Learning rate, in tuned-lens' unit (its own default is 1).", rich_help_panel=opt.HOW)
+    ] = 0.3,
+    weight_decay: Annotated[
+        float, typer.Option(help="Weight decay, towards the identity.", rich_help_panel=opt.HOW)
+    ] = 1e-3,
     dtype: opt.Dtype = None,
     device: opt.Device = "auto",
     memory: opt.Memory = "4GiB",
@@ -36,8 +44,10 @@ def fit_lens(
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the lens.", show_default=opt.FREE.format("NAME-lens"))
+        Path | None,
+        typer.Option(help="Folder of the lens.", show_default=opt.FREE.format("NAME-lens"), rich_help_panel=opt.OUTPUT),
     ] = None,
+    config: opt.Config = None,
     no_progress: opt.NoProgress = False,
     json: opt.Json = False,
 ) -> None:
@@ -66,7 +76,7 @@ def fit_lens(
         target = places(f"{fitted.name}-lens", fitted.record[IDENTITY])
         fitted.save(target)
     if json:
-        typer.echo(codec.dumps({"out": str(target), "lens": fitted.record}))
+        opt.print_json({"out": str(target), "lens": fitted.record})
         return
     tokens = fitted.record["tokens"]
     typer.echo(f"held-out KL(final ‖ lens) in nats, on {tokens['judged']} tokens; fitted to {tokens['train']}")

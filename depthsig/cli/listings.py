@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
 import shlex
 
 import typer
@@ -17,7 +16,7 @@ def models(json: opt.Json = False) -> None:
 
     found = {name: describe_checkpoint(path) for name, path in shipped_checkpoints().items()}
     if json:
-        typer.echo(codec.dumps(found))
+        opt.print_json(found)
         return
     for name, about in found.items():
         typer.echo(
@@ -40,7 +39,7 @@ def presets(json: opt.Json = False) -> None:
     from depthsig.commands.presets import presets as known  # start-up time
 
     if json:
-        typer.echo(codec.dumps([preset.record() for preset in known().values()]))
+        opt.print_json([preset.record() for preset in known().values()])
         return
     for preset in known().values():
         typer.echo(f"{preset.name}  ({preset.paper})")
@@ -55,7 +54,7 @@ def metrics(plugin: opt.Plugin = None, json: opt.Json = False) -> None:
 
     import_plugins(plugin or ())
     if json:
-        typer.echo(codec.dumps([m.record() for m in all_metrics().values()]))
+        opt.print_json([m.record() for m in all_metrics().values()])
         return
     for entry in all_metrics().values():
         where = f"{entry.kind}{' over ' + entry.axis if entry.axis else ''}, on {entry.on}"
@@ -67,7 +66,7 @@ def metrics(plugin: opt.Plugin = None, json: opt.Json = False) -> None:
 
 def _print(found: dict[str, str], as_json: bool) -> None:
     if as_json:
-        typer.echo(codec.dumps(found))
+        opt.print_json(found)
         return
     width = max(map(len, found), default=0)
     for name, text in found.items():

@@ -30,33 +30,38 @@ from depthsig.cli import (
     repeat,
     report,
 )
+from depthsig.cli.options.command import Command, usage_of
 from depthsig.errors import DepthsigError, InputError
 
 app = typer.Typer(
     name="depthsig",
     help="Measure how a language model uses its depth: lens, contributions, signatures.",
-    no_args_is_help=True,
     epilog="`--debug` with any command shows where an error came from.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-app.command("analyze")(analyze.analyze)
-app.command("plan")(plan.plan)
-app.command("find-blocks")(find_blocks.find_blocks)
-app.command("check")(check.check)
-app.command("compare")(compare.compare)
-app.command("report")(report.report)
-app.command("figures")(figures.figures)
-app.command("export")(export.export)
-app.command("repeat")(repeat.repeat)
-app.command("fit-lens")(fit_lens.fit_lens)
-app.command("models")(listings.models)
-app.command("prompts")(listings.prompts)
-app.command("presets")(listings.presets)
-app.command("metrics")(listings.metrics)
-app.command("cache")(cache.cache)
+_COMMANDS: dict[str, Callable[..., Any]] = {
+    "analyze": analyze.analyze,
+    "plan": plan.plan,
+    "find-blocks": find_blocks.find_blocks,
+    "check": check.check,
+    "compare": compare.compare,
+    "report": report.report,
+    "figures": figures.figures,
+    "export": export.export,
+    "repeat": repeat.repeat,
+    "fit-lens": fit_lens.fit_lens,
+    "models": listings.models,
+    "prompts": listings.prompts,
+    "presets": listings.presets,
+    "metrics": listings.metrics,
+    "cache": cache.cache,
+}
+for _name, _run in _COMMANDS.items():
+    app.command(_name, cls=Command)(_run)
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, by convention."""
@@ -70,11 +75,16 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
-) -> None:
+) -> int:
     _check_folder()
+    if ctx.invoked_subcommand is not None:
+        return 0
+    typer.echo(ctx.get_help())
+    return 2
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _check_text(arguments)
         with _interrupts_heard():
-            result = app(args=arguments, standalone_mode=False)
+            result = app(args=arguments, prog_name="depthsig", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
         return _interrupted() if result == INTERRUPTED else result if isinstance(result, int) else 0
@@ -179,9 +189,12 @@ def _explain(error: Exception) -> int:
         return _interrupted()
     if hasattr(error, "format_message"):  # of the command line's library
         _say(error.format_message())
+        if type(error).__name__ == "MissingParameter":
+            _say_lines(usage_of(error))
         return getattr(error, "exit_code", 2)
     if isinstance(error, DepthsigError):
         _say(str(error))
+        _say_lines(usage_of(error))
         return error.exit_code
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         _say("out of memory; a smaller --memory, --batch-size or --max-tokens needs less")
@@ -198,6 +211,11 @@ def _say(message: str) -> None:
     line = " ".join(str(message).split())
     with suppress(OSError):  # where nobody reads this either
         print(f"depthsig: {line}", file=sys.stderr)
+
+
+def _say_lines(lines: list[str]) -> None:
+    with suppress(OSError):
+        print(*(f"{line}\n" for line in lines), sep="", end="", file=sys.stderr)
 
 
 def run() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
-
 import typer
 
 from depthsig.cli import shared as opt
@@ -21,6 +19,7 @@ def plan(
     revision: opt.Revision = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
+    config: opt.Config = None,
     json: opt.Json = False,
 ) -> None:
     """Trace one forward and print its steps as a table."""
@@ -34,7 +33,7 @@ def plan(
             device_map=device_map, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
         )  # fmt: skip
     if json:
-        typer.echo(codec.dumps({"checkpoint": model.checkpoint.name, "plan": model.plan.records()}))
+        opt.print_json({"checkpoint": model.checkpoint.name, "plan": model.plan.records()})
         return
     typer.echo(str(model))
     for note in model.plan.notes:

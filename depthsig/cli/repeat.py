@@ -13,28 +13,45 @@ from depthsig.cli import shared as opt
 
 def repeat(
     checkpoint: opt.Checkpoint,
-    span: Annotated[str | None, typer.Option(help="Layers to repeat; left out, every span.", metavar="A:B")] = None,
-    times: Annotated[str, typer.Option(help="How often the span runs in all, e.g. 1,2,3,4.")] = "1,2",
-    task: Annotated[
-        str | None, typer.Option(help="Prompts with answers: names or files, comma-separated [all primitives].")
+    span: Annotated[
+        str | None,
+        typer.Option(help="Layers to repeat; left out, every span.", metavar="A:B", rich_help_panel=opt.WHAT),
     ] = None,
-    damping: Annotated[str, typer.Option(help="Each more pass goes this far, 0 < α ≤ 1; 1 is naive.")] = "1",
-    n: Annotated[int, typer.Option("-n", help="Prompts of each task.")] = 100,
+    times: Annotated[
+        str, typer.Option(help="How often the span runs in all, e.g. 1,2,3,4.", rich_help_panel=opt.WHAT)
+    ] = "1,2",
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompts with answers: names or files, comma-separated.",
+            show_default="all primitives",
+            autocompletion=opt.candidates.tasks,
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = None,
+    damping: Annotated[
+        str, typer.Option(help="Each more pass goes this far, 0 < α ≤ 1; 1 is naive.", rich_help_panel=opt.WHAT)
+    ] = "1",
+    n: Annotated[int, typer.Option("-n", help="Prompts of each task.", rich_help_panel=opt.WHAT)] = 100,
     predict: Annotated[
-        bool, typer.Option("--predict", help="Does the signature tell which span is worth it? (all spans)")
+        bool,
+        typer.Option(
+            "--predict", help="Does the signature tell which span is worth it? (all spans)", rich_help_panel=opt.WHAT
+        ),
     ] = False,
     order: opt.Order = None,
     grown: opt.Grown = None,
     iterations: opt.Iterations = None,
     max_tokens: opt.MaxTokens = 256,
-    memory: Annotated[str, typer.Option(help="Memory for states on their way.")] = "1GiB",
+    memory: Annotated[str, typer.Option(help="Memory for states on their way.", rich_help_panel=opt.WHERE)] = "1GiB",
     dtype: opt.Dtype = None,
     device: opt.Device = "auto",
     revision: opt.Revision = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
     seed: opt.Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for tables and figures.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for tables and figures.", rich_help_panel=opt.OUTPUT)] = None,
+    config: opt.Config = None,
     no_progress: opt.NoProgress = False,
     json: opt.Json = False,
 ) -> None:
@@ -64,7 +81,7 @@ def repeat(
         if out is not None:
             found.save(out, lambda study, at: save_repeat_figures(study.frames, at))
     if json:
-        typer.echo(codec.dumps({name: codec.loads(f.to_json(orient="records")) for name, f in found.frames.items()}))
+        opt.print_json({name: codec.loads(f.to_json(orient="records")) for name, f in found.frames.items()})
         return
     for title, frame in found.shown():
         typer.echo(title)

@@ -7,15 +7,22 @@ from typing import Annotated
 
 import typer
 
-from depthsig.cli.shared import plain_warnings
+from depthsig.cli import shared as opt
 
 
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
+    open: opt.Open = False,
+    json: opt.Json = False,
 ) -> None:
     """Write report.html of a saved signature or comparison again, and the figures that it shows."""
     from depthsig.report import build  # start-up time
 
-    with plain_warnings():
-        build(directory)
-    typer.echo(f"report: {directory / 'report.html'}")
+    with opt.plain_warnings():
+        page = build(directory)
+    if json:
+        opt.print_json({"out": str(directory), "report": str(page)})
+    else:
+        typer.echo(f"report: {page}")
+    if open:
+        opt.open_page(page)

@@ -13,52 +13,96 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from depthsig.cli.options import candidates
+from depthsig.cli.options.browser import open_page
+from depthsig.cli.options.command import HOW, OUTPUT, WHAT, WHERE, MissingArgument, configured, settle
+from depthsig.cli.options.printing import print_json
 from depthsig.errors import DepthsigWarning
 from depthsig.progress import Progress
 
 if TYPE_CHECKING:
     from depthsig.checkpoint.loading import LoadOptions
 
+__all__ = [
+    "FREE", "HOW", "OUTPUT", "WHAT", "WHERE", "AllowPickle", "BatchSize", "ChatTemplate", "Checkpoint", "Config",
+    "Count", "Device", "DeviceMap", "Dtype", "Grown", "Iterations", "Json", "Loop", "MaxTokens", "Memory",
+    "MissingArgument", "NoProgress", "Open", "Order", "Places", "Plugin", "Prompts", "Revision", "Seed",
+    "TrustRemoteCode", "candidates", "loading", "open_page", "plain_warnings", "print_json", "progress",
+    "refuse_early", "settle",
+]  # fmt: skip
+
 Checkpoint = Annotated[
     str,
     typer.Argument(
         metavar="CHECKPOINT",
         help="A local folder, a hub id, a GGUF file, or a name listed by `depthsig models`.",
+        autocompletion=candidates.checkpoints,
     ),
 ]
-Order = Annotated[str | None, typer.Option(help="Run the layers in this order, e.g. 0:4,4:8x4,8:12.")]
+Order = Annotated[
+    str | None, typer.Option(help="Run the layers in this order, e.g. 0:4,4:8x4,8:12.", rich_help_panel=WHAT)
+]
 Iterations = Annotated[
     str | None,
     typer.Option(
-        help="Run the loop this often: a native one, or that of --order. N, or H_cycles=3,L_cycles=2.", metavar="N"
+        help="Run the loop this often: a native one, or that of --order. N, or H_cycles=3,L_cycles=2.", metavar="N",
+        rich_help_panel=WHAT,
     ),
+]  # fmt: skip
+Loop = Annotated[str | None, typer.Option(help="Label layers A:B as a loop.", metavar="A:B", rich_help_panel=WHAT)]
+Grown = Annotated[
+    str | None,
+    typer.Option(help="Label layers A:B as grown in blocks of b.", metavar="A:B/b", rich_help_panel=WHAT),
 ]
-Loop = Annotated[str | None, typer.Option(help="Label layers A:B as a loop.", metavar="A:B")]
-Grown = Annotated[str | None, typer.Option(help="Label layers A:B as grown in blocks of b.", metavar="A:B/b")]
 Prompts = Annotated[
     str | None,
-    typer.Option(help="Built-in prompts (`depthsig prompts`), a file (.txt, .jsonl, .json, .csv, .parquet), or text."),
+    typer.Option(
+        help="Built-in prompts (`depthsig prompts`), a file (.txt, .jsonl, .json, .csv, .parquet), or text.",
+        autocompletion=candidates.prompt_sets,
+        rich_help_panel=WHAT,
+    ),
 ]
-Count = Annotated[int, typer.Option("-n", help="Use the first n prompts.")]
-MaxTokens = Annotated[int, typer.Option(help="Cut prompts after this many tokens.")]
-ChatTemplate = Annotated[bool, typer.Option("--chat-template", help="Use the tokenizer's template.")]
+Count = Annotated[int, typer.Option("-n", help="Use the first n prompts.", rich_help_panel=WHAT)]
+MaxTokens = Annotated[int, typer.Option(help="Cut prompts after this many tokens.", rich_help_panel=WHAT)]
+ChatTemplate = Annotated[
+    bool, typer.Option("--chat-template", help="Use the tokenizer's template.", rich_help_panel=WHAT)
+]
 Plugin = Annotated[
-    list[Path] | None, typer.Option(help="Import a file of your own that declares metrics.", metavar="FILE.py")
+    list[Path] | None,
+    typer.Option(help="Import a file of your own that declares metrics.", metavar="FILE.py", rich_help_panel=WHAT),
 ]
-Memory = Annotated[str, typer.Option(help="Memory to use beside the model.")]
-BatchSize = Annotated[int | None, typer.Option(help="At most this many prompts at once.")]
-Dtype = Annotated[str | None, typer.Option(help="float32 (default), bfloat16, float16, or auto.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
-DeviceMap = Annotated[str | None, typer.Option(help="Spread the model over devices, e.g. auto.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of generated prompts and of the bootstrap.")]
-Revision = Annotated[str | None, typer.Option(help="Revision of a hub id.")]
-TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")]
-AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled weights.")]
-NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress.")]
+
+Seed = Annotated[int, typer.Option(min=0, help="Seed of generated prompts and of the bootstrap.", rich_help_panel=HOW)]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="Take options from a file, as the run.toml of a result; those given here win.", metavar="FILE.toml",
+        callback=configured, is_eager=True, rich_help_panel=HOW,
+    ),
+]  # fmt: skip
+
+Memory = Annotated[str, typer.Option(help="Memory to use beside the model.", rich_help_panel=WHERE)]
+BatchSize = Annotated[int | None, typer.Option(help="At most this many prompts at once.", rich_help_panel=WHERE)]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32 (default), bfloat16, float16, or auto.", autocompletion=candidates.dtypes, rich_help_panel=WHERE
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", rich_help_panel=WHERE)]
+DeviceMap = Annotated[str | None, typer.Option(help="Spread the model over devices, e.g. auto.", rich_help_panel=WHERE)]
+Revision = Annotated[str | None, typer.Option(help="Revision of a hub id.", rich_help_panel=WHERE)]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.", rich_help_panel=WHERE)
+]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled weights.", rich_help_panel=WHERE)]
+
 FREE = "depthsig-results/{}, with a number where that is taken"
 """Where results go that nobody named a folder for."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress.", rich_help_panel=OUTPUT)]
+Open = Annotated[bool, typer.Option("--open", help="Open the report in the browser when done.", rich_help_panel=OUTPUT)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.", rich_help_panel=OUTPUT)]
 
 
 def progress(no_progress: bool) -> Progress:

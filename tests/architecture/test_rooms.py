@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "commands", "measure", "comparison", "report", "model", "engine", "plan", "checkpoint", "prompts", "signature",
         "metrics",
     },
+    "__main__": {"cli"},
 }  # fmt: skip
 """For each room, the rooms that it may import, besides itself and :data:`EVERYWHERE`."""
 EVERYWHERE = {"errors", "terms", "progress", "untrusted", "kept", "notebook"}

@@ -15,13 +15,16 @@ RECORDS = {
 """The file that makes a folder a result of ours, and how its schema begins."""
 
 FIGURES, PAGE, CONTROL, FINDINGS = "figures", "report.html", "control", "findings.json"
+RUN = "run.toml"
+"""The options of the command that made a result, for its ``--config``; a result from Python has none."""
 COMPARED = ("claims", "distances", "late", "scores", "recurrence", "profiles")
-WRITTEN = {
+_OWN = {
     SIGNATURE: frozenset({SIGNATURE, *FILES.values(), CONTROL, FINDINGS, FIGURES, PAGE}),
     REPEAT: frozenset({REPEAT, "repeat.csv", "ranking.csv", "prediction.csv", "samples.parquet", FIGURES}),
     COMPARE: frozenset({COMPARE, *(f"{name}.csv" for name in COMPARED), FIGURES, PAGE}),
     LENS: frozenset({LENS, "config.json", "params.pt"}),
 }
+WRITTEN = {kind: names | {RUN} for kind, names in _OWN.items()}
 """What our commands write into a result of each kind; what else lies there is somebody's own, and kept when the
 result is replaced. Folders among it are replaced whole."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from depthsig.errors import DepthsigError, InputError, as_path
 from depthsig.signature.folders import locks
+from depthsig.signature.folders.beside import write_beside
 from depthsig.signature.folders.exchange import land, restore
 from depthsig.signature.folders.kinds import (
     CONTROL,
@@ -215,6 +216,8 @@ def writing(directory: str | Path, record: str | None = SIGNATURE, suffix: str =
         with storing(directory):
             _empty(partial, keep=(UNITS,))  # what a killed run left must not become part of this result
             yield partial
+            if record is not None and suffix == PARTIAL:
+                write_beside(partial)
             _empty(partial, only=(UNITS,))  # before somebody's own folder of that name comes in
             if real.is_dir():
                 _carry(real, partial, leave={*(WRITTEN[record] if record else ()), MARK})
