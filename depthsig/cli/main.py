@@ -30,6 +30,7 @@ from depthsig.cli import (
     repeat,
     report,
 )
+from depthsig.cli.exports import card, log
 from depthsig.errors import DepthsigError, InputError
 
 app = typer.Typer(
@@ -57,6 +58,8 @@ app.command("prompts")(listings.prompts)
 app.command("presets")(listings.presets)
 app.command("metrics")(listings.metrics)
 app.command("cache")(cache.cache)
+app.command("card")(card.card)
+app.command("log")(log.log)
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, by convention."""
