@@ -1,7 +1,7 @@
 """Execute the notebooks and keep their outputs, small enough to show on GitHub.
 
 ``python docs/run_notebooks.py [NAME ...]``, in a checkout with the extra ``notebooks``: of all, or of those whose file
-names begin so. What is kept is text, tables and pictures of at most 64 colours; progress and times are not.
+names begin so. What is kept is text, tables and pictures of at most 32 colours; progress and times are not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-COLOURS = 64
+COLOURS = 32
 
 
 def executed(path: Path, folder: Path) -> Any:
