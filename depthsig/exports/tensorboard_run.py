@@ -11,16 +11,14 @@ from depthsig.exports.run_log import curves_of, scores_of
 from depthsig.untrusted import is_folder, is_there
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
     from depthsig.signature import Signature
 
 
-def log_to_tensorboard(signature: Signature, to: str | Path | SummaryWriter, step: int = 0) -> None:
+def log_to_tensorboard(signature: Signature, to: str | Path | Any, step: int = 0) -> None:
     """Write scores at ``step``, every profile as a curve over its own axis, and the findings as text.
 
     Args:
-        to: a new folder, or a writer of your own, which stays open.
+        to: a new folder, or a ``SummaryWriter`` of your own, which stays open.
         step: where scores stand on the x-axis: of a checkpoint in training, its training step.
 
     Raises:
