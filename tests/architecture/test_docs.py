@@ -6,8 +6,9 @@ import importlib.util
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
-from types import CodeType
+from types import CodeType, SimpleNamespace
 
 import pytest
 from doc_blocks import PAGES, WAYS, Block, arguments, blocks, parse, planned
@@ -136,6 +137,31 @@ def test_rows_of_the_readme_run(typed: str, results: Path, monkeypatch: pytest.M
     given = filled(typed, results)
     plan = planned(shlex.join(["depthsig", *given]))
     assert main(plan or given) == 0, given
+
+
+# --- what is named ---
+
+
+def test_what_the_readme_links_to_is_there() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?://|#)([^)]+)\)", text)
+    assert links and all((ROOT / link).exists() for link in links), links
+    told = (ROOT / "llms.txt").read_text(encoding="utf-8")
+    named = re.findall(r"^- ([\w/.]+\.(?:md|ipynb)):", told, re.M)
+    assert len(named) >= 6 and all((ROOT / name).exists() for name in named), named
+
+
+def test_a_package_index_gets_a_readme_whose_links_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = SimpleNamespace(MetadataHookInterface=object)
+    monkeypatch.setitem(sys.modules, "hatchling.metadata.plugin.interface", plugin)
+    for name in ("hatchling", "hatchling.metadata", "hatchling.metadata.plugin"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    assert hook.shown_elsewhere("![a](b.png)\n\nsee [`x`](y.md), [z](https://z)\n") == "see `x`, [z](https://z)\n"
+    text = hook.shown_elsewhere((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert re.findall(r"\]\((?!https?://|#)", text) == [] and "](https://arxiv.org" in text and "<!--" not in text
 
 
 def test_every_metric_is_in_the_reference() -> None:
