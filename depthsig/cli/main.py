@@ -30,6 +30,7 @@ from depthsig.cli import (
     repeat,
     report,
 )
+from depthsig.cli.exports import card, log
 from depthsig.cli.options.command import Command, usage_of
 from depthsig.errors import DepthsigError, InputError
 
@@ -59,6 +60,8 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "presets": listings.presets,
     "metrics": listings.metrics,
     "cache": cache.cache,
+    "card": card.card,
+    "log": log.log,
 }
 for _name, _run in _COMMANDS.items():
     app.command(_name, cls=Command)(_run)

@@ -230,6 +230,51 @@ class Signature:
         name = re.sub(r"[^\w.+-]+", "_", str(self.info.get("checkpoint", {}).get("name", "")))[:80].lstrip("._")
         return settle(name or "signature", str(self.info[IDENTITY]))
 
+    def to_card(self, into: str | Path | None = None) -> str:
+        """A section for a Hugging Face model card, in Markdown; put into a card too, where one is named.
+
+        Args:
+            into: a README.md: the section goes between ``<!-- depthsig:start -->`` and ``<!-- depthsig:end -->``, or
+                after the end of a card that has no such lines.
+
+        Raises:
+            InputError: if the card cannot be read.
+        """
+        from depthsig.exports.model_card import model_card, put_into  # lazily: it reads findings
+
+        section = model_card(self)
+        if into is not None:
+            put_into(into, section)
+        return section
+
+    def to_tensorboard(self, to: Any, *, step: int = 0) -> None:
+        """Write scores, profiles and findings as a run of TensorBoard.
+
+        Args:
+            to: a new folder, or a ``SummaryWriter``, which stays open.
+            step: where scores stand: of a checkpoint in training, its training step.
+
+        Raises:
+            InputError: where TensorBoard is not installed (extra ``tensorboard``), or the folder is not empty.
+        """
+        from depthsig.exports.tensorboard_run import log_to_tensorboard  # lazily: it reads findings
+
+        log_to_tensorboard(self, to, step)
+
+    def to_wandb(self, run: Any = None, *, project: str = "depthsig", name: str | None = None) -> str:
+        """Write scores, profiles and findings as a run of Weights & Biases; returns the run's folder.
+
+        Args:
+            run: a run of your own, which stays open; without one, a run is made and finished.
+            project, name: of the run that is made.
+
+        Raises:
+            InputError: where ``wandb`` is not installed (extra ``wandb``).
+        """
+        from depthsig.exports.wandb_run import log_to_wandb  # lazily: it reads findings
+
+        return log_to_wandb(self, run, project=project, name=name)
+
     def write(self, folder: Path) -> None:
         """Write ``signature.json``, the tables and the findings into a folder that exists."""
         self._write_tables(folder)

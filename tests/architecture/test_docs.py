@@ -1,35 +1,167 @@
-"""Commands in the docs are ones that exist, and every metric has its section."""
+"""What the docs tell their readers to type works, every row of README's table too, and what they name exists."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
 import shlex
+import shutil
+import sys
 from pathlib import Path
+from types import CodeType, SimpleNamespace
 
 import pytest
-import typer
+from doc_blocks import PAGES, WAYS, Block, arguments, blocks, parse, planned
+from sources import ROOT
 
-from depthsig.cli.main import app
+from depthsig.cli.main import main
 from depthsig.metrics import all_metrics
 
-ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = sorted(
-    {
-        line
-        for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-        for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.M | re.S)
-        for line in block.splitlines()
-        if line.startswith("depthsig ") and "$(" not in line
-    }
-)
+pytestmark = pytest.mark.filterwarnings("default::depthsig.errors.DepthsigWarning")  # a reader may be warned
+
+COMMANDS = sorted({line for page in PAGES for block in blocks(page) for line in block.commands})
+NAMES = [page.name for page in PAGES]
+NEEDS = re.compile(r"\(extra (\w+)\)|--to (\w+)")
+"""What tells that a line needs an optional package."""
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_parse(line: str) -> None:
-    name, *arguments = shlex.split(line)[1:]
-    command = typer.main.get_command(app).commands[name]
-    command.make_context(name, arguments)  # raises where an option does not exist
+    parse(line)
+
+
+def test_ways_are_known_and_every_comment_stands_above_a_fence() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert {block.way for block in blocks(page)} <= set(WAYS), page
+        assert text.count("<!-- run: ") == sum(block.way != "run" for block in blocks(page)), page
+        assert len(re.findall(r"^```(?:bash|console|python)\b", text, re.M)) == len(blocks(page)), page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_a_page_can_be_followed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is quick, in one folder, in the page's order; what is slow is planned."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {"__name__": "docs"}
+    for block in blocks(page):
+        if block.language == "python":
+            program = _program(block, page)
+            if block.way == "run":
+                exec(program, namespace)
+        for line in block.commands:
+            given = arguments(line) if block.way == "run" else planned(line) if block.way in ("slow", "dry") else None
+            if given is not None and not _lacks(line):
+                assert main(given) == 0, line
+
+
+SLOW = [page for page in PAGES if any(block.way == "slow" for block in blocks(page))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", SLOW, ids=lambda page: page.name)
+def test_slow_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the page's order; Python in one namespace, as a reader has it."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {"__name__": "docs"}
+    for block in blocks(page):
+        if block.language == "python" and block.way in ("run", "slow"):
+            exec(_program(block, page), namespace)
+        for line in block.commands if block.way == "slow" else ():
+            assert _lacks(line) or main(arguments(line)) == 0, line
+
+
+def _lacks(line: str) -> bool:
+    """Whether a command needs a package that is not installed here."""
+    return any(importlib.util.find_spec(one or other) is None for one, other in NEEDS.findall(line))
+
+
+def _program(block: Block, page: Path) -> CodeType:
+    """A fence of Python, without the lines whose package is not installed here."""
+    lines = ["" if _lacks(line) else line for line in block.text.splitlines()]
+    return compile("\n".join(lines), page.name, "exec")
+
+
+# --- README's table: a row is a command, or options of `analyze` ---
+
+CELLS = [
+    cell.replace("\\|", "|")
+    for cell in re.findall(
+        r"^\|[^|]+\| (.*) \|$", (ROOT / "README.md").read_text(encoding="utf-8").split("| what you have |")[1]
+        .split("\n\n")[0], re.M,
+    )
+    if "`" in cell
+]  # fmt: skip
+TYPED = [one for cell in CELLS for one in re.findall(r"`((?:depthsig |--)[^`]+)`", cell)]
+MODELS = {"--iterations": "family-looped"}
+"""Options that need a model of their own kind."""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the table's rows name: two results, a lens, prompts and a metric."""
+    folder = tmp_path_factory.mktemp("table")
+    (folder / "prompts.txt").write_text("The capital of France is Paris.\nTwo and two are four.\n")
+    (folder / "metric.py").write_text(
+        "import depthsig\n\n@depthsig.metric('mine.name', axis='depth', label='mean', formula='mean(h)')\n"
+        "def mean(h):\n    return h.mean(-1)\n"
+    )
+    quick = "--quick --metrics lens,skip --no-control -n 2"
+    assert main(shlex.split(f"analyze family-midas {quick} --out {folder / 'a'}")) == 0
+    for name in ("b", "c", "d"):
+        shutil.copytree(folder / "a", folder / name)
+    assert main(shlex.split(f"fit-lens family-midas -n 2 --max-tokens 16 --out {folder / 'lens'}")) == 0
+    return folder
+
+
+def filled(typed: str, folder: Path) -> list[str]:
+    """A row's command with things of this folder in the place of its words in capitals."""
+    model = next((name for option, name in MODELS.items() if typed.startswith(option)), "family-midas")
+    command = typed if typed.startswith("depthsig ") else f"depthsig analyze {model} {typed}"
+    if typed.startswith("depthsig compare DIR"):
+        folders = " ".join(f"{folder}/{name}" for name in "abcd")
+        roles = f"looped={folder}/a+{folder}/b,grown={folder}/c,baseline={folder}/d"
+        command = f"depthsig compare {folders} --roles {roles}"
+    for word, value in {
+        "CHECKPOINT": model, "depthsig-results/NAME-lens": f"{folder}/lens", "FILE.py": f"{folder}/metric.py",
+        "FILE": f"{folder}/prompts.txt", "--out DIR": f"--out {folder}/out", "DIR": f"{folder}/a",
+        "--iterations N": "--iterations 2",
+    }.items():  # fmt: skip
+        command = command.replace(word, value)
+    return arguments(command)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("typed", TYPED)
+def test_rows_of_the_readme_run(typed: str, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(results)
+    given = filled(typed, results)
+    plan = planned(shlex.join(["depthsig", *given]))
+    assert main(plan or given) == 0, given
+
+
+# --- what is named ---
+
+
+def test_what_the_readme_links_to_is_there() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?://|#)([^)]+)\)", text)
+    assert links and all((ROOT / link).exists() for link in links), links
+    told = (ROOT / "llms.txt").read_text(encoding="utf-8")
+    named = re.findall(r"^- ([\w/.]+\.(?:md|ipynb)):", told, re.M)
+    assert len(named) >= 6 and all((ROOT / name).exists() for name in named), named
+
+
+def test_a_package_index_gets_a_readme_whose_links_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = SimpleNamespace(MetadataHookInterface=object)
+    monkeypatch.setitem(sys.modules, "hatchling.metadata.plugin.interface", plugin)
+    for name in ("hatchling", "hatchling.metadata", "hatchling.metadata.plugin"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    assert hook.shown_elsewhere("![a](b.png)\n\nsee [`x`](y.md), [z](https://z)\n") == "see `x`, [z](https://z)\n"
+    text = hook.shown_elsewhere((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert re.findall(r"\]\((?!https?://|#)", text) == [] and "](https://arxiv.org" in text and "<!--" not in text
 
 
 def test_every_metric_is_in_the_reference() -> None:

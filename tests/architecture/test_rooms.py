@@ -33,21 +33,22 @@ MAY_IMPORT: dict[str, set[str]] = {
         "measure", "comparison", "model", "engine", "plan", "checkpoint", "prompts", "tables", "signature", "metrics",
         "statistics",
     },
+    "exports": {"findings", "signature"},
     "report": {"findings", "signature", "metrics", "statistics"},
     "harness": {"model", "engine", "plan", "checkpoint"},
     "cli": {
-        "commands", "measure", "comparison", "report", "model", "engine", "plan", "checkpoint", "prompts", "signature",
-        "metrics",
+        "commands", "measure", "comparison", "report", "exports", "model", "engine", "plan", "checkpoint", "prompts",
+        "signature", "metrics",
     },
     "__main__": {"cli"},
 }  # fmt: skip
 """For each room, the rooms that it may import, besides itself and :data:`EVERYWHERE`."""
 EVERYWHERE = {"errors", "terms", "progress", "untrusted", "kept", "notebook"}
 REACHES_ON = {
-    Path("signature/signature.py"): {"findings", "report"},
+    Path("signature/signature.py"): {"findings", "report", "exports"},
     Path("signature/compared.py"): {"report"},
 }
-"""``Signature.findings``, ``.plot``, ``.save`` and ``.report``, and ``Comparison.plot``,
+"""``Signature.findings``, ``.plot``, ``.save``, ``.report`` and ``.to_…``, and ``Comparison.plot``,
 are the one convenience against the arrows."""
 TORCH_FREE = EVERYWHERE | {"statistics", "metrics", "signature", "findings", "tables", "comparison", "report"}
 HEAVY = {"torch", "transformers", "transformer_lens"}

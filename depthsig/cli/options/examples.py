@@ -26,6 +26,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "presets": ("depthsig presets",),
     "metrics": ("depthsig metrics", "depthsig metrics --json"),
     "cache": ("depthsig cache",),
+    "card": (_QUICK, "depthsig card depthsig-results/family-midas"),
+    "log": (_QUICK, "depthsig log depthsig-results/family-midas --to tensorboard"),
 }
 
 
