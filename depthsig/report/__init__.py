@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from depthsig.errors import InputError
-from depthsig.report import compared_page
 from depthsig.report.drawn_files import FORMATS, formats, save_figures
 from depthsig.report.gallery import Drawn, figures_for
-from depthsig.report.html import render
-from depthsig.report.page import MADE, Which, write_page
+from depthsig.report.page import compared_page
+from depthsig.report.page.html import render
+from depthsig.report.page.page_files import MADE, Which, write_page
 from depthsig.report.repeat_figures import repeat_figures
 from depthsig.signature import Comparison, Signature
 from depthsig.signature.folders.kinds import COMPARE, FIGURES, LENS, PAGE, REPEAT, SIGNATURE, result_kind

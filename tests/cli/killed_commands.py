@@ -64,7 +64,7 @@ def _stub_figures() -> None:
         (folder / "figures" / "one.svg").write_text("a figure")
         (folder / "report.html").write_text("a page")
 
-    for module in (depthsig.report, depthsig.report.compared_page):
+    for module in (depthsig.report, depthsig.report.page.compared_page):
         module.write_page = page  # type: ignore[attr-defined]
     depthsig.report.save_figures = lambda figures, at, forms: (  # type: ignore[assignment]
         at.mkdir(), (at / "other.svg").write_text("another figure"))  # fmt: skip

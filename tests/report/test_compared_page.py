@@ -17,7 +17,7 @@ import depthsig
 from depthsig.cli.main import main
 from depthsig.errors import InputError
 from depthsig.report import build
-from depthsig.report.compared_page import save
+from depthsig.report.page.compared_page import save
 from depthsig.signature import Comparison, Signature
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,7 +101,7 @@ def test_a_failed_write_leaves_the_old_result(tmp_path: Path, monkeypatch: pytes
     def broken(*args: Any) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("depthsig.report.compared_page.draw", broken)
+    monkeypatch.setattr("depthsig.report.page.compared_page.draw", broken)
     with pytest.raises(RuntimeError):
         save(found, out)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
@@ -228,7 +228,7 @@ def test_computing_draws_nothing() -> None:
 
 
 def test_figures_show_what_the_tables_say() -> None:
-    from depthsig.report.compared_page import figures_for
+    from depthsig.report.page.compared_page import figures_for
 
     found = depthsig.compare(three_arms(), resamples=50)
     drawn = {d.name: d.figure for d in figures_for(found)}

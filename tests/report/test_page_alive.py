@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from page_signatures import EVIL, made, tokens
 
-from depthsig.report.html import render
+from depthsig.report.page.html import render
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (depthsig[browser])")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

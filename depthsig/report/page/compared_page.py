@@ -16,8 +16,8 @@ from depthsig.report.figures.forest import draw_by_profile, draw_claims, draw_la
 from depthsig.report.figures.labels import with_unit
 from depthsig.report.figures.models import draw_distances, draw_relative, draw_tree
 from depthsig.report.gallery import Drawn
-from depthsig.report.html import embedded, environment
-from depthsig.report.page import MADE, write_page
+from depthsig.report.page.page_files import MADE, write_page
+from depthsig.report.page.templates import embedded, environment
 from depthsig.report.style import FULL, house_style, new_figure
 from depthsig.signature.compared import RECORD, Comparison, in_numbers, stated
 from depthsig.signature.folders.kinds import PAGE
