@@ -41,7 +41,9 @@ def _late(one: Finding) -> Answer:
     word, look = _ANSWERS[one["verdict"]]
     if DISAGREE in one["sentence"]:
         word += f", but {DISAGREE}" if one["verdict"] != "open" else f": {DISAGREE}"
-    return Answer("Does it rely on late layers more than evenly?", word, look, one["sentence"].split(";")[0] + ".")
+        look = "open"
+    text = ";".join(one["sentence"].rstrip(".").split(";")[:2]) + "."
+    return Answer("Does it rely on late layers more than evenly?", word, look, text)
 
 
 def _trust(found: Mapping[str, Finding]) -> Answer:
