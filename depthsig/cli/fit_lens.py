@@ -36,7 +36,7 @@ def fit_lens(
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the lens.", show_default=opt.FREE.format("NAME-lens"))
+        Path | None, typer.Option(help="Folder of the lens and its report.", show_default=opt.FREE.format("NAME-lens"))
     ] = None,
     no_progress: opt.NoProgress = False,
     json: opt.Json = False,
@@ -54,6 +54,7 @@ def fit_lens(
     load = opt.loading(dtype, device, None, revision, trust_remote_code, allow_pickle)
     opt.refuse_early(checkpoint, load, order, iterations=iterations, prompts=prompts, n=n, seed=seed)
     from depthsig.commands.fit_lens import fit_lens as fit  # start-up time
+    from depthsig.report.page.lens_page import draw  # start-up time
 
     with opt.plain_warnings():
         fitted = fit(
@@ -64,11 +65,12 @@ def fit_lens(
         )  # fmt: skip
         places = opt.Places(out, LENS)
         target = places(f"{fitted.name}-lens", fitted.record[IDENTITY])
-        fitted.save(target)
+        fitted.save(target, lambda lens, at: draw(lens.record, at))
     if json:
-        typer.echo(codec.dumps({"out": str(target), "lens": fitted.record}))
+        typer.echo(codec.dumps({"out": str(target), "report": str(target / "report.html"), "lens": fitted.record}))
         return
     tokens = fitted.record["tokens"]
     typer.echo(f"held-out KL(final ‖ lens) in nats, on {tokens['judged']} tokens; fitted to {tokens['train']}")
     typer.echo(fitted.depths.to_string(index=False, float_format=lambda v: f"{v:.4g}"))
     typer.echo(f"lens: {target}{places.replaced}")
+    typer.echo(f"report: {target / 'report.html'}")

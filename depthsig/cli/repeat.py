@@ -34,16 +34,19 @@ def repeat(
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
     seed: opt.Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for tables and figures.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for tables, figures and the report.", show_default=opt.FREE.format("NAME-repeat")),
+    ] = None,
     no_progress: opt.NoProgress = False,
     json: opt.Json = False,
 ) -> None:
     """Run a span of layers several times, and see what that does to loss and accuracy."""
+    from depthsig.signature.folders.choosing import IDENTITY, ensure_results  # start-up time
     from depthsig.signature.folders.kinds import REPEAT  # start-up time
     from depthsig.signature.folders.writing import ensure_writable  # start-up time
 
-    if out is not None:
-        ensure_writable(out, REPEAT)
+    ensure_results() if out is None else ensure_writable(out, REPEAT)
     from depthsig.commands.repeats.grammar import check_options  # start-up time
 
     tasks = check_options(task, n=n, span=span, times=times, damping=damping, predict=predict, memory=memory)
@@ -52,7 +55,8 @@ def repeat(
         checkpoint, load, order, grown=grown, iterations=iterations, tasks=tasks, n=n, seed=seed, span=span
     )  # fmt: skip
     from depthsig.commands.repeat import repeat as run  # start-up time
-    from depthsig.report.repeat_figures import save_repeat_figures  # start-up time
+    from depthsig.report.page.repeated_page import draw  # start-up time
+    from depthsig.signature.repeated import Repeated  # start-up time
 
     with opt.plain_warnings():
         found = run(
@@ -61,13 +65,15 @@ def repeat(
             trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, max_tokens=max_tokens, memory=memory,
             seed=seed, progress=opt.progress(no_progress),
         )  # fmt: skip
-        if out is not None:
-            found.save(out, lambda study, at: save_repeat_figures(study.frames, at))
+        places = opt.Places(out, REPEAT)
+        target = places(f"{found.name}-repeat", found.info[IDENTITY])
+        found.save(target, lambda study, at: draw(Repeated.of(study.frames, study.info), at))
+    report = target / "report.html"
     if json:
-        typer.echo(codec.dumps({name: codec.loads(f.to_json(orient="records")) for name, f in found.frames.items()}))
+        tables = {name: codec.loads(f.to_json(orient="records")) for name, f in found.frames.items()}
+        typer.echo(codec.dumps({"out": str(target), "report": str(report), **tables}))
         return
     for title, frame in found.shown():
         typer.echo(title)
         typer.echo(frame.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.4g}"))
-    if out is not None:
-        typer.echo(f"tables and figures: {out}")
+    typer.echo(f"report: {report}{places.replaced}")

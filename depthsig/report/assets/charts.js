@@ -78,7 +78,7 @@ const Charts = (() => {
     const [r0, r1, c0, c1] = [cells.rows[0] - 0.5, cells.rows.at(-1) + 0.5, cells.cols[0] - 0.5, cells.cols.at(-1) + 0.5];
     const borders = blocks(plan).flatMap((b) => [b.start - 0.5, b.end - 0.5]);
     const inside = (low, high) => [...new Set(borders)].filter((b) => b > low && b < high);
-    const side = Math.min(width, 560);
+    const side = Math.min(width, metric.names ? Math.max(300, 160 + 64 * metric.names.length) : 560, 560);
     // Axes of things that have names instead of numbers.
     const names = metric.names;
     const most = Math.max(8, Math.floor(side / 26));

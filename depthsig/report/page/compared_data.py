@@ -53,11 +53,11 @@ def compared_in_short(comparison: Comparison) -> list[Answer]:
     info = comparison.info
     answers = [*_who_is_late(comparison), *_who_is_alike(comparison)]
     prompts = info["prompts"]
-    same = "the same tokens for all" if prompts["same_tokens"] else "paired by their text"
+    same = "The same tokens for all" if prompts["same_tokens"] else "Paired by their text"
     warnings = len(info["warnings"])
-    said = f"{prompts['n']} prompts ({same}), {len(info['profiles']['compared'])} profiles"
-    said += f"; {warnings} {'warning' if warnings == 1 else 'warnings'}, below." if warnings else "; no warnings."
-    return [*answers, Answer("What does it rest on?", "With care" if warnings else "On pairs", "open", said)]
+    said = f"{same}; {len(info['profiles']['compared'])} profiles; "
+    said += f"{warnings} {'warning' if warnings == 1 else 'warnings'}, below." if warnings else "no warnings."
+    return [*answers, Answer("What does it rest on?", f"{prompts['n']} prompts", "open", said)]
 
 
 def _who_is_late(comparison: Comparison) -> Iterator[Answer]:
@@ -137,7 +137,7 @@ def _distances(comparison: Comparison) -> dict[str, Any]:
 def _late(comparison: Comparison) -> dict[str, Any]:
     """Each score of late reliance: model by model, and as paired differences."""
     found: dict[str, Any] = {}
-    for score, rows in comparison.scores.groupby("score", sort=False):
+    for score, rows in _headline_first(comparison.scores):
         lists = [
             charts.estimates(
                 table.sort_values("value", ascending=False).to_dict("records"), "value",
@@ -147,7 +147,7 @@ def _late(comparison: Comparison) -> dict[str, Any]:
             for key, table in rows.groupby(["part", "scope"], sort=False)
         ]  # fmt: skip
         found[f"late: {score}"] = charts.chart(f"{score} of each model", "forest", lists)
-    for score, rows in comparison.late.groupby("score", sort=False):
+    for score, rows in _headline_first(comparison.late):
         lists = [
             charts.estimates(
                 table.to_dict("records"), "difference", [f"{r['a']} − {r['b']}" for r in table.to_dict("records")],
@@ -158,6 +158,11 @@ def _late(comparison: Comparison) -> dict[str, Any]:
         label = f"paired difference of {score}"
         found[f"late: {score}, differences"] = charts.chart(label, "forest", lists, choices=_WORDS)
     return found
+
+
+def _headline_first(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    rows = [(str(score), part) for score, part in table.groupby("score", sort=False)]
+    return sorted(rows, key=lambda one: one[0] != LATE[0])
 
 
 def _profiles(comparison: Comparison) -> dict[str, Any]:

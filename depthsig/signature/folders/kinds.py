@@ -9,8 +9,10 @@ from depthsig import untrusted
 from depthsig.signature.schema import FILES
 
 SIGNATURE, REPEAT, COMPARE, LENS = "signature.json", "repeat.json", "compare.json", "lens.json"
+BLOCKS = "blocks.json"
 RECORDS = {
     SIGNATURE: "depthsig-signature/", REPEAT: "depthsig-repeat/", COMPARE: "depthsig-compare/", LENS: "depthsig-lens/",
+    BLOCKS: "depthsig-blocks/",
 }  # fmt: skip
 """The file that makes a folder a result of ours, and how its schema begins."""
 
@@ -18,9 +20,10 @@ FIGURES, PAGE, CONTROL, FINDINGS = "figures", "report.html", "control", "finding
 COMPARED = ("claims", "distances", "late", "scores", "recurrence", "profiles")
 WRITTEN = {
     SIGNATURE: frozenset({SIGNATURE, *FILES.values(), CONTROL, FINDINGS, FIGURES, PAGE}),
-    REPEAT: frozenset({REPEAT, "repeat.csv", "ranking.csv", "prediction.csv", "samples.parquet", FIGURES}),
+    REPEAT: frozenset({REPEAT, "repeat.csv", "ranking.csv", "prediction.csv", "samples.parquet", FIGURES, PAGE}),
     COMPARE: frozenset({COMPARE, *(f"{name}.csv" for name in COMPARED), FIGURES, PAGE}),
-    LENS: frozenset({LENS, "config.json", "params.pt"}),
+    LENS: frozenset({LENS, "config.json", "params.pt", PAGE}),
+    BLOCKS: frozenset({BLOCKS, "similarities.csv", FIGURES, PAGE}),
 }
 """What our commands write into a result of each kind; what else lies there is somebody's own, and kept when the
 result is replaced. Folders among it are replaced whole."""
