@@ -30,6 +30,16 @@ const Charts = (() => {
     ...(scale.norm === "symlog" ? { constant: 0.01 } : {}),
   });
 
+  // Ticks of a logarithmic scale, written out: powers of ten, and twos and fives where those are few.
+  function powers(scale) {
+    if (scale.norm !== "log") return { ticks: 5 };
+    const [low, high] = [scale.low, scale.high].map((v) => Math.floor(Math.log10(v)));
+    const tens = Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i));
+    const of = (factors) => tens.flatMap((t) => factors.map((f) => f * t)).filter((v) => v >= scale.low && v <= scale.high);
+    const every = Math.max(1, Math.ceil(of([1]).length / 7));
+    return { ticks: of([1]).length > 2 ? of([1]).filter((_, i) => i % every === 0) : of([1, 2, 5]), tickFormat: (v) => digits(v) };
+  }
+
   const whole = (low, high) => {
     const every = Math.max(1, Math.ceil((high - low) / 12));
     return Array.from({ length: Math.floor((high - low) / every) + 1 }, (_, i) => low + i * every);
@@ -54,7 +64,7 @@ const Charts = (() => {
         label: metric.xLabel ?? (metric.axis === "depth" ? "depth d (state entering step d)" : "step"),
         ...(counted ? { domain: [Math.min(first, metric.xLabel ? first : 0) - 0.5, last + 0.5], ticks: whole(metric.xLabel ? first : 0, last), tickFormat: "d" } : { domain: [first, last], ticks: 5 }),
       },
-      y: { ...norm(scale), label: withUnit(metric), grid: true, nice: false, ticks: 5 },
+      y: { ...norm(scale), label: withUnit(metric), grid: true, nice: false, ...powers(scale) },
       color: { domain: names, range: names.map((_, i) => COLOURS[i % COLOURS.length]), legend: false },
       marks: [
         ...[0, 1].map((odd) => Plot.rect(blocks(plan).filter((b, i) => i % 2 === odd), { x1: (b) => b.start + shift, x2: (b) => b.end + shift, fill: odd ? "var(--tint-b)" : "var(--tint-a)", fillOpacity: 0.55 })),
@@ -104,7 +114,7 @@ const Charts = (() => {
         Plot.tip(there, Plot.pointer({ x: "c", y: "r", title: (p) => `${metric.rowLabel} ${at(p.r)}\n${metric.colLabel} ${at(p.c)}\n${digits(p.v)}${metric.unit ? ` ${metric.unit}` : ""}`, fill: "var(--panel)" })),
       ],
     });
-    const legend = Plot.legend({ color: colour, label: withUnit(metric), width: Math.min(260, width), ticks: 4 });
+    const legend = Plot.legend({ color: colour, label: withUnit(metric), width: Math.min(260, width), ...(cells.scale.norm === "log" ? powers(cells.scale) : { ticks: 4 }) });
     return { svg, legend, at: (p) => (onRows(metric) ? p.r : onCols(metric) ? p.c : null) };
   }
 

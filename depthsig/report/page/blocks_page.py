@@ -113,7 +113,7 @@ def _plan(info: BlocksRecord) -> list[dict[str, Any]]:
             places[step] = {"block": number + repeat, "phase": phase}
         number += 1 + max((repeat for repeat, _ in inside.values()), default=0)
     return [
-        {"step": step, "layer": layer, "iteration": None, **place}
+        {"step": step, "layer": layer, "iteration": None, "span": None, **place}
         for step, (layer, place) in enumerate(zip(info.layers, places, strict=True))
     ]
 

@@ -61,9 +61,10 @@ def lens_data(record: Mapping[str, Any]) -> dict[str, Any]:
         As :func:`~depthsig.report.page.chart_data.record`; what can be marked is a step.
     """
     info = as_record(record, LensRecord)
-    kl = entry("lens.kl")
+    kl = entry("lens.kl_reverse")
     values = {name: [_value(getattr(d, name)) for d in info.depths] for name in ("plain", "tuned")}
     scale = charts.scale_of(kl, [*values["plain"], *values["tuned"]])
+    scale["low"] = min([scale["low"], *(v for v in values["tuned"] if v > 0)])  # good lenses lie below the entry's end
     depths, none = [d.depth for d in info.depths], [np.nan] * len(info.depths)
     lines = [charts.line(depths, y, none, none, scale, name=f"{name} lens") for name, y in values.items()]
     chart = charts.about(kl) | {"lines": "lens", "label": "held-out KL to the final output", "series": lines}

@@ -79,7 +79,8 @@ def repeated_in_short(study: Repeated) -> list[Answer]:
     low, high = best["delta_loss_low"], best["delta_loss_high"]
     known = pd.notna(low) and pd.notna(high)
     interval = f" [{plain(low)}, {plain(high)}]" if known else ""
-    passes = f"layers {best['start']} to {best['end'] - 1} run {best['times']} times{_damped(best['damping'])}"
+    span = f"layers {int(best['start'])} to {int(best['end']) - 1}"
+    passes = f"{span} run {int(best['times'])} times{_damped(best['damping'])}"
     change = f"changes the loss of the answers by {plain(best['delta_loss'])}{interval} nats"
     if best["delta_loss"] >= 0:
         answer, look = "No", "fail"
@@ -96,7 +97,7 @@ def repeated_in_short(study: Repeated) -> list[Answer]:
     if len(rows) > 1:
         rest += " The best of many looks better than it is: judge it on other prompts."
     tasks = study.runs["task"].nunique()
-    said = f"{best['n_prompts']} prompts of {tasks} {'task' if tasks == 1 else 'tasks'}"
+    said = f"{_whole(best['n_prompts'])} prompts of {tasks} {'task' if tasks == 1 else 'tasks'}"
     return [*answers, Answer("What does it rest on?", said, "open", rest)]
 
 
@@ -195,4 +196,4 @@ def _predicted(row: dict[str, Any]) -> list[str]:
 
 
 def _whole(value: Any) -> str:
-    return "–" if pd.isna(value) else str(value)
+    return "–" if pd.isna(value) else str(int(value))
