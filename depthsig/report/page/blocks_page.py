@@ -52,8 +52,10 @@ def render(found: SavedBlocks, figures: list[tuple[Drawn, Path]]) -> str:
     rows = [
         [b.kind, str(b.start), str(b.size), str(b.count), ", ".join(b.evidence), _p(b), b.note] for b in info.blocks
     ]
+    data = blocks_data(found)
     return page(
-        "blocks.html.j2", blocks_data(found), info=info, short=blocks_in_short(info), blocks=(_HEAD, rows),
+        "blocks.html.j2", data, places=[one["id"] for one in data["sections"]],
+        info=info, short=blocks_in_short(info), blocks=(_HEAD, rows),
         tests=(("evidence", "p"), [[name, plain(p)] for name, p in info.p_values.items()]),
         figures=[embedded(d, path) for d, path in figures],
         options=[(name, value) for name, value in info.options.items() if value is not None],
@@ -88,7 +90,7 @@ def blocks_in_short(info: BlocksRecord) -> list[Answer]:
     else:
         first = Answer("Are there blocks?", "None was found", "open", "That is the usual answer.")
     tested = [f"{name} p = {plain(p)}" for name, p in info.p_values.items()]
-    proven = ["the trace, which proves a loop"] if any("trace" in b.evidence for b in info.blocks) else []
+    proven = ["trace (which proves a loop)"] if any("trace" in b.evidence for b in info.blocks) else []
     rest = f"A p below {plain(info.level)} is needed, corrected for the search and for both kinds of evidence."
     if info.notes:
         rest += f" {len(info.notes)} {'note' if len(info.notes) == 1 else 'notes'}, below."

@@ -146,8 +146,10 @@ def render(comparison: Comparison, figures: list[tuple[Drawn, Path]]) -> str:
         groups.setdefault(drawn.group, []).append(embedded(drawn, path))
     claims = [{**c, "stated": stated(c), "measured": in_numbers(c)} for c in comparison.claims.to_dict("records")]
     compared = {name.split(" ")[0] for name in comparison.info["profiles"]["compared"]}
+    data = comparison_data(comparison)
     return page(
-        "compare.html.j2", comparison_data(comparison), info=as_record(comparison.info, ComparisonRecord),
+        "compare.html.j2", data, places=[one["id"] for one in data["sections"]],
+        info=as_record(comparison.info, ComparisonRecord),
         short=compared_in_short(comparison), claims=claims, figures=groups, late=_late_rows(comparison),
         recurrence=_recurrence_rows(comparison), command=command(comparison.info),
         definitions=[e for e in comparison.entries.values() if e.id in compared or e.id == LATE[0]],
