@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,8 +49,9 @@ def test_the_page_escapes_every_name(tmp_path: Path) -> None:
     evil = '<script>alert("x")</script>'
     found = depthsig.compare(three_arms(looped=evil, baseline="<b>&"), resamples=20)
     page = save(found, tmp_path / "c").read_text()
-    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>&" not in page
-    assert "data:image/png;base64" in page and "http" not in page.replace("http-equiv", "")
+    assert evil not in page and "&lt;script&gt;" in page and "<b>&" not in page
+    assert "data:image/png;base64" in page and "default-src 'none'" in page
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)  # nothing is fetched
     assert "<script>" not in found._repr_html_()
     names = {p.name for p in (tmp_path / "c" / "figures").iterdir()}
     wanted = {
