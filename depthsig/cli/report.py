@@ -13,7 +13,7 @@ from depthsig.cli.shared import plain_warnings
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
 ) -> None:
-    """Write report.html of a saved signature or comparison again, and the figures that it shows."""
+    """Write report.html of a saved result of any kind again, and the figures that it shows."""
     from depthsig.report import build  # start-up time
 
     with plain_warnings():
