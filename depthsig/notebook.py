@@ -13,7 +13,7 @@ _BLOCKS = ("#8ec3e6", "#f2b98a", "#86d0b5", "#e6bcd3", "#f3cf80", "#bfe0f5")
 _NO_BLOCK = "#dddddd"
 _LINE = "#0072B2"
 
-MOST_STEPS = 256
+STRIP_STEPS = 256
 """Steps of a strip: what more there are is said in words."""
 MOST_POINTS = 256
 """Points of a line: of a longer one, every k-th is drawn."""
@@ -32,7 +32,7 @@ def plan_strip(steps: Sequence[Mapping[str, Any]]) -> str:
     Args:
         steps: with ``layer``, ``block`` and ``step``, as ``signature.json`` keeps them.
     """
-    drawn = steps[:MOST_STEPS]
+    drawn = steps[:STRIP_STEPS]
     cells = "".join(_cell(place, step) for place, step in enumerate(drawn))
     label = f"{len(steps)} steps; in the cells their layers, colours tell blocks apart"
     more = f"<p>and {len(steps) - len(drawn)} more steps</p>" if len(steps) > len(drawn) else ""

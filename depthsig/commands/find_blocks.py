@@ -41,15 +41,13 @@ from depthsig.signature.found_blocks import SCHEMA, SIMILARITIES, SavedBlocks
 from depthsig.signature.provenance import versions
 from depthsig.signature.tabular import conform
 from depthsig.statistics.copied_blocks import CopySearch, find_copied_blocks
-from depthsig.statistics.period_search_matrix import find_matrix_period
+from depthsig.statistics.period_search_matrix import FOUND, find_matrix_period
 from depthsig.statistics.periodicity import PeriodTest
 from depthsig.statistics.periodicity_design import DRAWS
 from depthsig.statistics.periodicity_matrix import MIN_STEPS
 
 if TYPE_CHECKING:
     import torch
-
-LEVEL = 0.01
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ class FoundBlocks:
         """As a folder keeps them."""
         blocks = [{**b.record(), "note": b.note} for b in self.blocks]
         info = {"schema": SCHEMA, **self.about, **self.record(), "blocks": blocks, "layers": list(self.layers)}
-        return SavedBlocks({**info, "level": LEVEL}, conform(self.similarities, SIMILARITIES))
+        return SavedBlocks({**info, "level": FOUND}, conform(self.similarities, SIMILARITIES))
 
     def save(self, out: str | Path, draw: Callable[[SavedBlocks, Path], Any] | None = None) -> Path:
         """Write record and cosines, whole or not at all.
@@ -179,7 +177,7 @@ def find_blocks(
     metric, part = ACTIVATIONS
     request = Request([metric], n=20 if n is None else n, max_tokens=max_tokens, seed=seed, control=False)
     if draws < 999:
-        raise InputError(f"{draws} draws cannot tell a p below {LEVEL / 2}; use 999 or more (default {DRAWS})")
+        raise InputError(f"{draws} draws cannot tell a p below {FOUND / 2}; use 999 or more (default {DRAWS})")
     if out is not None:
         ensure_writable(out, BLOCKS)
     show = Progress.of(progress)
@@ -196,7 +194,7 @@ def find_blocks(
         job.prepare(show)  # bad prompts are said, whether or not they are needed
     with show.stage("weights"):
         stored, likeness = _likeness(opened)
-        copies = find_copied_blocks(likeness, _parameters(opened, stored), LEVEL / kinds, draws, seed)
+        copies = find_copied_blocks(likeness, _parameters(opened, stored), FOUND / kinds, draws, seed)
     searched_in = [_listed("weights", likeness, stored)]
     p_values = {}
     if copies.testable:
@@ -299,7 +297,7 @@ def _with_activations(
     if not period.testable:
         return blocks, [f"activations: {period.reason}"]
     p = min(1.0, period.p * kinds)
-    if not p < LEVEL:
+    if not p < FOUND:
         return blocks, []
     assert period.start is not None and period.block is not None and period.count is not None
     end = period.start + period.block * period.count

@@ -52,6 +52,7 @@ def describe(
             "revision": checkpoint.revision, "content_hash": checkpoint.content_hash,
             "tokenizer_hash": checkpoint.tokenizer_hash,
             "family": model.anatomy.family, "n_layers": len(model.anatomy.layers),
+            "vocabulary": model.readout.vocab or None,
             "layer_patterns": layer_patterns(checkpoint.config, len(model.anatomy.layers)),
         },
         "dtype": str(model.dtype).removeprefix("torch."),

@@ -10,15 +10,18 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from depthsig.findings import assurance, recurring, single_steps, using_depth
+from depthsig.findings.assurance import ASSURANCE
 from depthsig.findings.evidence import Evidence
 from depthsig.findings.finding import Judged, Rule, Unjudged, recorded
-from depthsig.findings.shown import Findings
+from depthsig.findings.recurring import RECURRING
+from depthsig.findings.shown import Findings, shown
+from depthsig.findings.single_steps import SINGLE_STEPS
+from depthsig.findings.using_depth import USING_DEPTH
 
 if TYPE_CHECKING:
     from depthsig.signature import Signature
 
-RULES: tuple[Rule, ...] = (*using_depth.RULES, *recurring.RULES, *single_steps.RULES, *assurance.RULES)
+RULES: tuple[Rule, ...] = (*USING_DEPTH, *RECURRING, *SINGLE_STEPS, *ASSURANCE)
 """Every rule, in the order in which findings are told."""
 
 
@@ -26,16 +29,16 @@ def findings_of(signature: Signature) -> Findings:
     """What a signature says about its model, claim by claim; what cannot be judged is open, with the reason."""
     seen = Evidence(signature)
     judged = {rule: _judge(rule, seen) for rule in RULES}
-    uncertain = sum(found.uncertain and found.verdict != "open" for found in judged.values())
-    claims = {rule.id: rule.claim for rule in RULES}
-    return Findings([recorded(rule, found) for rule, found in judged.items()], claims, uncertain)
+    uncertain = sum(found.by != "count" and found.verdict != "open" for found in judged.values())
+    records = [recorded(rule, found) for rule, found in judged.items()]
+    return Findings(records, [shown(rule, found) for rule, found in judged.items()], uncertain)
 
 
 def _judge(rule: Rule, seen: Evidence) -> Judged:
     try:
         found = rule.judge(seen)
     except Unjudged as why:
-        return Judged(why.metric, f"Open: {why}.", why.estimate, None, "open")
-    if found.uncertain and found.verdict == "open" and math.isnan(found.estimate.low):
+        return Judged(why.metric, f"Open: {why}.", why.estimate, None, "open", caveat=str(why))
+    if found.by == "interval" and found.verdict == "open" and math.isnan(found.estimate.low):
         return replace(found, sentence=f"{found.sentence} Open: there is no interval to judge it by.")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from depthsig.findings.evidence import Evidence
-from depthsig.findings.finding import Estimate, Judged, Rule, Unjudged, Verdict, plain
+from depthsig.findings.finding import Estimate, Judged, Rule, Unjudged, Verdict, percent
 from depthsig.statistics.resampling import MIN_PROMPTS
 
 
@@ -19,12 +19,12 @@ def _exact(seen: Evidence) -> Judged:
     estimate = Estimate(_share(worst))
     if failed:
         sentence = f"Of {len(found)} certificates, {', '.join(failed)} failed: numbers may be of another model."
-        return Judged("certificates", sentence, estimate, 1.0, "does not hold", uncertain=False)
+        return Judged("certificates", sentence, estimate, 1.0, "does not hold", by="count")
     sentence = (
         f"All {len(found)} certificates hold: what was run is the model's own forward; the worst, {worst['name']}, "
-        f"reaches {plain(_share(worst))} of what is tolerated."
+        f"reaches {percent(_share(worst))} of what is tolerated."
     )
-    return Judged("certificates", sentence, estimate, 1.0, "holds", uncertain=False)
+    return Judged("certificates", sentence, estimate, 1.0, "holds", by="count")
 
 
 def _share(certificate: dict) -> float:
@@ -41,12 +41,16 @@ def _prompts(seen: Evidence) -> Judged:
     said += f"; intervals are over prompts, of which it takes {MIN_PROMPTS}" if n >= MIN_PROMPTS else (
         f"; {MIN_PROMPTS} would give intervals"
     )  # fmt: skip
-    said += f"; {len(warnings)} warnings, the first: {str(warnings[0]).rstrip('.')}" if warnings else "; no warnings"
+    if warnings:
+        many = f"{len(warnings)} warnings, the first" if len(warnings) > 1 else "one warning"
+        said += f"; {many}: {str(warnings[0]).rstrip('.')}"
+    else:
+        said += "; no warnings"
     verdict: Verdict = "holds" if n >= MIN_PROMPTS else "does not hold"
-    return Judged("prompts", said + ".", Estimate(n), MIN_PROMPTS, verdict, uncertain=False)
+    return Judged("prompts", said + ".", Estimate(n), MIN_PROMPTS, verdict, by="count")
 
 
-RULES = (
-    Rule("exact", "the model is measured exactly", "depthsig's certificates", _exact),
-    Rule("prompts", "there are prompts enough for intervals", "Efron & Tibshirani 1993, ch. 13", _prompts),
+ASSURANCE = (
+    Rule("exact", "the model is measured exactly", "depthsig's certificates", _exact, "tolerated", percent),
+    Rule("prompts", "there are prompts enough for intervals", "Efron & Tibshirani 1993, ch. 13", _prompts, "needed"),
 )

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from depthsig.findings.evidence import Evidence
 
 Verdict = Literal["holds", "does not hold", "open"]
-VERDICTS: tuple[Verdict, ...] = ("holds", "does not hold", "open")
 
 LEVEL = 0.05
 """The error rate of one verdict: of a two-sided interval of 95 %, and of a test."""
@@ -58,7 +57,8 @@ class Judged:
     """What a rule found.
 
     Attributes:
-        uncertain: whether the verdict rests on an interval or a test, and so is wrong at times.
+        by: what the verdict rests on: one by an interval or a test is wrong at times, one by a count never.
+        detail: what ends the claim in a table, as *which* block. caveat: what has to be known with the verdict.
     """
 
     metric: str
@@ -66,7 +66,9 @@ class Judged:
     estimate: Estimate
     reference: float | None
     verdict: Verdict
-    uncertain: bool = True
+    by: Literal["interval", "test", "count"] = "interval"
+    detail: str = ""
+    caveat: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,15 @@ class Rule:
 
     Attributes:
         id: by which it is found. claim: in a few words, as tables show it. source: where the measure comes from.
+        against: what the reference is, in a word or two. form: how tables write a value.
     """
 
     id: str
     claim: str
     source: str
     judge: Callable[[Evidence], Judged]
+    against: str
+    form: Callable[[float], str] | None = None
 
 
 class Unjudged(Exception):
@@ -123,14 +128,32 @@ def _number(value: float) -> float | None:
 def plain(value: float) -> str:
     """Three digits, as people write them.
 
-    >>> plain(0.29511), plain(12.83), plain(1234.6), plain(0.0000123)
-    ('0.295', '12.8', '1235', '1.2e-05')
+    >>> plain(0.29511), plain(12.83), plain(1234.6), plain(0.0000123), plain(12.0)
+    ('0.295', '12.8', '1235', '1.2e-05', '12')
     """
-    if value == 0 or not math.isfinite(value):
+    if not math.isfinite(value) or (abs(value) < 1000 and value == int(value)):
         return f"{value:g}"
     if abs(value) < 0.001:
         return f"{value:.1e}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def thousandths(value: float) -> str:
+    """Three decimals, of a share or a cosine, where what is smaller is nothing.
+
+    >>> thousandths(0.00063), thousandths(-0.1161), thousandths(0.0)
+    ('0.001', '-0.116', '0')
+    """
+    return f"{value:.3f}" if value else "0"
+
+
+def p_text(p: float) -> str:
+    """A p-value in two digits.
+
+    >>> p_text(0.008), p_text(1.0)
+    ('p = 0.008', 'p = 1')
+    """
+    return f"p = {p:.2g}"
 
 
 def percent(value: float) -> str:

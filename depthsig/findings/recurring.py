@@ -9,10 +9,20 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from depthsig.findings.evidence import Evidence, average, interval
-from depthsig.findings.finding import LEVEL, Estimate, Judged, Rule, Unjudged, judged, plain
-from depthsig.metrics.rules import ACTIVATIONS, COMBINED, FAMILY, STRENGTH, Member
+from depthsig.findings.finding import (
+    LEVEL,
+    Estimate,
+    Judged,
+    Rule,
+    Unjudged,
+    judged,
+    p_text,
+    plain,
+    thousandths,
+)
+from depthsig.metrics.rules import ACTIVATIONS, COMBINED, FAMILY, LOOP_GAP, LOOP_MOVES, STRENGTH, Member
 from depthsig.signature.tested import TestedSpan, choose_span
-from depthsig.statistics.period_search_matrix import find_matrix_period
+from depthsig.statistics.period_search_matrix import FOUND, find_matrix_period
 from depthsig.statistics.periodicity import period_strength
 from depthsig.statistics.periodicity_matrix import MIN_STEPS, matrix_strength, span_cells
 
@@ -28,14 +38,17 @@ def _period(seen: Evidence) -> Judged:
     strengths = _strengths(seen, span, members)
     estimate = interval(strengths)
     sentence = (
-        f"Of what trend leaves of {len(members)} profiles, {estimate.text()} recurs with the block ({span}) on "
-        f"average, where chance gives 0; p = {plain(p)} after Holm"
+        f"Without its trend, a profile repeats with the block ({span}) by a strength of {estimate.text(thousandths)} "
+        f"in the mean over {len(members)} profiles, where chance gives 0 and a perfect repeat 1; over all of "
+        f"them {p_text(p)}"
     )
+    detail = f"{span}, {p_text(p)}"
     if p < LEVEL:
-        return Judged(STRENGTH, sentence + ".", estimate, 0.0, "holds")
+        return Judged(STRENGTH, sentence + ".", estimate, 0.0, "holds", "test", detail)
     if estimate.high <= 0:
-        return Judged(STRENGTH, sentence + ".", estimate, 0.0, "does not hold")
-    return Judged(STRENGTH, f"{sentence}, which does not show that there is no period.", estimate, 0.0, "open")
+        return Judged(STRENGTH, sentence + ".", estimate, 0.0, "does not hold", "test", detail)
+    sentence += ", which does not show that there is no period."
+    return Judged(STRENGTH, sentence, estimate, 0.0, "open", "test", detail)
 
 
 def _beyond_control(seen: Evidence) -> Judged:
@@ -51,8 +64,9 @@ def _beyond_control(seen: Evidence) -> Judged:
         raise Unjudged(STRENGTH, "the control was measured on other prompts")
     estimate, beside = interval(own - other), float(other[0])
     sentence = (
-        f"Training makes {estimate.text()} of the {plain(float(own[0]))} that recurs; the same architecture with "
-        f"re-initialised weights has {plain(beside)} (p = {plain(_combined(control))})."
+        f"The same architecture with re-initialised weights repeats with the block by {thousandths(beside)} "
+        f"({p_text(_combined(control))}), the trained model by {thousandths(float(own[0]))}: training adds "
+        f"{estimate.text(thousandths)}."
     )
     return Judged(STRENGTH, sentence, estimate, 0.0, judged(estimate, 0.0))
 
@@ -104,41 +118,47 @@ def _blocks(seen: Evidence) -> Judged:
         raise Unjudged(metric, found.reason)
     estimate, known = Estimate(float(found.strength)), choose_span(seen.info)
     told = "" if known is None else f"; what is declared or runs is {known}"
-    if not found.p < LEVEL:
-        sentence = f"Searched blindly, no block recurs in what steps add (p = {plain(found.p)}){told}."
-        return Judged(metric, sentence, estimate, 0.0, "open")
+    if not found.p < FOUND:
+        sentence = f"Searched blindly, no block recurs in what steps add ({p_text(found.p)}){told}."
+        return Judged(metric, sentence, estimate, 0.0, "open", "test", p_text(found.p))
     assert found.start is not None and found.block is not None and found.count is not None
-    end = found.start + found.block * found.count
+    start, end = found.start, found.start + found.block * found.count
     sentence = (
-        f"Searched blindly, what steps add recurs every {found.block} steps in {found.start}:{end} "
-        f"({found.count} x {found.block}, p = {plain(found.p)}){told}."
+        f"Searched blindly, what steps add recurs every {found.block} steps in {start}:{end} "
+        f"({found.count} x {found.block}, {p_text(found.p)}){told}."
     )
-    return Judged(metric, sentence, estimate, 0.0, "holds")
+    detail = f"{start}:{end}, {found.count} x {found.block}, {p_text(found.p)}"
+    return Judged(metric, sentence, estimate, 0.0, "holds", "test", detail)
 
 
 def _rest(seen: Evidence) -> Judged:
-    metric = "loop.step_relative"
     if not seen.info["spans"].get("executed"):
-        raise Unjudged(metric, "no loop runs")
-    moved = seen.per_prompt(metric)
+        raise Unjudged(LOOP_MOVES, "no loop runs")
+    moved = seen.per_prompt(LOOP_MOVES)
     estimate = seen.estimate(lambda m: average(m[:, -1]) / average(m[:, 0]), moved)
     if not np.isfinite(estimate.value):
-        raise Unjudged(metric, f"{metric} is undefined")
+        raise Unjudged(LOOP_MOVES, f"{LOOP_MOVES} is undefined")
     sentence = (
         f"The last of {moved.shape[1]} passes moves the states {estimate.text()} times as far as the first, relative "
         "to their size"
     )
     try:
-        gap = float(average(seen.per_prompt("loop.fixed_point_gap")[:, -1].ravel()))
+        gap = float(average(seen.per_prompt(LOOP_GAP)[:, -1].ravel()))
         sentence += f"; one more would move them by {plain(gap)} of it"
     except Unjudged:
         pass
-    return Judged(metric, sentence + ".", estimate, 1.0, judged(estimate, 1.0, above=False))
+    return Judged(LOOP_MOVES, sentence + ".", estimate, 1.0, judged(estimate, 1.0, above=False))
 
 
-RULES = (
-    Rule("recurrence", "patterns recur with the block", _SOURCE, _period),
-    Rule("recurrence_trained", "training makes them recur", _SOURCE, _beyond_control),
-    Rule("blocks", "a block is found without being told", _SOURCE, _blocks),
-    Rule("loop_rests", "the loop comes to rest", "Pappone et al. 2509.23314; LoopCoder-v2 2606.18023", _rest),
+RECURRING = (
+    Rule("recurrence", "patterns recur with the block", _SOURCE, _period, "chance", thousandths),
+    Rule("recurrence_trained", "training makes them recur", _SOURCE, _beyond_control, "no difference", thousandths),
+    Rule("blocks", "a block is found without being told", _SOURCE, _blocks, "chance", thousandths),
+    Rule(
+        "loop_rests",
+        "the loop comes to rest",
+        "Pappone et al. 2509.23314; LoopCoder-v2 2606.18023",
+        _rest,
+        "first pass",
+    ),
 )

@@ -2,26 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
-from typing import Any
 
-from depthsig.findings.finding import LEVEL, Finding, plain
+from depthsig.findings.finding import LEVEL, Finding, Judged, Rule, plain
 
-HEAD = ("finding", "value", "95 % interval", "against", "verdict")
+HEAD = ("verdict", "finding", "value", "95 % interval", "against")
+RULE = 110
+"""Letters of the line below the head, at most."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One finding as a row of text.
+
+    Attributes:
+        claim: with its detail. value, interval, against: as the rule writes them; empty where there is none.
+        caveat: what has to be known with it: why it is open, or that scores disagree.
+    """
+
+    verdict: str
+    claim: str
+    value: str
+    interval: str
+    against: str
+    caveat: str
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """In the order of :data:`HEAD`."""
+        return self.verdict, self.claim, self.value, self.interval, self.against
+
+
+def shown(rule: Rule, found: Judged) -> Shown:
+    """What a rule found, as a row of text."""
+    form, one, record = rule.form or plain, found.estimate, found.reference
+    number = {name: form(value) for name, value in vars(one).items() if value - value == 0}
+    interval = f"[{number['low']}, {number['high']}]" if "low" in number and "high" in number else ""
+    against = "" if record is None or "value" not in number else f"{form(record)} ({rule.against})"
+    claim = f"{rule.claim}: {found.detail}" if found.detail else rule.claim
+    return Shown(found.verdict, claim, number.get("value", ""), interval, against, found.caveat)
 
 
 class Findings(list[Finding]):
     """The findings of one signature: a list of records, which shows itself as a table.
 
     Attributes:
-        claims: what each is about, in a few words, by its id.
+        shown: each as a row of text, in the same order.
         uncertain: how many verdicts rest on an interval or a test.
     """
 
-    def __init__(self, found: Iterable[Finding], claims: Mapping[str, str], uncertain: int) -> None:
+    def __init__(self, found: Iterable[Finding], shown: Sequence[Shown], uncertain: int) -> None:
         super().__init__(found)
-        self.claims, self.uncertain = claims, uncertain
+        self.shown, self.uncertain = list(shown), uncertain
 
     @property
     def rate(self) -> str:
@@ -30,35 +64,36 @@ class Findings(list[Finding]):
             return "No verdict rests on an interval or a test."
         most = min(1.0, LEVEL * self.uncertain)
         return (
-            f"{self.uncertain} of {len(self)} verdicts rest on intervals or tests: with other prompts each would be "
-            f"wrong at most {LEVEL:.0%} of the time, and any of them at most {most:.0%}."
+            f"{self.uncertain} of {len(self)} verdicts rest on intervals or tests: each is wrong at most {LEVEL:.0%} "
+            f"of the time, any of them at most {most:.0%}."
         )
 
-    def rows(self) -> list[tuple[str, ...]]:
-        """A line of text a finding: claim, value, interval, reference, verdict."""
-        return [
-            (
-                self.claims[one["id"]], _text(one["value"]),
-                "" if one["ci_low"] is None else f"[{_text(one['ci_low'])}, {_text(one['ci_high'])}]",
-                _text(one["reference"]), one["verdict"],
-            )
-            for one in self
-        ]  # fmt: skip
-
     def __str__(self) -> str:
-        rows = [HEAD, *self.rows()]
+        rows = [HEAD, *(one.cells for one in self.shown if one.value)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+        blank = " " * (widths[0] + 2)
+        told = [self._line(HEAD, widths)]
+        for one in self.shown:
+            if one.value:
+                told.append(self._line(one.cells, widths))
+                told += [f"{blank}  {one.caveat}"] if one.caveat else []
+            else:
+                told.append(f"{one.verdict.ljust(widths[0])}  {one.claim}: {one.caveat}")
+        told.insert(1, "-" * min(RULE, max(map(len, told))))
+        return "\n".join([*told, self.rate])
+
+    @staticmethod
+    def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        lines = [("td" if number else "th", row) for number, row in enumerate([HEAD, *self.rows()])]
-        table = "".join(f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in row)}</tr>" for tag, row in lines)
-        return f"<table>{table}</table><p>{escape(self.rate)}</p>"
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else plain(float(value))
+        rows = ["<tr>" + "".join(f"<th>{escape(name)}</th>" for name in HEAD) + "</tr>"]
+        for one in self.shown:
+            cells = [escape(cell) for cell in one.cells]
+            if one.caveat:
+                cells[1] += f"<br><small>{escape(one.caveat)}</small>"
+            rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+        return f"<table>{''.join(rows)}</table><p>{escape(self.rate)}</p>"

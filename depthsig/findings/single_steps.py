@@ -8,9 +8,10 @@ from numpy import ndarray
 
 from depthsig.findings.evidence import Evidence, average, interval
 from depthsig.findings.finding import LEVEL, Judged, Rule, Unjudged, judged, plain
+from depthsig.findings.finding import thousandths as nats
+from depthsig.metrics.rules import ALIGNED, LOSS, MOVES
 
 _LAD = "Lad et al. 2406.19384"
-LOSS = ("skip.loss", "layer", "current")
 NEGLIGIBLE = 0.01
 """Nats of loss that nobody would miss (EXPERIMENTS: the band of equal losses)."""
 CERTAIN = 0.95
@@ -23,14 +24,21 @@ def _most(seen: Evidence) -> Judged:
     worst, second = int(order[0]), int(order[1])
     estimate, next_loss = interval(means[:, worst]), float(means[0, second])
     sentence = (
-        f"Skipping {seen.layer_of(worst)} costs most, {estimate.text()} nats a token; next is {seen.layer_of(second)} "
-        f"with {plain(next_loss)}"
+        f"Skipping {seen.layer_of(worst)} costs most, {estimate.text(nats)} nats a token; next is "
+        f"{seen.layer_of(second)} with {nats(next_loss)}"
     )
     if len(means) == 1:
         raise Unjudged(LOSS[0], f"{sentence}, of too few prompts to be sure", estimate)
     same = float(np.mean(np.argmax(np.nan_to_num(means[1:], nan=-np.inf), axis=1) == worst))
     sentence += f"; it is the most damaging one in {100 * same:.0f} % of resamples."
-    return Judged(LOSS[0], sentence, estimate, next_loss, "holds" if same >= CERTAIN else "open")
+    return Judged(
+        LOSS[0],
+        sentence,
+        estimate,
+        next_loss,
+        "holds" if same >= CERTAIN else "open",
+        detail=f"{seen.layer_of(worst)}, in nats",
+    )
 
 
 def _least(seen: Evidence) -> Judged:
@@ -40,12 +48,19 @@ def _least(seen: Evidence) -> Judged:
     estimate = interval(means[:, least], LEVEL / means.shape[1])
     cheap = int((means[0] < NEGLIGIBLE).sum())
     sentence = (
-        f"Skipping {seen.layer_of(least)} costs least, {estimate.text()} nats a token; {cheap} of {means.shape[1]} "
+        f"Skipping {seen.layer_of(least)} costs least, {estimate.text(nats)} nats a token; {cheap} of {means.shape[1]} "
         f"steps cost less than {NEGLIGIBLE} each on their own"
     )
     if len(means) == 1:
         raise Unjudged(LOSS[0], f"{sentence}, of too few prompts to be sure", estimate)
-    return Judged(LOSS[0], sentence + ".", estimate, NEGLIGIBLE, judged(estimate, NEGLIGIBLE, above=False))
+    return Judged(
+        LOSS[0],
+        sentence + ".",
+        estimate,
+        NEGLIGIBLE,
+        judged(estimate, NEGLIGIBLE, above=False),
+        detail=f"{seen.layer_of(least)}, in nats",
+    )
 
 
 def _losses(seen: Evidence) -> Float[ndarray, "row step"]:
@@ -58,13 +73,12 @@ def _losses(seen: Evidence) -> Float[ndarray, "row step"]:
 
 
 def _parts(seen: Evidence) -> Judged:
-    metric = "contribution.relative"
-    attn, mlp = seen.per_prompt(metric, "attn"), seen.per_prompt(metric, "mlp")
+    attn, mlp = seen.per_prompt(MOVES, "attn"), seen.per_prompt(MOVES, "mlp")
     if len(attn) != len(mlp):
-        raise Unjudged(metric, "attention and MLPs were measured on different prompts")
+        raise Unjudged(MOVES, "attention and MLPs were measured on different prompts")
     estimate = seen.estimate(lambda a, m: average(a - m), attn, mlp)
     if not np.isfinite(estimate.value):
-        raise Unjudged(metric, f"{metric} is undefined")
+        raise Unjudged(MOVES, f"{MOVES} is undefined")
     sizes = [plain(float(average(one.ravel()))) for one in (attn, mlp)]
     sentence = (
         f"A step's attention moves the stream by {sizes[0]} of its length on average, its MLP by {sizes[1]}; the "
@@ -73,13 +87,13 @@ def _parts(seen: Evidence) -> Judged:
     signs = [_erases(seen, part) for part in ("attn", "mlp")]
     if all(signs):
         sentence += f"; attention {signs[0]}, MLPs {signs[1]}"
-    return Judged(metric, sentence + ".", estimate, 0.0, judged(estimate, 0.0))
+    return Judged(MOVES, sentence + ".", estimate, 0.0, judged(estimate, 0.0))
 
 
 def _erases(seen: Evidence, part: str) -> str:
     """Whether a part strengthens or erases what is there, in how many steps."""
     try:
-        cosines = seen.per_prompt("contribution.cosine", part)
+        cosines = seen.per_prompt(ALIGNED, part)
     except Unjudged:
         return ""
     mean = average(cosines.T)
@@ -88,8 +102,21 @@ def _erases(seen: Evidence, part: str) -> str:
     )  # fmt: skip
 
 
-RULES = (
-    Rule("most_damaging", "one step matters most", _LAD, _most),
-    Rule("least_damaging", "some step can be left out for nothing", f"Men et al. 2403.03853; {_LAD}", _least),
-    Rule("attention_or_mlp", "attention moves the stream more than MLPs", "Csordás et al. 2505.13898", _parts),
+SINGLE_STEPS = (
+    Rule("most_damaging", "one step matters most", _LAD, _most, "next step", nats),
+    Rule(
+        "least_damaging",
+        "some step can be left out for nothing",
+        f"Men et al. 2403.03853; {_LAD}",
+        _least,
+        "negligible",
+        nats,
+    ),
+    Rule(
+        "attention_or_mlp",
+        "attention moves the stream more than MLPs",
+        "Csordás et al. 2505.13898",
+        _parts,
+        "no difference",
+    ),
 )

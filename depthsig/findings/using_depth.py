@@ -6,7 +6,7 @@ import numpy as np
 
 from depthsig.findings.evidence import Evidence
 from depthsig.findings.finding import Estimate, Judged, Rule, Unjudged, Verdict, judged, listed, percent, plain
-from depthsig.metrics.rules import LATE
+from depthsig.metrics.rules import CENTRES, EFFECTIVE, LATE, SETTLING
 
 EVEN_SHARE = 1 / 3
 """Of the last third of the steps, where every step matters alike."""
@@ -14,7 +14,6 @@ EVEN_CENTRE = 0.5
 """The centre of mass of effects that are alike, as a share of the way to the last step."""
 
 _CSORDAS = "Csordás et al. 2505.13898"
-_CENTRES = {"depth_score.output.relative": "the output", "depth_score.effect.relative": "later updates"}
 
 
 def _late(seen: Evidence) -> Judged:
@@ -22,17 +21,19 @@ def _late(seen: Evidence) -> Judged:
     share = seen.score(name, part=part, scope=scope)
     verdict = judged(share, EVEN_SHARE)
     said = [
-        f"The last third of the steps carries {share.text(percent)} of what skipping a step does to the output; "
-        f"an even share is {percent(EVEN_SHARE)}"
+        f"The last third of the steps carries {share.text(percent)} of what skipping a step does to the output, "
+        f"where an even share is {percent(EVEN_SHARE)}"
     ]
-    centres = {words: found for score, words in _CENTRES.items() if (found := _centre(seen, score, part, scope))}
+    caveat = ""
+    centres = {words: found for score, words in CENTRES.items() if (found := _centre(seen, score, part, scope))}
     if centres:
         about = listed([f"{found.text()} ({words})" for words, found in centres.items()])
         said.append(f"the effects' centre lies at {about} of the way, where {EVEN_CENTRE} is even")
         against = [words for words, found in centres.items() if {judged(found, EVEN_CENTRE), verdict} == _OPPOSED]
         if against:
-            said.append(f"the scores disagree: share and centre of effects on {listed(against)} say the opposite")
-    return Judged(name, _sentence(said), share, EVEN_SHARE, verdict)
+            caveat = f"scores disagree: the centre of the effects on {listed(against)} says the opposite"
+            said.append(caveat)
+    return Judged(name, _sentence(said), share, EVEN_SHARE, verdict, caveat=caveat)
 
 
 _OPPOSED: set[Verdict] = {"holds", "does not hold"}
@@ -50,32 +51,29 @@ def _sentence(said: list[str]) -> str:
 
 
 def _settling(seen: Evidence) -> Judged:
-    depth, half = seen.score("settling_depth"), seen.steps / 2
+    depth, half = seen.score(SETTLING), seen.steps / 2
     sentence = (
         f"A position's prediction settles (its JSD to the final one stays below half) at depth {depth.text()} of "
         f"{seen.steps} on average; half of the depth is {plain(half)}."
     )
-    return Judged("settling_depth", sentence, depth, half, judged(depth, half))
-
-
-_EFFECTIVE = {
-    "effective_depth.kl": "KL", "effective_depth.overlap": "top-5 overlap", "effective_depth.cosine": "cosine",
-}  # fmt: skip
+    return Judged(SETTLING, sentence, depth, half, judged(depth, half))
 
 
 def _effective(seen: Evidence) -> Judged:
-    found = {name: one for name in _EFFECTIVE if (one := _defined(seen, name))}
+    found = {name: one for name in EFFECTIVE if (one := _defined(seen, name))}
     if not found:
-        raise Unjudged("effective_depth.kl", "no effective depth was measured (--metrics lens,residual does)")
+        raise Unjudged(next(iter(EFFECTIVE)), "no effective depth was measured (--metrics lens,residual does)")
     half = seen.steps / 2
     verdicts = {name: judged(one, half) for name, one in found.items()}
-    each = listed([f"{one.text()} by {_EFFECTIVE[name]}" for name, one in found.items()])
+    each = listed([f"{one.text()} by {EFFECTIVE[name]}" for name, one in found.items()])
     said = [f"The effective depth is {each} of {seen.steps}; half of the depth is {plain(half)}"]
     alike = set(verdicts.values())
-    if {"holds", "does not hold"} <= alike:
-        said.append("the three definitions disagree")
+    caveat = "scores disagree: " + listed([f"{plain(one.value)} by {EFFECTIVE[name]}" for name, one in found.items()])
+    if alike >= _OPPOSED:
+        said.append("its definitions disagree")
     first = next(iter(found))
-    return Judged(first, _sentence(said), found[first], half, alike.pop() if len(alike) == 1 else "open")
+    verdict: Verdict = alike.pop() if len(alike) == 1 else "open"
+    return Judged(first, _sentence(said), found[first], half, verdict, caveat=caveat if len(said) > 1 else "")
 
 
 def _defined(seen: Evidence, score: str) -> Estimate | None:
@@ -85,8 +83,21 @@ def _defined(seen: Evidence, score: str) -> Estimate | None:
     return seen.score(score)
 
 
-RULES = (
-    Rule("late", "late layers carry more than an even share", f"Kapl et al. 2602.16490; {_CSORDAS}", _late),
-    Rule("settling", "predictions settle in the second half", "Chen et al. 2602.13517", _settling),
-    Rule("effective_depth", "the second half computes something new", "Hu et al. 2512.14064", _effective),
+USING_DEPTH = (
+    Rule(
+        "late",
+        "late layers carry more than an even share",
+        f"Kapl et al. 2602.16490; {_CSORDAS}",
+        _late,
+        "even",
+        percent,
+    ),
+    Rule("settling", "predictions settle in the second half", "Chen et al. 2602.13517", _settling, "half the steps"),
+    Rule(
+        "effective_depth",
+        "the second half computes something new",
+        "Hu et al. 2512.14064",
+        _effective,
+        "half the steps",
+    ),
 )

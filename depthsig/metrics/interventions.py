@@ -65,7 +65,7 @@ def _order(name: str, what: str, **cells: Any) -> None:
     }  # fmt: skip
     metric(
         f"order.{name}.kl", label="KL", formula=f"KL(p‖p'), {what}", fused="kl_reverse", limits=(0, None), norm="log",
-        drawn=(1e-4, 30), **common,
+        drawn=(1e-6, 30), **common,
     )(kl_reverse)  # fmt: skip
     metric(
         f"order.{name}.loss", label="loss increase", formula=f"NLL' − NLL of the next token, {what}", fused="loss",

@@ -35,6 +35,18 @@ LATE_SCORES = tuple(_RULES["claims"]["beside_late"])
 CLAIM_QUANTITIES: dict[str, str] = _RULES["claims"]["quantities"]
 CLAIM_STATEMENTS: dict[str, dict[str, str]] = _RULES["claims"]["statements"]
 
+SETTLING: str = _RULES["findings"]["settling"]
+EFFECTIVE: dict[str, str] = _RULES["findings"]["effective"]
+"""The definitions of effective depth, with what they read in words."""
+CENTRES: dict[str, str] = _RULES["findings"]["centres"]
+"""The centres of mass of what skipping does, with to what."""
+LOSS: Member = tuple(_RULES["findings"]["loss"])
+MOVES: str = _RULES["findings"]["moves"]
+ALIGNED: str = _RULES["findings"]["aligned"]
+LOOP_MOVES: str = _RULES["findings"]["loop_moves"]
+LOOP_GAP: str = _RULES["findings"]["loop_gap"]
+SHOWN_PROFILES = tuple(_RULES["findings"]["profiles"])
+
 PREDICTORS: dict[str, str] = dict(_RULES["repeat"]["predictors"])
 ANGULAR: str = _RULES["repeat"]["angular"]
 

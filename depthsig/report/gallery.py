@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from depthsig.errors import InputError, near, shown
 from depthsig.metrics import Metric
 from depthsig.metrics.rules import PERIOD
+from depthsig.report.alt_texts import matrix_in_words, profile_in_words
 from depthsig.report.drawable import drawable
 from depthsig.report.figures.early_exit import draw_early_exit, early_exit_measures
 from depthsig.report.figures.heatmap import draw_heatmap
@@ -24,7 +25,6 @@ from depthsig.report.figures.top_tokens import draw_top_tokens, words_as_they_ar
 from depthsig.report.figures.trajectories import draw_trajectories
 from depthsig.report.period_tables import period_tables
 from depthsig.report.style import COLUMN, FULL, house_style, new_figure
-from depthsig.report.words import matrix_in_words, profile_in_words
 from depthsig.signature import Signature
 from depthsig.terms import NONE, described
 
@@ -80,9 +80,11 @@ def _profiles(signature: Signature, one: Metric) -> Iterator[Drawn]:
     rows = signature.profiles[signature.profiles["metric"] == one.id]
     for agg, table in rows.groupby("agg", sort=False):
         figure = new_figure(plain=True)
-        draw_profile(figure.add_subplot(), table, one, signature.plan)
-        name, said = one.id + _suffix(agg), _said(agg, bool(table["ci_low"].notna().any()))
-        yield Drawn(name, one.section, name, f"{one.formula}; {said}.", figure, _profile_alt(one, table))
+        draw_profile(figure.add_subplot(), table, one, signature.plan, vocabulary(signature))
+        name, said = one.id + _suffix(agg), _said(signature, agg, bool(table["ci_low"].notna().any()))
+        said += "; dashed: a uniform guess" if one.by_chance(vocabulary(signature)) is not None else ""
+        caption = f"{one.id}: {one.formula}; {said}."
+        yield Drawn(name, one.section, _title(one, agg), caption, figure, _profile_alt(one, table))
 
 
 def _matrices(signature: Signature, one: Metric) -> Iterator[Drawn]:
@@ -91,12 +93,13 @@ def _matrices(signature: Signature, one: Metric) -> Iterator[Drawn]:
         figure = new_figure(COLUMN, 2.8, plain=True)
         matrix = signature.matrix(one.id, part=part, scope=scope, agg=agg)
         draw_heatmap(figure.add_subplot(), matrix, one, signature.plan)
-        title, said = _dotted(one.id, part, scope) + _suffix(agg), _said(agg)
+        name, said = _dotted(one.id, part, scope) + _suffix(agg), _said(signature, agg)
         if matrix.isna().any(axis=None):
             said += "; hatched: undefined"
         seen = matrix_in_words(matrix, one.row_label, one.col_label)
         alt = f"{described(one.label, part, scope)}: {seen}."
-        yield Drawn(title, one.section, title, f"{one.formula}; {said}.", figure, alt)
+        caption = f"{one.id}: {one.formula}; {said}."
+        yield Drawn(name, one.section, _title(one, agg, part, scope), caption, figure, alt)
 
 
 def _tokens(signature: Signature, one: Metric) -> Iterator[Drawn]:
@@ -105,9 +108,9 @@ def _tokens(signature: Signature, one: Metric) -> Iterator[Drawn]:
         figure = new_figure(*_SIZES[one.figure], plain=one.figure == "top_tokens")
         _draw_tokens(figure.add_subplot(), table, one, signature.plan)
         place = f"prompt {prompt}" + (f", steps {scope}" if scope != NONE else "")
-        title = f"{one.label[0].upper()}{one.label[1:]}, {place}"
+        title = _title(one, "mean", place)
         name = _dotted(one.id, scope, str(prompt))
-        yield Drawn(name, one.section, title, f"{one.formula}; {place}, its last positions.", figure)
+        yield Drawn(name, one.section, title, f"{one.id}: {one.formula}; {place}, its last positions.", figure)
 
 
 _SIZES: Mapping[str, tuple[float, float]] = {
@@ -130,13 +133,20 @@ def _early_exit(signature: Signature) -> Iterator[Drawn]:
         return
     figure = new_figure(FULL if len(measures) > 1 else COLUMN, 2.4)
     axes = [figure.add_subplot(1, len(measures), i + 1) for i in range(len(measures))]
-    lenses = draw_early_exit(axes, signature.profiles, signature.plan, signature.entries)
+    lenses = draw_early_exit(axes, signature.profiles, signature.plan, signature.entries, vocabulary(signature))
     caption = (
         f"How good the model would be if it stopped at a depth and was read out there, by {' and '.join(lenses)}; "
-        "mean over prompts, band: 95 % bootstrap interval; dashed: the loss of the whole model."
+        f"{_said(signature, 'mean', True)}; dotted: the loss of the whole model"
+        f"{'; dashed: a uniform guess' if vocabulary(signature) else ''}."
     )
     section = signature.entries[measures[0].metrics[0]].section
     yield Drawn("early_exit", section, "Early exit", caption, figure)
+
+
+def vocabulary(signature: Signature) -> int | None:
+    """How many tokens there are to guess among, where that was recorded."""
+    found: int | None = signature.info["checkpoint"].get("vocabulary")
+    return found
 
 
 def _dotted(*pieces: str) -> str:
@@ -147,11 +157,19 @@ def _suffix(agg: str) -> str:
     return "" if agg == "mean" else f".{agg}"
 
 
-def _said(agg: str, interval: bool = False) -> str:
+def _title(one: Metric, agg: str, *more: str) -> str:
+    """A heading in words."""
+    said = described(one.label, *more, "" if agg == "mean" else "worst case")
+    return said[0].upper() + said[1:]
+
+
+def _said(signature: Signature, agg: str, interval: bool = False) -> str:
     """What a figure's values are; of an interval only where one is drawn."""
+    number = len(signature.prompts)
+    over = f"over {number} prompts" if number > 1 else "of one prompt" if number else "over prompts"
     if agg != "mean":
-        return "worst case over positions and prompts"
-    return "mean over prompts" + (", band: 95 % bootstrap interval" if interval else "")
+        return f"worst case over positions {over.replace('over', 'and')}"
+    return f"mean {over}" + (", band: 95 % bootstrap interval" if interval else "")
 
 
 def _profile_alt(one: Metric, table: pd.DataFrame) -> str:
@@ -183,7 +201,7 @@ def plot_metric(signature: Signature, metric: str, ax: Axes | None = None, **cho
     with house_style():
         ax = new_figure(*_SIZES[one.figure]).add_subplot() if ax is None else ax
         if one.figure == "profile":
-            return draw_profile(ax, _lines(signature, metric, choice), one, signature.plan)
+            return draw_profile(ax, _lines(signature, metric, choice), one, signature.plan, vocabulary(signature))
         if one.figure == "heatmap":
             return draw_heatmap(ax, signature.matrix(metric, **choice), one, signature.plan)
         rows = signature.tokens(metric, choice.get("prompt", signature.tokens(metric)["prompt"].iloc[0]))

@@ -94,9 +94,11 @@ def period_tables(signature: Signature) -> Iterator[PeriodTable]:
             "step": found.steps, "block": block, "phase": phase, "left": found.left, "phase_fit": found.phase_fit,
         })  # fmt: skip
         first = score.iloc[0]
+        low, high = first["ci_low"], first["ci_high"]
+        interval = f" [{_number(low)}, {_number(high)}]" if pd.notna(low) else ""
         name = ".".join(piece for piece in (metric, part, scope) if piece != NONE)
         caption = (
             f"What trend and edges leave of it, coloured by phase in the block ({span}); bars: what the phases account "
-            f"for. Strength {_number(first['value'])}, p = {_number(first['p_value'])}."
+            f"for. Strength {_number(first['value'])}{interval}, p = {_number(first['p_value'])}."
         )
         yield PeriodTable(name, "logarithm, " if entry.log else "", caption, rows)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm, Normalize, SymLogNorm
+from matplotlib.ticker import SymmetricalLogLocator
 from numpy import ndarray
 
 from depthsig.metrics import Metric
@@ -91,13 +92,22 @@ class Scale:
             setter("log")
             wider = (self.high / self.low) ** margin
             limits(self.low / wider, self.high * wider)
-            powers_of_ten(axis)
+            self.mark(axis)
         elif self.norm == "symlog":
             setter("symlog", linthresh=LINEAR_WITHIN)
             limits(self.low * 1.5, self.high * 1.5)
+            self.mark(axis)
         else:
             wide = margin * (self.high - self.low)
             limits(self.low - wide, self.high + wide)
+
+    def mark(self, axis: Axis) -> None:
+        """Label the ticks of an axis or colour bar, where they are powers of ten."""
+        if self.norm == "log":
+            powers_of_ten(axis)
+        elif self.norm == "symlog":
+            axis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR_WITHIN))
+            powers_of_ten(axis, between=False)
 
 
 def _range(values: Float[ndarray, "value"]) -> Float[ndarray, "2"]:

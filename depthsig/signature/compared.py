@@ -119,6 +119,16 @@ class Comparison:
 
         return plot_comparison(self, name, ax=ax)
 
+    def rows(self, name: str) -> pd.DataFrame:
+        """What :meth:`plot` draws under this name, as a table.
+
+        Raises:
+            InputError: for a name of no figure; the message lists those that there are.
+        """
+        from depthsig.report.comparison_plot import comparison_rows  # lazily: figures read comparisons
+
+        return comparison_rows(self, name)
+
     def save(self, directory: str | Path) -> Path:
         """Write tables and record, whole or not at all; an older comparison is replaced."""
         with writing(directory, RECORD) as partial:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from depthsig.errors import InputError, near, shown
 from depthsig.metrics import Metric
+from depthsig.metrics.rules import SHOWN_PROFILES
 from depthsig.notebook import lines_as_html, plan_strip, sparkline, table
 from depthsig.terms import NONE
 
@@ -19,10 +20,7 @@ if TYPE_CHECKING:
 
     from depthsig.signature.signature import Signature
 
-SHOWN_PROFILES = ("lens.kl", "lens.target_nll", "residual.block_influence", "skip.effect", "skip.loss", "skip.kl")
-"""Profiles that a notebook draws small, where they are there; else the first ones of the table."""
 MOST_PROFILES = 4
-MOST_WARNINGS = 2
 _NUMBERS = ("layer", "iteration", "block", "phase")
 _TABLES = {"profile": "profiles", "matrix": "matrices", "token": "tokens_table", "score": "scores"}
 
@@ -100,21 +98,17 @@ def told(signature: Signature) -> list[str]:
     steps, prompts = len(info.get("plan", [])), len(signature.prompts)
     name = str(checkpoint.get("name", "?"))[:80]
     family = f" ({str(checkpoint['family'])[:60]})" if checkpoint.get("family") else ""
-    lines = [f"Signature of {name}{family}: {steps} steps, {prompts} prompts, {len(metrics)} metrics"]
+    how = ", ".join(str(info[key]) for key in ("dtype", "device") if info.get(key)) or "dtype unknown"
+    measured = f"{steps} steps, {prompts} prompts ({shown(str(options.get('prompts', '?')))}), {len(metrics)} metrics"
+    lines = [f"Signature of {name}{family}: {measured}; {how}"]
     spans = info.get("spans", {})
     found = {(s["start"], s["end"], s["size"]): s for s in [*spans.get("labelled", []), *spans.get("executed", [])]}
     said = [f"{s['kind']} {s['start']}:{s['end']}, {s['count']} x {s['size']}" for s in list(found.values())[:4]]
     lines.append("  plan: " + ("; ".join(said) if said else "every layer once, no span declared or observed"))
-    proofs = info.get("certificates", [])
-    failed = [str(proof["name"]) for proof in proofs if not proof["passed"]]
-    certified = f"failed: {', '.join(failed)}" if failed else f"all {len(proofs)} passed" if proofs else "none"
-    how = ", ".join(str(info[key]) for key in ("dtype", "device") if info.get(key))
-    prompts_of = shown(str(options.get("prompts", "?")))
-    lines.append(f"  prompts {prompts_of}; {how or 'dtype unknown'}; certificates: {certified}")
     warnings = [str(text) for text in info.get("warnings", [])]
-    lines += [f"  warning: {' '.join(text.split())[:140]}" for text in warnings[:MOST_WARNINGS]]
-    if len(warnings) > MOST_WARNINGS:
-        lines[-1] += f" (and {len(warnings) - MOST_WARNINGS} more in .info['warnings'])"
+    if warnings:
+        more = f" (and {len(warnings) - 1} more in .info['warnings'])" if len(warnings) > 1 else ""
+        lines.append(f"  warning: {' '.join(warnings[0].split())[:140]}{more}")
     return lines
 
 

@@ -92,6 +92,7 @@ class RecordedCheckpoint(_Record):
     content_hash: str | None = None
     family: str | None = None
     n_layers: Annotated[int, Field(ge=0, le=1 << 15)] | None = None
+    vocabulary: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
     layer_patterns: list[Pattern] = []
 
 

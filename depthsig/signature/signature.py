@@ -84,12 +84,21 @@ class Signature:
         return held_metrics(self)
 
     def rows(self, metric: str) -> pd.DataFrame:
-        """Everything that a figure of this metric shows: all rows of the table that has it (of a score, too).
+        """Everything that a figure shows, as a table.
+
+        Args:
+            metric: the id of a metric or score, of which all rows are given; or a figure's name, as its file has it:
+                ``plan``, ``early_exit``, ``period.skip.output_l2.layer.current``, ``skip.effect.layer.current``.
 
         Raises:
             InputError: if nothing of it was measured; the message says what was.
         """
-        return rows_of(self, metric)
+        if metric in self.metrics:
+            return rows_of(self, metric)
+        from depthsig.report.figure_rows import rows_behind  # lazily: figures read signatures
+
+        found = rows_behind(self, metric)
+        return rows_of(self, metric) if found is None or found.empty else found
 
     def to_xarray(self) -> xarray.Dataset:
         """Profiles and matrices as one dataset, a variable a metric.

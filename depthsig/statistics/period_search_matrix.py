@@ -15,6 +15,8 @@ from depthsig.statistics.periodicity_design import ROUNDING
 from depthsig.statistics.periodicity_matrix import MIN_STEPS, Pairs, lag_p, matrix_strength, span_cells
 
 MATRIX_BLOCKS = range(3, 9)
+FOUND = 0.01
+"""The p below which a search tells of a block: nobody told it where to look."""
 WINDOW = 8
 """Layers change places within windows of this many: likeness that decays with distance stays."""
 

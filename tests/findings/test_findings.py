@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import made_signatures as made
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from depthsig.findings import RULES, findings_of
-from depthsig.findings.finding import VERDICTS, Estimate, Finding, judged
+from depthsig.findings.finding import Estimate, Finding, Verdict, judged
 from depthsig.signature import Signature
 
 KEYS = ["id", "sentence", "metric", "value", "ci_low", "ci_high", "reference", "verdict"]
@@ -39,7 +39,7 @@ def test_every_claim_is_told_once_with_all_that_a_record_has() -> None:
     found = findings_of(made.signature(made.skip_only(np.ones(12)), 12))
     assert [one["id"] for one in found] == [rule.id for rule in RULES] and len({rule.id for rule in RULES}) == 12
     for one in found:
-        assert list(one) == KEYS and one["verdict"] in VERDICTS and one["sentence"].endswith(".")
+        assert list(one) == KEYS and one["verdict"] in get_args(Verdict) and one["sentence"].endswith(".")
         if one["value"] is None:
             assert one["verdict"] == "open" and one["sentence"].startswith("Open: ")
     assert json.loads(json.dumps(found)) == found
@@ -113,8 +113,20 @@ def test_a_verdict_is_of_the_whole_interval_and_of_one_side() -> None:
 def test_how_often_the_set_is_wrong_is_said() -> None:
     found = findings_of(scored((0.4, 0.35, 0.45), (0.6, 0.55, 0.65)))
     assert found.uncertain == 1 and "at most 5%" in found.rate
-    assert len(str(found).splitlines()) <= 20 and max(map(len, str(found).splitlines())) <= 100
+    lines = str(found).splitlines()
+    assert len(lines) <= 20 and max(map(len, lines)) <= 120 and lines[-1].startswith("1 of 12 verdicts")
     assert "<script" not in found._repr_html_()
+
+
+def test_a_row_says_what_its_numbers_are() -> None:
+    found = findings_of(scored((0.4, 0.35, 0.45), (0.4, 0.35, 0.45)))
+    late = found.shown[0]
+    assert late.cells[2:] == ("40.0 %", "[35.0 %, 45.0 %]", "33.3 % (even)") and late.caveat.startswith(
+        "scores disagree"
+    )
+    assert str(found).splitlines()[2].startswith("holds    late layers") and "scores disagree" in str(found)
+    unjudged = found.shown[[rule.id for rule in RULES].index("loop_rests")]
+    assert unjudged.value == unjudged.against == "" and unjudged.caveat == "no loop runs"
 
 
 def test_they_are_kept_beside_the_tables(tmp_path: Path) -> None:
@@ -150,6 +162,6 @@ def test_whatever_was_measured_something_is_told(seed: int) -> None:
     if rng.random() < 0.5:
         signature.info["spans"]["executed"] = signature.info["spans"]["labelled"]
     for one in findings_of(signature):
-        assert one["verdict"] in VERDICTS
+        assert one["verdict"] in get_args(Verdict)
         assert all(one[name] is None or np.isfinite(one[name]) for name in ("value", "ci_low", "ci_high"))
         json.dumps(one, allow_nan=False)

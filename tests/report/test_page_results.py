@@ -32,13 +32,13 @@ def finding(id: str, sentence: str, verdict: Any = "holds") -> Finding:
 
 
 def test_three_questions_are_answered_first() -> None:
-    late = finding("late", "It carries 47 %; even is 33 %; the centre lies at .4; the scores disagree: no.")
+    late = finding("late", "It carries 47.1 %, even is 33 %; the centre lies at .4; scores disagree: no.")
     period = finding("recurrence", "Open: no block.", "open")
     blocks = finding("blocks", "Recurs every 4 steps.")
     exact = finding("exact", "All 7 certificates hold; the worst is far.")
     few = finding("prompts", "2 prompts.", "does not hold")
     first, second, third = glance([late, period, blocks, exact, few])
-    assert (first.answer, first.text) == (f"Yes, but {DISAGREE}", "It carries 47 %; even is 33 %.")
+    assert (first.answer, first.text) == (f"Yes, but the {DISAGREE}", "It carries 47.1 %, even is 33 %.")
     assert (second.answer, second.text) == ("Yes", "Recurs every 4 steps.")
     assert (third.answer, third.text) == ("With care", "All 7 certificates hold. 2 prompts.")
     failed = finding("exact", "Of 7 certificates, causal failed.", "does not hold")
@@ -105,7 +105,7 @@ def test_a_lens_says_where_it_is_nearer() -> None:
     record = made_pages.lens()
     nearer, rest = lens_page.lens_in_short(as_record(record, LensRecord))
     assert nearer.answer == "At some depths" and "from 1.88 to 0.562 nats" in nearer.text
-    assert "nearer at 3 of 4 depths, most at depth 0 (by 3.00)" in nearer.text
+    assert "nearer at 3 of 4 depths, most at depth 0 (by 3)" in nearer.text
     assert rest.answer == "100 held-out tokens"
     data = lens_page.lens_data(record)
     lines = data["metrics"]["held-out KL"]["series"]

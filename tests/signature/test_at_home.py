@@ -17,6 +17,7 @@ from depthsig.checkpoint.known import locate
 from depthsig.notebook import plan_strip, sparkline, table
 from depthsig.plan.plan import build_plan
 from depthsig.progress import Progress
+from depthsig.report.gallery import figures_for
 
 PROMPTS = [[3, 4, 5, 6, 7], [8, 9, 10, 11]]
 
@@ -87,6 +88,21 @@ def test_metrics_are_a_list_to_loop_over(measured: depthsig.Signature) -> None:
         measured.plot("lens.kll")
 
 
+def test_what_a_figure_shows_is_a_table_in_one_call(measured: depthsig.Signature, tmp_path: Path) -> None:
+    steps = 8
+    values = {("skip.output_l2", "layer", "current", "step"): np.tile([0.1, 0.2, 0.3, 0.4], (6, 2)) + 0.01}
+    grown = signature(values, steps, span=(0, 4, 2, "grown"))
+    for one in (measured, grown):
+        names = [drawn.name for drawn in figures_for(one)]
+        assert "plan" in names
+        for name in names:
+            assert len(one.rows(name)), name
+    assert measured.rows("early_exit")["metric"].nunique() == 3
+    assert len(measured.rows("skip.effect.layer.current")) == len(measured.rows("skip.effect"))
+    with pytest.raises(InputError, match=r"no 'skip\.effect\.nothing'"):
+        measured.rows("skip.effect.nothing")
+
+
 def test_plain_pandas_keeps_every_row(measured: depthsig.Signature, tmp_path: Path) -> None:
     measured.save(tmp_path / "out", figures=False)
     for name in ("profiles", "matrices", "scores"):
@@ -114,7 +130,7 @@ def test_a_comparison_draws_by_name() -> None:
     made = [signature({("lens.kl", "-", "-", "depth"): rng.random((6, 9))}, 8, name=n) for n in ("a", "b")]
     found = depthsig.compare(made, resamples=20)
     for name in ("tree", "distances", "lens.kl"):
-        assert found.plot(name).figure is not None
+        assert found.plot(name).figure is not None and len(found.rows(name))
     ax = found.plot("tree").figure.add_subplot()
     assert found.plot("lens.kl", ax=ax) is ax
     with pytest.raises(InputError, match=r"did you mean 'tree'.*there are .*distances"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ Domain = Literal["", "later", "later, where run", "within", "from row 1", "last 
 """Which cells a matrix has: all; columns after the row; those that row + column keeps inside; rows from 1; the last."""
 Limits = tuple[float | None, float | None]
 Norm = Literal["linear", "log", "symlog"]
+Chance = Literal["", "1/V", "5/V", "ln V", "(V + 1)/2"]
 
 SUITS: Mapping[Kind, tuple[Figure, ...]] = {
     "profile": ("profile",), "matrix": ("heatmap",), "score": (), "token": ("token_map",),
@@ -60,7 +62,8 @@ class Metric:
             axis or colours; ``symlog`` is linear near 0 and logarithmic on both sides. centre: the natural
             middle of its values (0 for cosines), where it has one.
         drawn: the range that figures show, the same for every model; what lies beyond is marked at the
-            ends. Default: its limits; where there are none, the range of the data.
+            ends. Default: its limits; where there are none, the range of the data. chance: what guessing among
+            all V tokens alike gives; a dashed line in figures.
         section: of the report.
         own: whether a user declared it.
         function: what computes it; None where the entry was read from a file.
@@ -99,6 +102,7 @@ class Metric:
     norm: Norm = "linear"
     centre: float | None = None
     drawn: Limits = (None, None)
+    chance: Chance = ""
     section: str = ""
     own: bool = False
     function: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
@@ -122,6 +126,19 @@ class Metric:
     def measured(self) -> bool:
         """Whether a run feeds it, and not only other entries."""
         return self.on not in ("scores", "periods")
+
+    def by_chance(self, vocabulary: int | None) -> float | None:
+        """What guessing among ``vocabulary`` tokens with equal probabilities gives; None where that is not known.
+
+        >>> Metric("lens.loss", chance="ln V").by_chance(1) , Metric("lens.loss", chance="ln V").by_chance(None)
+        (0.0, None)
+        """
+        if not self.chance or not vocabulary:
+            return None
+        return {
+            "1/V": 1 / vocabulary, "5/V": 5 / vocabulary, "ln V": math.log(vocabulary),
+            "(V + 1)/2": (vocabulary + 1) / 2,
+        }[self.chance]  # fmt: skip
 
     def asks(self) -> tuple[str, ...]:
         """The names that its function is given by its run."""
@@ -152,6 +169,7 @@ class MoreFields(TypedDict, total=False):
     norm: Norm
     centre: float | None
     drawn: Limits
+    chance: Chance
     section: str
     row_label: str
     col_label: str
@@ -187,7 +205,7 @@ def check_fields(made: Metric) -> None:
     choices = {
         "kind": get_args(Kind), "on": tuple(RUNS), "level": get_args(Level), "axis": get_args(Axis),
         "rows": get_args(Axis), "cols": get_args(Axis), "worst": ("max", "min", None), "domain": get_args(Domain),
-        "figure": get_args(Figure), "norm": get_args(Norm),
+        "figure": get_args(Figure), "norm": get_args(Norm), "chance": get_args(Chance),
     }  # fmt: skip
     for name, allowed in choices.items():
         value = getattr(made, name)

@@ -30,8 +30,13 @@ const Charts = (() => {
     ...(scale.norm === "symlog" ? { constant: 0.01 } : {}),
   });
 
-  // Ticks of a logarithmic scale, written out: powers of ten, and twos and fives where those are few.
+  // Ticks of logarithmic scales, written out: powers of ten, and twos and fives where those are few.
   function powers(scale) {
+    if (scale.norm === "symlog") {
+      const most = Math.floor(Math.log10(Math.max(-scale.low, scale.high))), tens = [];
+      for (let power = most; power > -2; power -= 2) tens.push(10 ** power, -(10 ** power));
+      return { ticks: [0, ...tens].filter((v) => v >= scale.low && v <= scale.high), tickFormat: (v) => digits(v) };
+    }
     if (scale.norm !== "log") return { ticks: 5 };
     const [low, high] = [scale.low, scale.high].map((v) => Math.floor(Math.log10(v)));
     const tens = Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i));
@@ -114,7 +119,7 @@ const Charts = (() => {
         Plot.tip(there, Plot.pointer({ x: "c", y: "r", title: (p) => `${metric.rowLabel} ${at(p.r)}\n${metric.colLabel} ${at(p.c)}\n${digits(p.v)}${metric.unit ? ` ${metric.unit}` : ""}`, fill: "var(--panel)" })),
       ],
     });
-    const legend = Plot.legend({ color: colour, label: withUnit(metric), width: Math.min(260, width), ...(cells.scale.norm === "log" ? powers(cells.scale) : { ticks: 4 }) });
+    const legend = Plot.legend({ color: colour, label: withUnit(metric), width: Math.min(260, width), ...(cells.scale.norm === "linear" ? { ticks: 4 } : powers(cells.scale)) });
     return { svg, legend, at: (p) => (onRows(metric) ? p.r : onCols(metric) ? p.c : null) };
   }
 

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from depthsig.metrics import Metric
 from depthsig.metrics.rules import EARLY_EXIT, EARLY_EXIT_LENSES, EARLY_EXIT_LOSS
-from depthsig.report.figures.labels import label_side, powers_of_ten, shade_blocks, whole_numbers
+from depthsig.report.figures.labels import draw_references, label_side, shade_blocks, whole_numbers
+from depthsig.report.figures.profile import draw_line
+from depthsig.report.scale import Scale
 from depthsig.report.style import COLOURS, MARKERS
-
-WIDE = 5.0
-"""Ratio of largest to median value from which an axis is better logarithmic: depth 0 is off any scale."""
 
 
 @dataclass(frozen=True)
@@ -38,47 +36,33 @@ def early_exit_measures(profiles: pd.DataFrame) -> list[Measure]:
 
 
 def draw_early_exit(
-    axes: Sequence[Axes], profiles: pd.DataFrame, plan: pd.DataFrame, entries: Mapping[str, Metric]
-) -> list[str]:
+    axes: Sequence[Axes], profiles: pd.DataFrame, plan: pd.DataFrame, entries: Mapping[str, Metric],
+    vocabulary: int | None = None,
+) -> list[str]:  # fmt: skip
     """Draw one measure an axes over depth, a line and 95 % band each lens; returns the lenses' names.
 
-    The dashed line of the loss is the model's own, at d = S.
+    The dotted line of the loss is the model's own, at d = S; a dashed line is a uniform guess.
     """
     shown: list[int] = []
     for ax, measure in zip(axes, early_exit_measures(profiles), strict=True):
         shade_blocks(ax, plan)
-        values = []
+        one = entries[measure.metrics[0]]
+        curves = profiles[profiles["metric"].isin(measure.metrics) & (profiles["agg"] == "mean")]
+        scale = Scale.of(one, curves["value"])
         for name, lens in zip(measure.metrics, measure.lenses, strict=True):
-            rows = profiles[(profiles["metric"] == name) & (profiles["agg"] == "mean")].sort_values("index")
+            rows = curves[curves["metric"] == name].sort_values("index")
             x = rows["index"].to_numpy(dtype=float)
             ax.fill_between(x, rows["ci_low"], rows["ci_high"], color=COLOURS[lens], alpha=0.22, lw=0)
-            ax.plot(
-                x, rows["value"], color=COLOURS[lens], marker=MARKERS[lens], label=EARLY_EXIT_LENSES[lens], zorder=3
-            )
-            values.append(rows["value"])
+            y = rows["value"].to_numpy(dtype=float)
+            draw_line(ax, x, y, scale, COLOURS[lens], MARKERS[lens], EARLY_EXIT_LENSES[lens])
             shown.append(lens)
-        one = entries[measure.metrics[0]]
-        every = pd.concat(values).dropna()
-        if one.id == EARLY_EXIT_LOSS:
-            ax.axhline(float(values[0].iloc[-1]), color="0.35", lw=0.8, ls="--", zorder=2)
-        if one.limits == (0, 1):
-            ax.set_ylim(-0.02, 1.02)
-        elif len(every) and every.max() > WIDE * float(every.median()):
-            _logarithmic(ax, every)
+            if one.id == EARLY_EXIT_LOSS:
+                ax.axhline(y[-1], color=COLOURS[lens], lw=0.8, ls=":", zorder=2)
+        scale.set(ax.yaxis)
+        draw_references(ax, one, vocabulary)
         label_side(ax, one)
         ax.set_xlabel("depth d of exit")
         whole_numbers(ax)
     if len(axes):
         axes[0].legend(loc="best")
     return [EARLY_EXIT_LENSES[lens] for lens in dict.fromkeys(sorted(shown))]
-
-
-def _logarithmic(ax: Axes, values: pd.Series) -> None:
-    if values.min() > 0:
-        ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter(NullFormatter())
-    else:  # KL is 0 at the end, where a logarithmic axis has no place for it
-        ax.set_yscale("symlog", linthresh=max(float(values[values > 0].min()), 1e-4), subs=range(2, 10))
-        powers_of_ten(ax.yaxis, between=False)

@@ -38,6 +38,9 @@ def draw_heatmap(ax: Axes, matrix: pd.DataFrame, entry: Metric, plan: pd.DataFra
         bar.ax.axhline(0.0, color="black", lw=1.2)  # the baseline: nothing repeated
     bar.set_label(plain(with_unit(entry)))
     bar.outline.set_linewidth(0.4)
+    scale.mark(bar.ax.yaxis)
+    ax.set_xlim(*extent[:2])  # the borders of blocks add no steps that there are not
+    ax.set_ylim(*extent[2:])
     for spine in ax.spines.values():
         spine.set_visible(False)
     ax.set_xlabel(plain(entry.col_label))

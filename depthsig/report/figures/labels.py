@@ -32,6 +32,16 @@ def label_side(ax: Axes, entry: Metric) -> None:
     label.set_fontsize(float(label.get_fontsize()) * min(1.0, LONGEST_LABEL / max(1, len(text))))
 
 
+def draw_references(ax: Axes, entry: Metric, vocabulary: int | None) -> None:
+    """Lines at the natural middle of a metric, and (dashed) at what a uniform guess gives."""
+    if entry.centre is not None:
+        ax.axhline(entry.centre, color="0.5", lw=0.6, zorder=1)
+    chance = entry.by_chance(vocabulary)
+    low, high = sorted(ax.get_ylim())
+    if chance is not None and low <= chance <= high:
+        ax.axhline(chance, color="0.35", lw=0.7, ls=(0, (3, 2)), zorder=1)
+
+
 def plain(text: str) -> str:
     """Text that matplotlib shows as it is: a dollar sign begins no formula."""
     return text.replace("$", r"\$")
@@ -104,9 +114,9 @@ def draw_layer_borders(ax: Axes, plan: pd.DataFrame) -> None:
 def whole_numbers(ax: Axes, x: bool = True, y: bool = False) -> None:
     """Ticks at whole steps or depths."""
     if x:
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     if y:
-        ax.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        ax.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
 
 
 _SUPERSCRIPTS = str.maketrans("-−0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -11,6 +11,7 @@ from scipy.cluster.hierarchy import dendrogram
 
 from depthsig.metrics import Metric
 from depthsig.report.figures.labels import plain
+from depthsig.report.scale import Scale
 from depthsig.report.style import COLOURS, SEQUENTIAL
 from depthsig.statistics.convergence import average_linkage
 from depthsig.terms import described
@@ -18,6 +19,8 @@ from depthsig.terms import described
 ROLE_COLOURS = {"looped": COLOURS[0], "grown": COLOURS[1], "baseline": COLOURS[2], "": "0.45"}
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 LONGEST = 34
+FAR = 1.0
+"""A distance of profiles (at most 2) that few pairs of models reach."""
 
 
 def shorten(name: str) -> str:
@@ -70,11 +73,11 @@ def draw_distances(ax: Axes, distances: pd.DataFrame, roles: dict[str, str]) -> 
     """Draw the distances between models as a heat map with its numbers."""
     values = distances.to_numpy(float)
     size = len(values)
-    reach = float(values.max()) or 1.0
-    image = ax.imshow(values, cmap=colormaps[SEQUENTIAL], vmin=0, vmax=reach, aspect="equal")
+    scale = Scale("linear", 0.0, FAR)
+    image = ax.imshow(values, cmap=colormaps[SEQUENTIAL], norm=scale.colours(), aspect="equal")
     if size <= 14:
         for (row, col), value in np.ndenumerate(values):
-            colour = "white" if value < 0.6 * reach else "black"
+            colour = "white" if value < 0.6 * FAR else "black"
             ax.text(col, row, f"{value:.2f}", ha="center", va="center", fontsize=5.5, color=colour)
     look = styles(list(distances.index), roles)
     names = [shorten(name) for name in distances.index]
@@ -86,7 +89,7 @@ def draw_distances(ax: Axes, distances: pd.DataFrame, roles: dict[str, str]) -> 
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    bar = ax.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02)
+    bar = ax.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02, extend=scale.ends(values))
     bar.set_label("mean distance of profiles (L1)")
     bar.outline.set_linewidth(0.4)
     return ax

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import TwoSlopeNorm
 
 from depthsig.report.figures.labels import whole_numbers
+from depthsig.report.scale import Scale
 from depthsig.report.style import COLOURS, DIVERGING, MARKERS
 
-CLIP = 95
-"""Percentile of |change| at which colours end: repeating the first layers is off any scale."""
+LOSSES, ACCURACIES = Scale("symlog", -10.0, 10.0), Scale("symlog", -1.0, 1.0)
+"""Of changes: small ones are told apart, and repeating the first layers still is on the scale."""
 
 
 def draw_span_map(
@@ -24,14 +24,15 @@ def draw_span_map(
     size = int(end.max())
     matrix = np.full((size, size), np.nan)
     matrix[start, end - 1] = rows[value].to_numpy(dtype=float)
-    reach = float(np.percentile(np.abs(rows[value]), CLIP)) or 1.0
+    scale = LOSSES if "loss" in value else ACCURACIES
     # Blue is better, for a loss and for an accuracy.
     palette = colormaps[DIVERGING if "loss" in value else DIVERGING.removesuffix("_r")]
     image = ax.imshow(
         np.ma.masked_invalid(matrix), origin="lower", aspect="equal", cmap=palette,
-        norm=TwoSlopeNorm(0.0, -reach, reach), extent=(0.5, size + 0.5, -0.5, size - 0.5),
+        norm=scale.colours(), extent=(0.5, size + 0.5, -0.5, size - 0.5),
     )  # fmt: skip
-    bar = ax.figure.colorbar(image, ax=ax, fraction=0.045, pad=0.02, extend="both")
+    bar = ax.figure.colorbar(image, ax=ax, fraction=0.045, pad=0.02, extend=scale.ends(matrix))
+    scale.mark(bar.ax.yaxis)
     bar.set_label(label)
     best = rows.loc[rows[value].idxmin() if "loss" in value else rows[value].idxmax()]
     ax.plot(float(best["end"]), float(best["start"]), marker="o", mfc="none", mec="black", ms=6)

@@ -28,12 +28,15 @@ def draw_token_map(ax: Axes, tokens: pd.DataFrame, entry: Metric, plan: pd.DataF
         np.ma.masked_invalid(values), origin="lower", aspect="auto",
         cmap=DIVERGING if entry.centre is not None else SEQUENTIAL, norm=scale.colours(),
     )  # fmt: skip
+    within = ax.get_ylim()
     draw_borders(ax, plan, offset=-0.5, cols=False)
+    ax.set_ylim(*within)  # the borders of blocks add no depths that there are not
     words = tokens.drop_duplicates("position").set_index("position")["input_token"]
     labels = [readable(str(words[p])) for p in table.columns]
     ax.set_xticks(range(len(labels)), labels, fontsize=5.5, rotation=90, parse_math=False)
     ax.set_xlabel("input token")
     ax.set_ylabel("depth d")
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.03, pad=0.01, extend=scale.ends(values))
+    scale.mark(bar.ax.yaxis)
     bar.set_label(plain(with_unit(entry)))
     return ax

@@ -11,6 +11,7 @@ import pandas as pd
 from depthsig.findings.finding import listed, plain
 from depthsig.metrics import entry
 from depthsig.metrics.rules import ACTIVATIONS
+from depthsig.report.alt_texts import matrix_in_words
 from depthsig.report.figures.heatmap import draw_heatmap
 from depthsig.report.gallery import Drawn
 from depthsig.report.page import chart_data as charts
@@ -18,7 +19,6 @@ from depthsig.report.page.glance import Answer
 from depthsig.report.page.page_files import write_page
 from depthsig.report.page.templates import embedded, page
 from depthsig.report.style import COLUMN, house_style, new_figure
-from depthsig.report.words import matrix_in_words
 from depthsig.signature.found_blocks import SavedBlocks
 from depthsig.signature.records import BlockRecord, BlocksRecord, as_record
 

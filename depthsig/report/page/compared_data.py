@@ -74,7 +74,7 @@ def _who_is_late(comparison: Comparison) -> Iterator[Answer]:
     text = f"Its last third carries {_share(first)}, that of {last['model']} least, {_share(last)}; even is {EVEN:.1%}."
     if against:
         text += f" By {', '.join(f'{score} it is {model}' for score, model in against.items())}."
-    answer = f"{first['model']}, but {DISAGREE}" if against else str(first["model"])
+    answer = f"{first['model']}, but the {DISAGREE}" if against else str(first["model"])
     yield Answer("Which relies on late layers most?", answer, "open", text)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from depthsig.findings.finding import Finding
 
-DISAGREE = "the scores disagree"
+DISAGREE = "scores disagree"
 """How a finding says that other scores of its claim say otherwise."""
 
 _ANSWERS = {"holds": ("Yes", "pass"), "does not hold": ("No", "fail"), "open": ("Open", "open")}
@@ -40,22 +41,26 @@ def glance(findings: Iterable[Finding]) -> list[Answer]:
 def _late(one: Finding) -> Answer:
     word, look = _ANSWERS[one["verdict"]]
     if DISAGREE in one["sentence"]:
-        word += f", but {DISAGREE}" if one["verdict"] != "open" else f": {DISAGREE}"
+        word += f", but the {DISAGREE}" if one["verdict"] != "open" else f": the {DISAGREE}"
         look = "open"
-    text = ";".join(one["sentence"].rstrip(".").split(";")[:2]) + "."
-    return Answer("Does it rely on late layers more than evenly?", word, look, text)
+    return Answer("Does it rely on late layers more than evenly?", word, look, _first_statement(one))
 
 
 def _trust(found: Mapping[str, Finding]) -> Answer:
     """Certificates decide; prompts that are too few for intervals are a reservation."""
     exact, prompts = found["exact"], found.get("prompts")
     word, look = _ANSWERS[exact["verdict"]]
-    text = exact["sentence"].split(";")[0].rstrip(".") + "."
+    text = _first_statement(exact)
     if prompts is not None:
         text += " " + prompts["sentence"]
         if exact["verdict"] == "holds" and prompts["verdict"] != "holds":
             word, look = "With care", "open"
     return Answer("Can it be trusted?", word, look, text)
+
+
+def _first_statement(one: Finding) -> str:
+    """What a finding's sentence begins with; the table has the rest."""
+    return re.split(r"[;.] ", one["sentence"])[0].rstrip(".") + "."
 
 
 def _first(found: Mapping[str, Finding], names: Iterable[str]) -> Finding | None:

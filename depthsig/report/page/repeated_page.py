@@ -10,7 +10,7 @@ import pandas as pd
 
 from depthsig.findings.finding import plain
 from depthsig.report.drawable import without_extremes
-from depthsig.report.figures.span_map import CLIP
+from depthsig.report.figures.span_map import LOSSES
 from depthsig.report.gallery import Drawn
 from depthsig.report.page import chart_data as charts
 from depthsig.report.page.glance import Answer
@@ -119,8 +119,9 @@ def _maps(study: Repeated) -> Iterator[tuple[str, dict[str, Any]]]:
         ("accuracy", "accuracy", "exact match", "fraction", by_task),
     ):
         centre = 0.0 if value == "delta_loss" else None
+        scale = {"norm": LOSSES.norm, "low": LOSSES.low, "high": LOSSES.high} if value == "delta_loss" else None
         drawn = [
-            charts.cells(_grid(rows, value), charts.own_scale(rows[value], centre=centre, clip=CLIP), part=str(task),
+            charts.cells(_grid(rows, value), scale or charts.own_scale(rows[value], margin=0.02), part=str(task),
                          scope=str(times), agg=_damping(damping))
             for task, table in tables
             for (times, damping), rows in table.groupby(["times", "damping"], sort=False)

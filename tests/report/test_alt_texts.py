@@ -8,9 +8,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from depthsig.report.alt_texts import matrix_in_words, profile_in_words
 from depthsig.report.figures.labels import draw_borders
 from depthsig.report.figures.plan_strip import draw_plan
-from depthsig.report.words import matrix_in_words, profile_in_words
 
 PLAN = pd.DataFrame({"step": range(4), "layer": range(4), "block": [0, 0, 1, 1], "span": ["a"] * 4})
 
