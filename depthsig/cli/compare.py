@@ -47,7 +47,7 @@ def compare(
     """Compare signatures: distances, late reliance, and a verdict on each claim."""
     from depthsig.commands.compare import compare as run  # start-up time
     from depthsig.comparison.roles import folders, split_roles  # start-up time
-    from depthsig.report.compared_page import save  # start-up time
+    from depthsig.report.page.compared_page import save  # start-up time
     from depthsig.signature.compared import RECORD  # start-up time
     from depthsig.signature.folders.choosing import IDENTITY, ensure_results  # start-up time
     from depthsig.signature.folders.writing import ensure_writable  # start-up time

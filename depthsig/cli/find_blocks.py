@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from depthsig.cli import shared as opt
 
@@ -25,7 +28,16 @@ def find_blocks(
     revision: opt.Revision = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the record and the report.",
+            show_default=opt.FREE.format("NAME-blocks"),
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = None,
     config: opt.Config = None,
+    open: opt.Open = False,
     no_progress: opt.NoProgress = False,
     json: opt.Json = False,
 ) -> None:
@@ -34,11 +46,16 @@ def find_blocks(
     Prints JSON on standard output and, without --json, a table on standard error.
     """
     from depthsig.measure.request import Request  # start-up time
+    from depthsig.signature.folders.choosing import IDENTITY, ensure_results  # start-up time
+    from depthsig.signature.folders.kinds import BLOCKS  # start-up time
+    from depthsig.signature.folders.writing import ensure_writable  # start-up time
 
+    ensure_results() if out is None else ensure_writable(out, BLOCKS)
     Request(n=n, max_tokens=max_tokens, seed=seed)
     load = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     opt.refuse_early(checkpoint, load, order, iterations=iterations, prompts=prompts, n=n, seed=seed)
     from depthsig.commands.find_blocks import find_blocks as run  # start-up time
+    from depthsig.report.page.blocks_page import draw  # start-up time
 
     with opt.plain_warnings():
         found = run(
@@ -46,9 +63,16 @@ def find_blocks(
             dtype=dtype, device=device, device_map=device_map, revision=revision,
             trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, progress=opt.progress(no_progress),
         )  # fmt: skip
+        places = opt.Places(out, BLOCKS)
+        target = places(f"{found.checkpoint}-blocks", found.about[IDENTITY])
+        found.save(target, draw)
+    report = target / "report.html"
     if not json:
         _show(found)
-    opt.print_json(found.record())
+        typer.echo(f"report: {report}{places.replaced}", err=True)
+    opt.print_json({**found.record(), "out": str(target), "report": str(report)})
+    if open:
+        opt.open_page(report)
 
 
 def _show(found: FoundBlocks) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from depthsig.cli import shared as opt
+
+if TYPE_CHECKING:
+    from depthsig.commands.fit_lens import FittedLens  # start-up time
 
 
 def fit_lens(
@@ -45,9 +48,14 @@ def fit_lens(
     allow_pickle: opt.AllowPickle = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the lens.", show_default=opt.FREE.format("NAME-lens"), rich_help_panel=opt.OUTPUT),
+        typer.Option(
+            help="Folder of the lens and its report.",
+            show_default=opt.FREE.format("NAME-lens"),
+            rich_help_panel=opt.OUTPUT,
+        ),
     ] = None,
     config: opt.Config = None,
+    open: opt.Open = False,
     no_progress: opt.NoProgress = False,
     json: opt.Json = False,
 ) -> None:
@@ -64,6 +72,7 @@ def fit_lens(
     load = opt.loading(dtype, device, None, revision, trust_remote_code, allow_pickle)
     opt.refuse_early(checkpoint, load, order, iterations=iterations, prompts=prompts, n=n, seed=seed)
     from depthsig.commands.fit_lens import fit_lens as fit  # start-up time
+    from depthsig.report.page.lens_page import draw  # start-up time
 
     with opt.plain_warnings():
         fitted = fit(
@@ -74,11 +83,20 @@ def fit_lens(
         )  # fmt: skip
         places = opt.Places(out, LENS)
         target = places(f"{fitted.name}-lens", fitted.record[IDENTITY])
-        fitted.save(target)
+        fitted.save(target, lambda lens, at: draw(lens.record, at))
+    report = target / "report.html"
     if json:
-        opt.print_json({"out": str(target), "lens": fitted.record})
-        return
+        opt.print_json({"out": str(target), "report": str(report), "lens": fitted.record})
+    else:
+        _show(fitted)
+        typer.echo(f"lens: {target}{places.replaced}")
+        typer.echo(f"report: {report}")
+    if open:
+        opt.open_page(report)
+
+
+def _show(fitted: FittedLens) -> None:
+    """How well each depth is read, in a table."""
     tokens = fitted.record["tokens"]
     typer.echo(f"held-out KL(final ‖ lens) in nats, on {tokens['judged']} tokens; fitted to {tokens['train']}")
     typer.echo(fitted.depths.to_string(index=False, float_format=lambda v: f"{v:.4g}"))
-    typer.echo(f"lens: {target}{places.replaced}")

@@ -50,17 +50,25 @@ def repeat(
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
     seed: opt.Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for tables and figures.", rich_help_panel=opt.OUTPUT)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for tables, figures and the report.",
+            show_default=opt.FREE.format("NAME-repeat"),
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = None,
     config: opt.Config = None,
+    open: opt.Open = False,
     no_progress: opt.NoProgress = False,
     json: opt.Json = False,
 ) -> None:
     """Run a span of layers several times, and see what that does to loss and accuracy."""
+    from depthsig.signature.folders.choosing import IDENTITY, ensure_results  # start-up time
     from depthsig.signature.folders.kinds import REPEAT  # start-up time
     from depthsig.signature.folders.writing import ensure_writable  # start-up time
 
-    if out is not None:
-        ensure_writable(out, REPEAT)
+    ensure_results() if out is None else ensure_writable(out, REPEAT)
     from depthsig.commands.repeats.grammar import check_options  # start-up time
 
     tasks = check_options(task, n=n, span=span, times=times, damping=damping, predict=predict, memory=memory)
@@ -69,7 +77,8 @@ def repeat(
         checkpoint, load, order, grown=grown, iterations=iterations, tasks=tasks, n=n, seed=seed, span=span
     )  # fmt: skip
     from depthsig.commands.repeat import repeat as run  # start-up time
-    from depthsig.report.repeat_figures import save_repeat_figures  # start-up time
+    from depthsig.report.page.repeated_page import draw  # start-up time
+    from depthsig.signature.repeated import Repeated  # start-up time
 
     with opt.plain_warnings():
         found = run(
@@ -78,13 +87,17 @@ def repeat(
             trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, max_tokens=max_tokens, memory=memory,
             seed=seed, progress=opt.progress(no_progress),
         )  # fmt: skip
-        if out is not None:
-            found.save(out, lambda study, at: save_repeat_figures(study.frames, at))
+        places = opt.Places(out, REPEAT)
+        target = places(f"{found.name}-repeat", found.info[IDENTITY])
+        found.save(target, lambda study, at: draw(Repeated.of(study.frames, study.info), at))
+    report = target / "report.html"
     if json:
-        opt.print_json({name: codec.loads(f.to_json(orient="records")) for name, f in found.frames.items()})
-        return
-    for title, frame in found.shown():
-        typer.echo(title)
-        typer.echo(frame.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.4g}"))
-    if out is not None:
-        typer.echo(f"tables and figures: {out}")
+        tables = {name: codec.loads(f.to_json(orient="records")) for name, f in found.frames.items()}
+        opt.print_json({"out": str(target), "report": str(report), **tables})
+    else:
+        for title, frame in found.shown():
+            typer.echo(title)
+            typer.echo(frame.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.4g}"))
+        typer.echo(f"report: {report}{places.replaced}")
+    if open:
+        opt.open_page(report)

@@ -15,7 +15,7 @@ def report(
     open: opt.Open = False,
     json: opt.Json = False,
 ) -> None:
-    """Write report.html of a saved signature or comparison again, and the figures that it shows."""
+    """Write report.html of a saved result of any kind again, and the figures that it shows."""
     from depthsig.report import build  # start-up time
 
     with opt.plain_warnings():

@@ -11,8 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
 from torch import Tensor, nn
 
 from depthsig.checkpoint.anatomy.parameters import weight_groups
@@ -28,6 +34,12 @@ from depthsig.model import Model
 from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.plan.plan import build_plan
 from depthsig.progress import Progress
+from depthsig.signature.folders.choosing import IDENTITY, identity_of
+from depthsig.signature.folders.kinds import BLOCKS
+from depthsig.signature.folders.writing import ensure_writable, writing
+from depthsig.signature.found_blocks import SCHEMA, SIMILARITIES, SavedBlocks
+from depthsig.signature.provenance import versions
+from depthsig.signature.tabular import conform
 from depthsig.statistics.copied_blocks import CopySearch, find_copied_blocks
 from depthsig.statistics.period_search_matrix import FOUND, find_matrix_period
 from depthsig.statistics.periodicity import PeriodTest
@@ -80,12 +92,39 @@ class FoundBlocks:
         p_values: of ``weights`` and ``activations``, each corrected for its search and for the
             kinds of evidence; without what could not be tested.
         notes: what could not be tested, and what did not agree.
+        layers: the layer of every step; layers that share all their storage are one.
+        similarities: the cosines that were searched (:data:`~depthsig.signature.found_blocks.SIMILARITIES`).
+        about: when and with what it was found, as ``blocks.json`` keeps it.
     """
 
     checkpoint: str
     blocks: tuple[Block, ...]
     p_values: dict[str, float]
     notes: tuple[str, ...] = ()
+    layers: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    similarities: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False, repr=False)
+    about: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def saved(self) -> SavedBlocks:
+        """As a folder keeps them."""
+        blocks = [{**b.record(), "note": b.note} for b in self.blocks]
+        info = {"schema": SCHEMA, **self.about, **self.record(), "blocks": blocks, "layers": list(self.layers)}
+        return SavedBlocks({**info, "level": FOUND}, conform(self.similarities, SIMILARITIES))
+
+    def save(self, out: str | Path, draw: Callable[[SavedBlocks, Path], Any] | None = None) -> Path:
+        """Write record and cosines, whole or not at all.
+
+        Args:
+            draw: puts figures and a page into the folder that it is given.
+
+        Raises:
+            InputError: if the folder is no result of this kind, or cannot be written.
+        """
+        with writing(out, BLOCKS) as folder:
+            self.saved().write(folder)
+            if draw is not None:
+                draw(self.saved(), folder)
+        return Path(out)
 
     def record(self) -> dict[str, Any]:
         """As the command prints it."""
@@ -105,7 +144,7 @@ def find_blocks(
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
     revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False, seed: int = 0,
-    draws: int = DRAWS, progress: bool | Progress | None = None,
+    draws: int = DRAWS, out: str | Path | None = None, progress: bool | Progress | None = None,
 ) -> FoundBlocks:  # fmt: skip
     """Find looped, grown and copied blocks without being told of any.
 
@@ -125,6 +164,7 @@ def find_blocks(
         revision, trust_remote_code, allow_pickle: as for :func:`depthsig.analyze`.
         seed: of generated prompts and of the null distributions.
         draws: from the null of each kind of evidence.
+        out: folder for record and cosines; checked before anything is computed.
         progress: show how far it is (the default): bars, or a line every half minute.
 
     Returns:
@@ -139,6 +179,8 @@ def find_blocks(
     check_least("draws", draws, 1)
     if draws < 999:
         raise InputError(f"{draws} draws cannot tell a p below {FOUND / 2}; use 999 or more (default {DRAWS})")
+    if out is not None:
+        ensure_writable(out, BLOCKS)
     show = Progress.of(progress)
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     given = Given(model, tokenizer, loading, PlanOptions(order, iterations=iterations), forward)
@@ -152,7 +194,9 @@ def find_blocks(
     if prompts is not None and not searched:
         job.prepare(show)  # bad prompts are said, whether or not they are needed
     with show.stage("weights"):
-        stored, copies = _search_weights(opened, FOUND / kinds, draws, seed)
+        stored, likeness = _likeness(opened)
+        copies = find_copied_blocks(likeness, _parameters(opened, stored), FOUND / kinds, draws, seed)
+    searched_in = [_listed("weights", likeness, stored)]
     p_values = {}
     if copies.testable:
         p_values["weights"] = min(1.0, copies.p * kinds)
@@ -163,13 +207,40 @@ def find_blocks(
         signature = job.run(None, resume=False, show=show)
         with show.stage("activations"):
             cosines = signature.matrix(metric, part=part).to_numpy()
+            searched_in.append(_listed("activations", cosines, range(len(layers))))
             period = find_matrix_period(cosines, draws=draws, seed=seed)
         if period.testable:
             p_values["activations"] = min(1.0, period.p * kinds)
         blocks, more = _with_activations(blocks, loops, layers, period, kinds)
         notes += more
     blocks.sort(key=lambda b: (b.start, b.size))
-    return FoundBlocks(opened.checkpoint.name, tuple(blocks), p_values, tuple(notes))
+    asked = {"prompts": _named(prompts), "n": request.n, "max_tokens": max_tokens, "seed": seed, "order": order,
+             "iterations": None if iterations is None else str(iterations)}  # fmt: skip
+    about = _about(opened, layers, asked)
+    found = FoundBlocks(
+        opened.checkpoint.name, tuple(blocks), p_values, tuple(notes), layers,
+        pd.concat(searched_in, ignore_index=True), about,
+    )  # fmt: skip
+    if out is not None:
+        found.save(out)
+    return found
+
+
+def _named(prompts: Any) -> str | None:
+    """What the prompts are called; None where they were chosen for the checkpoint."""
+    return None if prompts is None else str(prompts) if isinstance(prompts, (str, Path)) else "given"
+
+
+def _about(model: Model, layers: Sequence[int], asked: dict[str, Any]) -> dict[str, Any]:
+    """Provenance of a search."""
+    made_of = {
+        "checkpoint": model.checkpoint.content_hash or model.checkpoint.source, "dtype": str(model.dtype),
+        "layers": list(layers), **asked,
+    }  # fmt: skip
+    return {
+        IDENTITY: identity_of(made_of), "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(), "options": asked,
+    }  # fmt: skip
 
 
 def _executed(model: Model) -> tuple[int, ...]:
@@ -186,14 +257,30 @@ def _traced(layers: Sequence[int]) -> Iterator[Block]:
         yield Block(first[0], len(set(first)), span.count, "loop", ("trace",), None, note)
 
 
-def _search_weights(model: Model, level: float, draws: int, seed: int) -> tuple[list[int], CopySearch]:
-    """The stored layers, shared ones once, and what a search for copies among them found."""
+def _likeness(model: Model) -> tuple[list[int], Float[ndarray, "layer layer"]]:
+    """The stored layers, shared ones once, and the cosines of their weights."""
     modules = [layer.module for layer in model.anatomy.layers]
     stored = [index for index, first in enumerate(tied_to(modules)) if index == first]
-    groups = [weight_groups(modules[index], model.checkpoint.config) for index in stored]
-    matrices = [[t for tensors in group.values() for t in tensors] for group in groups]
-    parameters = min((sum(t.numel() for t in layer) for layer in matrices if layer), default=1)
-    return stored, find_copied_blocks(weight_cosine(matrices).numpy(), parameters, level, draws, seed)
+    return stored, weight_cosine([_weights(model, index) for index in stored]).numpy()
+
+
+def _weights(model: Model, index: int) -> list[Tensor]:
+    groups = weight_groups(model.anatomy.layers[index].module, model.checkpoint.config)
+    return [tensor for tensors in groups.values() for tensor in tensors]
+
+
+def _parameters(model: Model, stored: Sequence[int]) -> int:
+    """Of the smallest layer that has any."""
+    sizes = [sum(t.numel() for t in _weights(model, index)) for index in stored]
+    return min((size for size in sizes if size), default=1)
+
+
+def _listed(evidence: str, cosines: Float[ndarray, "row col"], names: Sequence[int]) -> pd.DataFrame:
+    """A matrix as rows of a table."""
+    size = len(names)
+    return pd.DataFrame({
+        "evidence": evidence, "row": np.repeat(names, size), "col": np.tile(names, size), "value": cosines.ravel(),
+    })  # fmt: skip
 
 
 def _copied(found: CopySearch, stored: Sequence[int], kinds: int) -> Iterator[Block]:

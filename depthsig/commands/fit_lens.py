@@ -62,14 +62,19 @@ class FittedLens:
     record: dict[str, Any]
     name: str = "model"
 
-    def save(self, out: str | Path) -> Path:
+    def save(self, out: str | Path, draw: Callable[[FittedLens, Path], Any] | None = None) -> Path:
         """Write the lens in tuned-lens' own format (``config.json``, ``params.pt``) with ``lens.json``.
+
+        Args:
+            draw: puts a page into the folder that it is given.
 
         Raises:
             InputError: if the folder is no result of ours, or cannot be written.
         """
         with writing(out, LENS) as partial:
             write_lens(self.lens, partial, self.record)
+            if draw is not None:
+                draw(self, partial)
         return Path(out)
 
     def __repr__(self) -> str:

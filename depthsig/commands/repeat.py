@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.progress import Progress
 from depthsig.prompts import Prompt
 from depthsig.signature import Signature, tabular
+from depthsig.signature.folders.choosing import IDENTITY, identity_of
 from depthsig.signature.folders.kinds import REPEAT
 from depthsig.signature.folders.writing import ensure_writable, writing
 from depthsig.signature.provenance import versions
@@ -39,11 +41,16 @@ PREDICT_PROMPTS = 10
 
 @dataclass(frozen=True)
 class Study:
-    """Tables by name (``repeat``, ``ranking``, ``prediction``) with their provenance."""
+    """Tables by name (``repeat``, ``ranking``, ``prediction``) with their provenance.
+
+    Attributes:
+        name: of the checkpoint.
+    """
 
     info: dict[str, Any]
     frames: dict[str, pd.DataFrame]
     scores: TaskScores = field(repr=False)
+    name: str = "model"
 
     @property
     def scanned(self) -> bool:
@@ -68,7 +75,7 @@ class Study:
         """Write tables, per-prompt values, figures and provenance; whole or not at all.
 
         Args:
-            draw: puts figures into the folder that it is given.
+            draw: puts figures and a page into the folder that it is given.
 
         Raises:
             InputError: if the folder is no result of this kind, or cannot be written.
@@ -78,7 +85,7 @@ class Study:
                 tabular.write(frame, folder / f"{name}.csv")
             tabular.write(samples(self.scores), folder / "samples.parquet")
             if draw is not None:
-                draw(self, folder / "figures")
+                draw(self, folder)
             write_record(folder / REPEAT, self.info)
         return Path(out)
 
@@ -153,13 +160,19 @@ def study(
         signature = _signature(model, tasks, n, seed, max_tokens, progress)
         tables = [prediction_table(scores, signature, model.plan, times=t, damping=d) for t in counts for d in alphas]
         frames["prediction"] = pd.concat(tables, ignore_index=True)
+    asked = {"tasks": [str(t) for t in tasks], "span": span, "times": list(counts), "damping": list(alphas), **options}
+    made_of = {
+        "checkpoint": model.checkpoint.content_hash or model.checkpoint.source, "dtype": str(model.dtype),
+        "layers": list(model.plan.layers), "declared": model.declared.record(), "predict": predict, **asked,
+    }  # fmt: skip
     info = {
-        "schema": SCHEMA, "versions": versions(),
+        "schema": SCHEMA, IDENTITY: identity_of(made_of), "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
         "checkpoint": {"id": model.checkpoint.source, "content_hash": model.checkpoint.content_hash},
         "plan": str(model.plan), "declared": model.declared.record(), "random_state": model.random_state,
-        "tasks": [str(t) for t in tasks], "span": span, "times": list(counts), "damping": list(alphas), **options,
+        **asked,
     }  # fmt: skip
-    return Study(info, frames, scores)
+    return Study(info, frames, scores, model.checkpoint.name)
 
 
 def _signature(

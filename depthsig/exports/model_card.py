@@ -36,7 +36,7 @@ def model_card(signature: Signature) -> str:
     findings = signature.findings()
     lines = ["## How this model uses its depth", "", _measured(signature.info, len(signature.prompts)), ""]
     lines += [_row(HEAD), _row(["---"] * len(HEAD), escape=False)]
-    lines += [_row(row) for row in findings.rows()]
+    lines += [_row(row.cells) for row in findings.shown]
     lines += ["", *(f"- {escaped(one['sentence'])}" for one in findings), "", escaped(findings.rate)]
     told = again(signature.info)
     if told.command and not _NOT_FOR_CARDS.search(told.command):

@@ -72,5 +72,5 @@ def _profiles(wandb: Any, signature: Signature) -> Any:
 
 def _told(wandb: Any, signature: Signature) -> Any:
     findings = signature.findings()
-    rows = [[*row, one["sentence"]] for row, one in zip(findings.rows(), findings, strict=True)]
+    rows = [[*row.cells, one["sentence"]] for row, one in zip(findings.shown, findings, strict=True)]
     return wandb.Table(columns=[*HEAD, "sentence"], data=rows)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from depthsig.errors import InputError
-from depthsig.report import compared_page
 from depthsig.report.drawn_files import FORMATS, formats, save_figures
 from depthsig.report.gallery import Drawn, figures_for
-from depthsig.report.html import render
-from depthsig.report.page import MADE, Which, write_page
+from depthsig.report.page import blocks_page, compared_page, lens_page, repeated_page
+from depthsig.report.page.html import render
+from depthsig.report.page.page_files import MADE, Which, write_page
 from depthsig.report.repeat_figures import repeat_figures
 from depthsig.signature import Comparison, Signature
-from depthsig.signature.folders.kinds import COMPARE, FIGURES, LENS, PAGE, REPEAT, SIGNATURE, result_kind
+from depthsig.signature.folders.kinds import BLOCKS, COMPARE, FIGURES, LENS, PAGE, REPEAT, SIGNATURE, result_kind
 from depthsig.signature.folders.writing import redrawing, writing
+from depthsig.signature.found_blocks import SavedBlocks
 from depthsig.signature.repeated import Repeated
 from depthsig.untrusted import is_there
 
@@ -31,14 +33,14 @@ def save(signature: Signature, directory: str | Path, figures: Which = "page") -
     Returns:
         The path of the page.
     """
-    with writing(directory) as partial:
-        signature.write(partial)
-        _draw(signature, partial, figures)
+    with writing(directory) as fresh:
+        signature.write(fresh)
+        _draw(signature, fresh, figures)
     return Path(directory) / PAGE
 
 
 def build(directory: str | Path) -> Path:
-    """Write ``report.html`` of a saved signature (or comparison) again, and the figures that it shows.
+    """Write ``report.html`` of a saved result of any kind again, and the figures that it shows.
 
     The folder changes places with one that has them all, so that it is the old one or the new one.
 
@@ -49,11 +51,12 @@ def build(directory: str | Path) -> Path:
         The path of the page.
     """
     folder = Path(directory)
-    if _kind(folder) == COMPARE:
+    kind = _kind(folder)
+    if kind == COMPARE:
         return compared_page.build(folder)
-    signature = Signature.load(folder)
-    with redrawing(folder, leave=MADE) as partial:
-        _draw(signature, partial)
+    draws = _DRAWN[kind](folder) if kind is not None and kind in _DRAWN else partial(_draw, Signature.load(folder))
+    with redrawing(folder, leave=MADE) as fresh:
+        draws(fresh)
     return folder / PAGE
 
 
@@ -74,9 +77,17 @@ def draw(directory: str | Path, forms: str | Sequence[str] = tuple(FORMATS)) -> 
     """
     folder, forms = Path(directory), formats(forms)
     figures = _figures(folder)
-    with redrawing(folder, leave=(FIGURES,)) as partial:
-        save_figures(figures, partial / FIGURES, forms)
+    with redrawing(folder, leave=(FIGURES,)) as fresh:
+        save_figures(figures, fresh / FIGURES, forms)
     return sorted((folder / FIGURES).iterdir())
+
+
+_DRAWN: Mapping[str, Callable[[Path], Callable[[Path], None]]] = {
+    REPEAT: lambda folder: partial(repeated_page.draw, Repeated.load(folder)),
+    LENS: lambda folder: partial(lens_page.draw, lens_page.read(folder)),
+    BLOCKS: lambda folder: partial(blocks_page.draw, SavedBlocks.load(folder)),
+}
+"""How a result of each kind is read, and then drawn into a folder."""
 
 
 def _kind(folder: Path) -> str | None:
@@ -94,6 +105,8 @@ def _figures(folder: Path) -> Iterable[Drawn]:
         return compared_page.figures_for(Comparison.load(folder))
     if kind == REPEAT:
         return repeat_figures(Repeated.load(folder))
+    if kind == BLOCKS:
+        return blocks_page.block_figures(SavedBlocks.load(folder))
     return figures_for(Signature.load(folder))
 
 

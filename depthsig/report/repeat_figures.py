@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from depthsig.report.drawable import without_extremes
-from depthsig.report.drawn_files import save_figures
 from depthsig.report.figures.span_map import draw_span_map, draw_times
 from depthsig.report.gallery import Drawn
 from depthsig.report.style import COLUMN, house_style, new_figure
 from depthsig.signature.repeated import Repeated
-
-
-def save_repeat_figures(frames: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
-    """One file each of the (start, end) maps of a scan, or of a span's scores against its passes."""
-    return [path for _, path in save_figures(repeat_figures(Repeated.of(frames)), folder)]
 
 
 def repeat_figures(study: Repeated) -> Iterator[Drawn]:

@@ -1,4 +1,4 @@
-"""What ``signature.json`` and ``compare.json`` hold: every field that anything reads, with its type.
+"""What the records of results hold, as ``signature.json``: every field that anything reads, with its type.
 
 A record comes from a file that anybody may have written, so it is held to these types before anything else
 sees it. Fields that no type is declared for are kept as they are; nothing reads them.
@@ -231,6 +231,85 @@ class ComparisonRecord(_Record):
     profiles: ComparedProfiles
     metrics: OwnMetrics = []
     warnings: list[str]
+
+
+class StudiedCheckpoint(_Record):
+    """What was studied; a live model has no name of its own."""
+
+    id: str | None = None
+    content_hash: str | None = None
+
+
+class RepeatRecord(_Record):
+    """``repeat.json``."""
+
+    created: str | None = None
+    versions: dict[str, str] = {}
+    checkpoint: StudiedCheckpoint = StudiedCheckpoint()
+    plan: str = ""
+    tasks: list[str] = []
+    span: str | None = None
+    n: Index | None = None
+    seed: Seed = 0
+    max_tokens: Index | None = None
+
+
+class LensDepth(_Record):
+    """What was fitted at one depth: held-out KL in nats with the plain and the tuned lens."""
+
+    depth: Index
+    layer: Index
+    plain: float | None
+    tuned: float | None
+    kept: str
+
+
+class LensTokens(_Record):
+    """How many tokens a lens was fitted to, how many were held out, and how many of those it was judged on."""
+
+    train: Index
+    held_out: Index
+    judged: Index
+
+
+class LensRecord(_Record):
+    """``lens.json``."""
+
+    created: str | None = None
+    versions: dict[str, str] = {}
+    checkpoint: StudiedCheckpoint = StudiedCheckpoint()
+    dtype: str | None = None
+    options: dict[str, Scalar | list[Scalar] | Named] = {}
+    certificates: list[RecordedCertificate] = []
+    loss: str = ""
+    tokens: LensTokens
+    depths: Annotated[list[LensDepth], Field(min_length=1, max_length=MOST_STEPS)]
+
+
+class BlockRecord(_Record):
+    """One block that was found."""
+
+    start: Index
+    size: Count
+    count: Count
+    kind: str
+    evidence: list[str]
+    p_value: float | None = None
+    note: str = ""
+
+
+class BlocksRecord(_Record):
+    """``blocks.json``; ``layers``: the layer of every step."""
+
+    created: str | None = None
+    versions: dict[str, str] = {}
+    checkpoint: str
+    level: float
+    layers: Annotated[list[Index], Field(min_length=1, max_length=MOST_STEPS)]
+    blocks: list[BlockRecord] = []
+    p_values: dict[str, float] = {}
+    notes: list[str] = []
+    options: dict[str, Scalar | list[Scalar] | Named] = {}
 
 
 CLAIMS = tuple(CLAIM_STATEMENTS)

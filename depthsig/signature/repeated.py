@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from depthsig.errors import InputError
 from depthsig.signature.folders.kinds import REPEAT
 from depthsig.signature.reading import read_record, read_table
-from depthsig.signature.tabular import INTEGER, NUMBER, TEXT, Columns
+from depthsig.signature.records import RepeatRecord, as_record
+from depthsig.signature.tabular import INTEGER, NUMBER, TEXT, Columns, conform
+from depthsig.untrusted import is_there
 
 SCHEMA = "depthsig-repeat/1"
 
 _RUN: Columns = {"start": INTEGER, "end": INTEGER, "times": INTEGER, "damping": NUMBER}
 _MEASURED: Columns = {f"{name}{end}": NUMBER for name in ("loss", "accuracy") for end in ("", "_low", "_high")}
-REPEATED: Columns = {"task": TEXT, **_RUN, **_MEASURED, "delta_loss": NUMBER}
-RANKING: Columns = {**_RUN, "delta_loss": NUMBER}
-"""Columns of its tables that figures show."""
+_CHANGE: Columns = dict.fromkeys(("delta_loss", "delta_loss_low", "delta_loss_high", "delta_accuracy"), NUMBER)
+REPEATED: Columns = {"task": TEXT, **_RUN, "n_prompts": INTEGER, **_MEASURED, **_CHANGE}
+RANKING: Columns = {**_RUN, **_CHANGE, "n_prompts": INTEGER}
+PREDICTION: Columns = {
+    "predictor": TEXT, "meaning": TEXT, "times": INTEGER, "damping": NUMBER, "spearman": NUMBER, "ci_low": NUMBER,
+    "ci_high": NUMBER, "n_spans": INTEGER,
+}  # fmt: skip
+"""Columns of its tables that figures and page show."""
 
 MOST_LAYERS = 2000
 """A map has a cell for every two layers; no model comes near."""
@@ -30,10 +39,14 @@ class Repeated:
 
     Attributes:
         runs: one row a task and run; ``times`` = 1 is the model as it is.
+        prediction: does the signature tell which span is worth it? Empty where that was not asked.
+        info: what ``repeat.json`` says.
     """
 
     runs: pd.DataFrame
     ranking: pd.DataFrame
+    prediction: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(PREDICTION)))
+    info: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def scanned(self) -> bool:
@@ -41,9 +54,11 @@ class Repeated:
         return len(self.runs[["start", "end"]].dropna().drop_duplicates()) > 1
 
     @classmethod
-    def of(cls, frames: dict[str, pd.DataFrame]) -> Repeated:
-        """Of tables by their names."""
-        return cls(frames["repeat"], frames.get("ranking", pd.DataFrame(columns=list(RANKING))))
+    def of(cls, frames: Mapping[str, pd.DataFrame], info: Mapping[str, Any] | None = None) -> Repeated:
+        """Of tables by their names, and the record."""
+        tables = {"repeat": REPEATED, "ranking": RANKING, "prediction": PREDICTION}
+        runs, ranking, prediction = (conform(frames.get(name, pd.DataFrame()), c, name) for name, c in tables.items())
+        return cls(runs, ranking, prediction, dict(info or {}))
 
     @classmethod
     def load(cls, directory: str | Path) -> Repeated:
@@ -53,15 +68,22 @@ class Repeated:
             InputError: naming what is missing or damaged.
         """
         folder = Path(directory)
-        read_record(folder / REPEAT, (SCHEMA,))
+        info = read_record(folder / REPEAT, (SCHEMA,))
+        try:
+            as_record(info, RepeatRecord)
+        except InputError as error:
+            raise InputError(f"{str(folder / REPEAT)!r} is damaged: {error}") from None
         frames = {"repeat": read_table(folder / "repeat.csv", REPEATED)}
         if (frames["repeat"]["times"] > 1).any():
             frames["ranking"] = read_table(folder / "ranking.csv", RANKING)
-        for name, frame in frames.items():
+        if is_there(folder / "prediction.csv"):
+            frames["prediction"] = read_table(folder / "prediction.csv", PREDICTION)
+        for name in ("repeat", "ranking"):
+            frame = frames.get(name, pd.DataFrame(columns=list(RANKING)))
             wrong = _wrong(frame)
             if wrong:
                 raise InputError(f"{str(folder / f'{name}.csv')!r} is damaged: {wrong}")
-        return cls.of(frames)
+        return cls.of(frames, info)
 
 
 def _wrong(frame: pd.DataFrame) -> str:

@@ -20,8 +20,8 @@ import depthsig.commands.compare
 import depthsig.commands.fit_lens
 import depthsig.commands.repeat
 import depthsig.report
-import depthsig.report.repeat_figures
 from depthsig.cli.main import main
+from depthsig.report.page import compared_page, lens_page, repeated_page
 from depthsig.signature.folders.kinds import RECORDS, WRITTEN
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -64,12 +64,11 @@ def _stub_figures() -> None:
         (folder / "figures" / "one.svg").write_text("a figure")
         (folder / "report.html").write_text("a page")
 
-    for module in (depthsig.report, depthsig.report.compared_page):
+    for module in (depthsig.report, compared_page, repeated_page):
         module.write_page = page  # type: ignore[attr-defined]
+    lens_page.draw = lambda record, at: (at / "report.html").write_text("a page")  # type: ignore[assignment,return-value]
     depthsig.report.save_figures = lambda figures, at, forms: (  # type: ignore[assignment]
         at.mkdir(), (at / "other.svg").write_text("another figure"))  # fmt: skip
-    depthsig.report.repeat_figures.save_repeat_figures = lambda frames, at: (  # type: ignore[assignment]
-        Path(at).mkdir(), (Path(at) / "one.svg").write_text("a figure"))  # fmt: skip
 
 
 def run(given: list[str]) -> None:

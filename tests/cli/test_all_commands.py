@@ -75,7 +75,7 @@ def test_nothing_at_all_shows_the_help(capsys: pytest.CaptureFixture) -> None:
 MISSING = {
     "analyze": "CHECKPOINT", "plan": "CHECKPOINT", "find-blocks": "CHECKPOINT", "check": "CHECKPOINT",
     "compare": "two signatures", "report": "DIR", "figures": "DIR", "export": "CHECKPOINT", "repeat": "CHECKPOINT",
-    "fit-lens": "CHECKPOINT", "export family-midas": "--out",
+    "fit-lens": "CHECKPOINT", "export family-midas": "--out", "card": "DIR", "log": "DIR",
 }  # fmt: skip
 
 
@@ -127,7 +127,7 @@ JSON = {
     "repeat": "repeat CHECKPOINT --span 1:2 --task lookup -n 3 --out r",
     "fit-lens": "fit-lens CHECKPOINT --prompts lookup -n 12 --steps 1",
     "models": "models", "prompts": "prompts", "presets": "presets", "metrics": "metrics --plugin loud.py",
-    "cache": "cache",
+    "cache": "cache", "card": "card a", "log": "log a --to tensorboard --out runs",
 }  # fmt: skip
 
 
@@ -135,6 +135,8 @@ JSON = {
 def test_json_alone_is_printed(
     what: str, checkpoint: Path, results: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if what == "log":
+        pytest.importorskip("tensorboard", reason="extra tensorboard")
     monkeypatch.chdir(results)
     capsys.readouterr()
     assert main([str(checkpoint) if word == "CHECKPOINT" else word for word in JSON[what].split()] + ["--json"]) == 0
@@ -156,6 +158,12 @@ def test_a_refused_command_prints_no_json(capsys: pytest.CaptureFixture) -> None
 # The browser
 
 
+def test_every_result_with_a_page_can_be_opened() -> None:
+    wanted = {n for n, c in COMMANDS.items() if "out" in {one.name for one in c.params}} | {"report"}
+    found = {n for n, c in COMMANDS.items() if "open" in {one.name for one in c.params}}
+    assert found == wanted - {"export", "log"}  # a checkpoint, a run
+
+
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_open_shows_the_report(
     more: list[str], checkpoint: Path, results: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -164,9 +172,14 @@ def test_open_shows_the_report(
     monkeypatch.setattr("webbrowser.open", lambda page: opened.append(page) or True)
     monkeypatch.chdir(results)
     asked = ["--metrics", "lens.kl", "--prompts", "lookup", "-n", "3", "--out", "o"]
-    for given in (["report", "a"], ["analyze", str(checkpoint), *asked], ["compare", "a", "b", "--out", "c"]):
+    few = [str(checkpoint), "--prompts", "lookup", "-n", "12"]
+    for given in (
+        ["report", "a"], ["analyze", str(checkpoint), *asked], ["compare", "a", "b", "--out", "c"],
+        ["find-blocks", *few, "--out", "f"], ["fit-lens", *few, "--steps", "1", "--out", "l"],
+        ["repeat", str(checkpoint), "--span", "1:2", "--task", "lookup", "-n", "3", "--out", "p"],
+    ):  # fmt: skip
         assert main([*given, "--open", *more]) == 0
-    assert opened == [(results / name / "report.html").as_uri() for name in ("a", "o", "c")]
+    assert opened == [(results / name / "report.html").as_uri() for name in ("a", "o", "c", "f", "l", "p")]
     assert "browser" not in capsys.readouterr().err
 
 

@@ -98,8 +98,11 @@ def test_other_results_hold_theirs(checkpoint: Path, tmp_path: Path, monkeypatch
     assert tomllib.loads(Path("s/run.toml").read_text())["span"] == "1:2"
 
     assert main(["fit-lens", str(checkpoint), "--prompts", "lookup", "-n", "12", "--steps", "1", "--lr", "0.25"]) == 0
-    (lens,) = Path("depthsig-results").iterdir()
+    (lens,) = Path("depthsig-results").glob("*-lens")
     assert tomllib.loads((lens / "run.toml").read_text())["lr"] == 0.25
+    assert main(["find-blocks", str(checkpoint), "--prompts", "lookup", "-n", "3", "--out", "f"]) == 0
+    assert main(["find-blocks", "--config", "f/run.toml", "--out", "g"]) == 0
+    assert Path("f/run.toml").read_bytes() == Path("g/run.toml").read_bytes()
     assert main(["fit-lens", "--config", str(lens / "run.toml"), "--dtype", "float32", "--out", "l"]) == 0
 
 

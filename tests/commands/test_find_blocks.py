@@ -21,6 +21,7 @@ import depthsig
 from depthsig.cli.main import main
 from depthsig.errors import InputError
 from depthsig.metrics.weights import weight_cosine
+from depthsig.signature.found_blocks import SavedBlocks
 from depthsig.statistics import copied_blocks as cb
 
 TOKENIZER = byte_tokenizer()
@@ -259,8 +260,9 @@ def test_storage_shared_by_layers_is_a_loop_and_equal_weights_are_copies() -> No
 
 
 def test_an_exported_loop_is_found_as_copies_and_the_command_prints_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     source, out = tmp_path / "source", tmp_path / "out"
     _llama(7).save_pretrained(source)
     TOKENIZER.save_pretrained(source)
@@ -269,7 +271,14 @@ def test_an_exported_loop_is_found_as_copies_and_the_command_prints_it(
     arguments = ["find-blocks", str(out), "--prompts", "lookup", "-n", "5"]
     assert main([*arguments, "--json"]) == 0
     printed = capsys.readouterr()
-    (block,) = json.loads(printed.out)["blocks"]
+    told = json.loads(printed.out)
+    assert told["out"] == "depthsig-results/out-blocks" and Path(told["report"]).is_file()
+    saved = SavedBlocks.load(told["out"])
+    assert saved.matrix("weights").shape == (13, 13) and saved.info["layers"] == list(range(13))  # type: ignore[union-attr]
+    assert saved.matrix("weights").loc[2, 5] == pytest.approx(1)  # type: ignore[union-attr]  # a copy, three layers on
+    page = Path(told["report"]).read_text(encoding="utf-8")
+    assert "3 × 3 layers, copied, from layer 2." in page
+    (block,) = told["blocks"]
     assert set(block) == {"start", "size", "count", "kind", "evidence", "p_value"} and printed.err == ""
     assert (block["start"], block["size"], block["count"], block["kind"]) == (2, 3, 3, "grown")
     assert "weights" in block["evidence"] and block["p_value"] == pytest.approx(0.001)

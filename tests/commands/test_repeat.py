@@ -20,7 +20,9 @@ from depthsig.commands.repeats.prediction import prediction_table, predictors
 from depthsig.commands.repeats.tasks import parse_damping, parse_times, repeat_edit, repeat_task, spans_of
 from depthsig.errors import DepthsigWarning, InputError
 from depthsig.prompts import builtin_prompts
-from depthsig.report.repeat_figures import save_repeat_figures
+from depthsig.report import build as build_page
+from depthsig.report.page.repeated_page import draw as draw_page
+from depthsig.signature.repeated import Repeated
 
 TOKENIZER = byte_tokenizer()
 
@@ -140,14 +142,16 @@ def test_prediction_is_a_rank_correlation(model: depthsig.Model) -> None:
 
 
 def draw(found: Study, folder: Path) -> None:
-    save_repeat_figures(found.frames, folder)
+    draw_page(Repeated.of(found.frames, found.info), folder)
 
 
 def test_the_folder(model: depthsig.Model, tmp_path: Path) -> None:
     found = study(model, ["lookup"], times=(2,), damping=(1, 0.5), n=6)
     out = found.save(tmp_path / "out", draw)
     names = {p.name for p in out.iterdir()}
-    assert names == {"repeat.csv", "ranking.csv", "samples.parquet", "repeat.json", "figures"}
+    assert names == {"repeat.csv", "ranking.csv", "samples.parquet", "repeat.json", "figures", "report.html"}
+    before = (out / "report.html").read_bytes()
+    assert build_page(out).read_bytes() == before
     assert {p.name for p in (out / "figures").glob("*.png")} == {
         "map.x2.png", "map.x2.damped0.5.png", "map.lookup.x2.png", "map.lookup.x2.damped0.5.png",
     }  # fmt: skip
@@ -158,14 +162,18 @@ def test_the_folder(model: depthsig.Model, tmp_path: Path) -> None:
         found.save(tmp_path / "other")
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     common = ["repeat", "family-midas", "--task", "lookup", "-n", "5", "--no-progress"]
     assert main([*common, "--span", "4:8", "--times", "1,2,3", "--damping", "1,0.5", "--out", str(out)]) == 0
     assert "answers with the span repeated" in capsys.readouterr().out
     assert {p.name for p in (out / "figures").glob("*.png")} == {"times.loss.png", "times.accuracy.png"}
+    assert "<h1>family-midas: layers 4:8 repeated</h1>" in (out / "report.html").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
     assert main([*common, "--span", "4:8", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["repeat"]
+    told = json.loads(capsys.readouterr().out)
+    assert told["out"] == "depthsig-results/family-midas-repeat" and Path(told["report"]).is_file()
+    rows = told["repeat"]
     assert [r["times"] for r in rows] == [1, 2] and rows[1]["start"] == 4
 
 

@@ -162,7 +162,7 @@ def test_compare_takes_it_along(plugin: Path, tmp_path: Path) -> None:
     compared = depthsig.compare(folders, resamples=20, out=tmp_path / "c")
     assert "mine.participation" in compared.info["profiles"]["compared"]
     assert compared.distance_matrix("mine.participation").to_numpy().max() > 0
-    from depthsig.report.compared_page import build as page_of
+    from depthsig.report.page.compared_page import build as page_of
 
     page = page_of(tmp_path / "c").read_text(encoding="utf-8")
     assert "mine.participation" in page and "participation ratio" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import depthsig
 from depthsig.cli.main import main
 from depthsig.errors import InputError
 from depthsig.report import build
-from depthsig.report.compared_page import save
+from depthsig.report.page.compared_page import save
 from depthsig.signature import Comparison, Signature
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,8 +49,9 @@ def test_the_page_escapes_every_name(tmp_path: Path) -> None:
     evil = '<script>alert("x")</script>'
     found = depthsig.compare(three_arms(looped=evil, baseline="<b>&"), resamples=20)
     page = save(found, tmp_path / "c").read_text()
-    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>&" not in page
-    assert "data:image/png;base64" in page and "http" not in page.replace("http-equiv", "")
+    assert evil not in page and "&lt;script&gt;" in page and "<b>&" not in page
+    assert "data:image/png;base64" in page and "default-src 'none'" in page
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)  # nothing is fetched
     assert "<script>" not in found._repr_html_()
     names = {p.name for p in (tmp_path / "c" / "figures").iterdir()}
     wanted = {
@@ -101,7 +103,7 @@ def test_a_failed_write_leaves_the_old_result(tmp_path: Path, monkeypatch: pytes
     def broken(*args: Any) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("depthsig.report.compared_page.draw", broken)
+    monkeypatch.setattr("depthsig.report.page.compared_page.draw", broken)
     with pytest.raises(RuntimeError):
         save(found, out)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
@@ -228,7 +230,7 @@ def test_computing_draws_nothing() -> None:
 
 
 def test_figures_show_what_the_tables_say() -> None:
-    from depthsig.report.compared_page import figures_for
+    from depthsig.report.page.compared_page import figures_for
 
     found = depthsig.compare(three_arms(), resamples=50)
     drawn = {d.name: d.figure for d in figures_for(found)}

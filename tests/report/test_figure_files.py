@@ -23,11 +23,11 @@ import depthsig
 from depthsig import report
 from depthsig.cli.main import main
 from depthsig.errors import InputError
-from depthsig.report.compared_page import figures_for as figures_of_comparison
 from depthsig.report.drawn_files import FORMATS
 from depthsig.report.figures.cells import Cells
 from depthsig.report.figures.labels import PowersOfTen, blocks
 from depthsig.report.gallery import figures_for
+from depthsig.report.page.compared_page import figures_for as figures_of_comparison
 from depthsig.report.style import house_style, settle
 from depthsig.signature import Signature
 

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import barriers, chromium, dark, opened
 from page_signatures import EVIL, made, tokens
 
-from depthsig.report.html import render
-
-api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (depthsig[browser])")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+from depthsig.report.page.html import render
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with api.sync_playwright() as play:
-        found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -35,25 +29,14 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def opened(browser: Any, file: Path, width: int = 1200, scheme: str = "light", **more: Any) -> tuple[Any, list[str]]:
-    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **more).new_page()
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", lambda dialog: (said.append("a dialog"), dialog.dismiss()))
-    page.goto(file.as_uri())
-    return page, said
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 def test_every_screen(browser: Any, file: Path, width: int, scheme: str) -> None:
     page, said = opened(browser, file, width, scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
-    assert dark == (scheme == "dark")
+    assert dark(page) == (scheme == "dark")
     page.click("#theme")
-    assert (page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)") != dark
+    assert dark(page) != (scheme == "dark")
     assert page.locator("h1").inner_text() == EVIL
     assert not said
 
@@ -141,8 +124,5 @@ def test_without_javascript_findings_and_tables_stand(browser: Any, file: Path) 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 def test_no_serious_barrier(browser: Any, file: Path, width: int, scheme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     page, _ = opened(browser, file, width, scheme)
-    page.locator("details").evaluate_all("all => all.forEach((d) => (d.open = true))")
-    found = axe.Axe().run(page).response["violations"]
-    assert not [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+    assert not barriers(page)

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from page_signatures import EVIL, made, tokens
 
-from depthsig.report.html import render
-from depthsig.report.page_data import RANKS, as_script, page_data
+from depthsig.report.page.chart_data import as_script
+from depthsig.report.page.html import render
+from depthsig.report.page.page_data import RANKS, page_data
 from depthsig.report.scale import Scale
 
 

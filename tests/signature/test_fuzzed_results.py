@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import depthsig
 from depthsig import Comparison, Signature
-from depthsig.report import compared_page
 from depthsig.report.gallery import figures_for
-from depthsig.report.html import render
+from depthsig.report.page import compared_page
+from depthsig.report.page.html import render
 from depthsig.signature.provenance import again
 from depthsig.signature.reading import check_record
 from depthsig.signature.records import SignatureRecord, as_record

@@ -107,7 +107,7 @@ def test_a_value_of_any_length_is_shown_in_a_few_letters() -> None:
 
 
 def test_a_page_needs_only_what_a_record_must_have(folder: Path) -> None:
-    from depthsig.report.html import render
+    from depthsig.report.page.html import render
 
     record = json.loads((folder / "signature.json").read_text())
     kept = {k: record[k] for k in ("schema", "checkpoint", "plan", "spans", "options")}

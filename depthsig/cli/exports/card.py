@@ -30,7 +30,7 @@ def card(
         section = model_card(Signature.load(directory))
     replaced = None if into is None else put_into(into, section)
     if json:
-        opt.print_json({"card": section, "into": None if into is None else str(into), "replaced": replaced})
+        opt.print_json({"section": section, "into": None if into is None else str(into), "replaced": replaced})
     elif into is None:
         typer.echo(section, nl=False)
     else:

@@ -49,7 +49,10 @@ def log(
         if to is Tracker.TENSORBOARD:
             folder = out or Path("runs") / directory.resolve().name
             log_to_tensorboard(signature, folder)
-            run, said = str(folder), f" (tensorboard --logdir {folder.parent})"
+            run, note = str(folder), f" (tensorboard --logdir {folder.parent})"
         else:
-            run, said = str(log_to_wandb(signature, project=project, name=name)), ""
-    opt.print_json({"to": str(to), "run": run}) if json else typer.echo(f"run: {run}{said}")
+            run, note = str(log_to_wandb(signature, project=project, name=name)), ""
+    if json:
+        opt.print_json({"run": run, "to": to.value})
+    else:
+        typer.echo(f"run: {run}{note}")

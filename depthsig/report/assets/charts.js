@@ -7,7 +7,12 @@ const Charts = (() => {
 
   const digits = (v) => (v === null || v === undefined ? "undefined" : String(Number(v.toPrecision(4))));
   const withUnit = (m) => (m.unit ? `${m.label} [${m.unit}]` : m.label);
-  const named = (s) => [s.part, s.scope, s.agg].filter((w) => w !== "-" && w !== "mean").join(", ") || "mean";
+  const named = (s) => s.name ?? ([s.part, s.scope, s.agg].filter((w) => w !== "-" && w !== "mean").join(", ") || "mean");
+  // Whether a mark on the plan (or on what a page marks instead) has a place on these axes.
+  const onRows = (m) => m.marked ?? ON_STEPS.has(m.rows);
+  const onCols = (m) => m.marked ?? ON_STEPS.has(m.cols);
+  const short = (said, most) => (said.length > most ? `${said.slice(0, Math.max(1, most - 1))}…` : said);
+  const where = (m) => m.xName ?? (m.axis === "depth" ? "depth" : "step");
 
   // Steps of one block stand together: [first, last + 1, number of the block].
   function blocks(plan) {
@@ -25,6 +30,21 @@ const Charts = (() => {
     ...(scale.norm === "symlog" ? { constant: 0.01 } : {}),
   });
 
+  // Ticks of logarithmic scales, written out: powers of ten, and twos and fives where those are few.
+  function powers(scale) {
+    if (scale.norm === "symlog") {
+      const most = Math.floor(Math.log10(Math.max(-scale.low, scale.high))), tens = [];
+      for (let power = most; power > -2; power -= 2) tens.push(10 ** power, -(10 ** power));
+      return { ticks: [0, ...tens].filter((v) => v >= scale.low && v <= scale.high), tickFormat: (v) => digits(v) };
+    }
+    if (scale.norm !== "log") return { ticks: 5 };
+    const [low, high] = [scale.low, scale.high].map((v) => Math.floor(Math.log10(v)));
+    const tens = Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i));
+    const of = (factors) => tens.flatMap((t) => factors.map((f) => f * t)).filter((v) => v >= scale.low && v <= scale.high);
+    const every = Math.max(1, Math.ceil(of([1]).length / 7));
+    return { ticks: of([1]).length > 2 ? of([1]).filter((_, i) => i % every === 0) : of([1, 2, 5]), tickFormat: (v) => digits(v) };
+  }
+
   const whole = (low, high) => {
     const every = Math.max(1, Math.ceil((high - low) / 12));
     return Array.from({ length: Math.floor((high - low) / every) + 1 }, (_, i) => low + i * every);
@@ -38,20 +58,25 @@ const Charts = (() => {
     const within = (v) => Math.min(scale.high, Math.max(scale.low, v));
     const names = [...new Set(points.map((p) => p.of))];
     const xs = points.map((p) => p.x);
+    const counted = metric.whole !== false;
+    const [first, last] = [Math.min(...xs), Math.max(...xs)];
     const shift = metric.axis === "depth" ? 0 : -0.5;
-    const said = (p) => `${metric.axis === "depth" ? "depth" : "step"} ${p.x}${names.length > 1 ? `, ${p.of}` : ""}\n${digits(p.y)}` +
+    const said = (p) => `${where(metric)} ${digits(p.x)}${names.length > 1 ? `, ${p.of}` : ""}\n${digits(p.y)}` +
       (p.low === null ? "" : ` [${digits(p.low)}, ${digits(p.high)}]`) + (metric.unit ? ` ${metric.unit}` : "");
     const svg = Plot.plot({
       width, height: Math.min(330, Math.max(230, width * 0.45)), marginLeft: 58, marginBottom: 38, style: { fontSize: "12px", background: "transparent" },
-      x: { label: metric.axis === "depth" ? "depth d (state entering step d)" : "step", domain: [Math.min(...xs, 0) - 0.5, Math.max(...xs) + 0.5], ticks: whole(0, Math.max(...xs)), tickFormat: "d" },
-      y: { ...norm(scale), label: withUnit(metric), grid: true, nice: false, ticks: 5 },
+      x: {
+        label: metric.xLabel ?? (metric.axis === "depth" ? "depth d (state entering step d)" : "step"),
+        ...(counted ? { domain: [Math.min(first, metric.xLabel ? first : 0) - 0.5, last + 0.5], ticks: whole(metric.xLabel ? first : 0, last), tickFormat: "d" } : { domain: [first, last], ticks: 5 }),
+      },
+      y: { ...norm(scale), label: withUnit(metric), grid: true, nice: false, ...powers(scale) },
       color: { domain: names, range: names.map((_, i) => COLOURS[i % COLOURS.length]), legend: false },
       marks: [
         ...[0, 1].map((odd) => Plot.rect(blocks(plan).filter((b, i) => i % 2 === odd), { x1: (b) => b.start + shift, x2: (b) => b.end + shift, fill: odd ? "var(--tint-b)" : "var(--tint-a)", fillOpacity: 0.55 })),
         metric.centre === null ? null : Plot.ruleY([metric.centre], { stroke: "var(--soft)", strokeWidth: 1.2 }),
         Plot.areaY(there.filter((p) => p.low !== null && p.high !== null), { x: "x", y1: (p) => within(p.low), y2: (p) => within(p.high), z: "of", fill: "of", fillOpacity: 0.22 }),
         Plot.line(points, { x: "x", y: (p) => (p.y === null ? NaN : within(p.y)), stroke: "of", strokeWidth: 2 }),
-        Plot.dot(there, { x: "x", y: (p) => within(p.y), fill: "of", r: 2.5 }),
+        counted ? Plot.dot(there, { x: "x", y: (p) => within(p.y), fill: "of", r: 2.5 }) : null,
         Plot.dot(beyond, { x: "x", y: (p) => within(p.y), symbol: "triangle", stroke: "of", fill: "var(--paper)", r: 5 }),
         step === null ? null : Plot.ruleX([step], { stroke: "var(--mark)", strokeWidth: 2, strokeDasharray: "5 3", className: "step-rule" }),
         Plot.tip(there, Plot.pointer({ x: "x", y: (p) => within(p.y), title: said, fill: "var(--panel)" })),
@@ -68,36 +93,66 @@ const Charts = (() => {
     const [r0, r1, c0, c1] = [cells.rows[0] - 0.5, cells.rows.at(-1) + 0.5, cells.cols[0] - 0.5, cells.cols.at(-1) + 0.5];
     const borders = blocks(plan).flatMap((b) => [b.start - 0.5, b.end - 0.5]);
     const inside = (low, high) => [...new Set(borders)].filter((b) => b > low && b < high);
-    const side = Math.min(width, 560);
+    const side = Math.min(width, metric.names ? Math.max(300, 160 + 64 * metric.names.length) : 560, 560);
+    // Axes of things that have names instead of numbers.
+    const names = metric.names;
+    const most = Math.max(8, Math.floor(side / 26));
+    const ticks = (values) => (names ? { ticks: values, tickFormat: (i) => short(names[i] ?? "", most) } : { ticks: whole(values[0], values.at(-1)), tickFormat: "d" });
+    const label = names ? Math.min(side * 0.4, 12 + 7 * Math.max(...names.map((n) => Math.min(most, n.length)))) : 52;
+    const at = (i) => (names ? names[i] : i);
     const edge = { stroke: "var(--mark)", strokeOpacity: 0.75, strokeWidth: 0.8 };
     const mark = { fill: "none", stroke: "var(--mark)", strokeWidth: 2.5 };
-    const rowMarked = step !== null && ON_STEPS.has(metric.rows) && cells.rows.includes(step);
-    const colMarked = step !== null && ON_STEPS.has(metric.cols) && cells.cols.includes(step);
+    const rowMarked = step !== null && onRows(metric) && cells.rows.includes(step);
+    const colMarked = step !== null && onCols(metric) && cells.cols.includes(step);
     const svg = Plot.plot({
-      width: side, height: Math.max(220, side * 0.82), marginLeft: 52, marginBottom: 38, style: { fontSize: "12px", background: "transparent" },
-      x: { label: metric.colLabel, domain: [c0, c1], ticks: whole(cells.cols[0], cells.cols.at(-1)), tickFormat: "d" },
-      y: { label: metric.rowLabel, domain: [r0, r1], ticks: whole(cells.rows[0], cells.rows.at(-1)), tickFormat: "d" },
+      width: side, height: Math.max(220, side * 0.82), marginLeft: label, marginBottom: names ? Math.min(150, label * 0.8 + 20) : 38, marginRight: 20, style: { fontSize: "12px", background: "transparent" },
+      x: { label: metric.colLabel, domain: [c0, c1], ...ticks(cells.cols), ...(names ? { tickRotate: -40 } : {}) },
+      y: { label: metric.rowLabel, domain: names ? [r1, r0] : [r0, r1], ...ticks(cells.rows) },
       color: colour,
       marks: [
         Plot.frame({ fill: "var(--empty)", stroke: "none" }),
         Plot.rect(there, { x1: (p) => p.c - 0.5, x2: (p) => p.c + 0.5, y1: (p) => p.r - 0.5, y2: (p) => p.r + 0.5, fill: "v", inset: -0.2, shapeRendering: "crispEdges" }),
-        ON_STEPS.has(metric.cols) ? Plot.ruleX(inside(c0, c1), edge) : null,
-        ON_STEPS.has(metric.rows) ? Plot.ruleY(inside(r0, r1), edge) : null,
+        onCols(metric) ? Plot.ruleX(inside(c0, c1), edge) : null,
+        onRows(metric) ? Plot.ruleY(inside(r0, r1), edge) : null,
         rowMarked ? Plot.rect([step], { x1: c0, x2: c1, y1: step - 0.5, y2: step + 0.5, ...mark, className: "row-mark" }) : null,
         colMarked ? Plot.rect([step], { x1: step - 0.5, x2: step + 0.5, y1: r0, y2: r1, ...mark, className: "col-mark" }) : null,
-        Plot.tip(there, Plot.pointer({ x: "c", y: "r", title: (p) => `${metric.rowLabel} ${p.r}\n${metric.colLabel} ${p.c}\n${digits(p.v)}${metric.unit ? ` ${metric.unit}` : ""}`, fill: "var(--panel)" })),
+        Plot.tip(there, Plot.pointer({ x: "c", y: "r", title: (p) => `${metric.rowLabel} ${at(p.r)}\n${metric.colLabel} ${at(p.c)}\n${digits(p.v)}${metric.unit ? ` ${metric.unit}` : ""}`, fill: "var(--panel)" })),
       ],
     });
-    const legend = Plot.legend({ color: colour, label: withUnit(metric), width: Math.min(260, width), ticks: 4 });
-    const at = (p) => (ON_STEPS.has(metric.rows) ? p.r : ON_STEPS.has(metric.cols) ? p.c : null);
-    return { svg, legend, at };
+    const legend = Plot.legend({ color: colour, label: withUnit(metric), width: Math.min(260, width), ...(cells.scale.norm === "linear" ? { ticks: 4 } : powers(cells.scale)) });
+    return { svg, legend, at: (p) => (onRows(metric) ? p.r : onCols(metric) ? p.c : null) };
+  }
+
+  // Estimates with their intervals, one below the other; solid where the interval is clear of the reference.
+  function forest(metric, of, plan, step, width) {
+    const rows = of.rows.map((r, i) => ({ ...r, i })), there = rows.filter((r) => r.value !== null);
+    const zero = of.reference;
+    const clear = (r) => zero === null || r.low === null || r.low > zero || r.high < zero;
+    const most = Math.max(10, Math.floor((width * 0.42) / 7));
+    const label = 14 + 7 * Math.max(...rows.map((r) => Math.min(most, r.label.length)));
+    const ink = (r) => (clear(r) ? "var(--accent)" : "var(--soft)");
+    const said = (r) => `${r.label}\n${digits(r.value)}${r.low === null ? "" : ` [${digits(r.low)}, ${digits(r.high)}]`}${r.note ? `\n${r.note}` : ""}`;
+    const svg = Plot.plot({
+      width, height: 64 + 26 * rows.length, marginLeft: label, marginBottom: 38, marginRight: 16, style: { fontSize: "12px", background: "transparent" },
+      x: { label: withUnit(metric), grid: true, ticks: width < 500 ? 3 : 6, domain: [of.scale.low, of.scale.high] },
+      y: { type: "point", domain: rows.map((r) => r.i), tickFormat: (i) => short(rows[i].label, most), tickSize: 0, label: null, padding: 0.6 },
+      marks: [
+        zero === null ? null : Plot.ruleX([zero], { stroke: "var(--soft)", strokeDasharray: "4 3" }),
+        Plot.ruleY(there.filter((r) => r.low !== null), { y: "i", x1: "low", x2: "high", stroke: ink, strokeWidth: 3 }),
+        Plot.dot(there, { y: "i", x: "value", fill: ink, r: 4.5 }),
+        Plot.tip(there, Plot.pointerY({ x: "value", y: "i", title: said, fill: "var(--panel)" })),
+      ],
+    });
+    return { svg, legend: null, at: () => null };
   }
 
   // What a chart shows, in one sentence, for those who do not see it.
   function described(id, metric, chosen) {
+    if (metric.forest) return `${id}: ${extremes(chosen)}`;
     if (!metric.series) {
       const values = chosen.values.flat().filter((v) => v !== null);
       if (!values.length) return `${id}: no cell is defined`;
+      if (metric.names) return `${id}: ${apart(metric, chosen)}`;
       return `${id}: ${chosen.rows.length} by ${chosen.cols.length} cells, ${digits(Math.min(...values))} to ${digits(Math.max(...values))}`;
     }
     return chosen.map((s) => {
@@ -106,14 +161,34 @@ const Charts = (() => {
       const [[x0, y0], [x1, y1]] = [known[0], known.at(-1)];
       const verb = y1 > y0 ? "rises" : y1 < y0 ? "falls" : "stays";
       const of = named(s) === "mean" ? "" : ` of ${named(s)}`;
-      return `${id}${of} ${verb} from ${digits(y0)} to ${digits(y1)} over ${metric.axis === "depth" ? "depths" : "steps"} ${x0}..${x1}`;
+      return `${id}${of} ${verb} from ${digits(y0)} to ${digits(y1)} over ${where(metric)}s ${digits(x0)}..${digits(x1)}`;
     }).join("; ");
   }
 
+  // Ends of a list of estimates.
+  function extremes(of) {
+    const there = of.rows.filter((r) => r.value !== null).sort((a, b) => b.value - a.value);
+    if (!there.length) return "nothing is defined";
+    const says = (r) => `${r.label} ${digits(r.value)}${r.low === null ? "" : ` [${digits(r.low)}, ${digits(r.high)}]`}`;
+    return there.length === 1 ? says(there[0]) : `largest ${says(there[0])}, smallest ${says(there.at(-1))}`;
+  }
+
+  // Which two of named things are nearest to and farthest from each other.
+  function apart(metric, cells) {
+    const pairs = cells.rows.flatMap((r, i) => cells.cols.map((c, j) => ({ r, c, v: cells.values[i][j] }))).filter((p) => p.r < p.c && p.v !== null);
+    if (!pairs.length) return "nothing is defined";
+    pairs.sort((a, b) => a.v - b.v);
+    const says = (p) => `${metric.names[p.r]} and ${metric.names[p.c]} (${digits(p.v)})`;
+    return pairs.length === 1 ? `apart by ${digits(pairs[0].v)}: ${says(pairs[0])}` : `closest ${says(pairs[0])}, farthest ${says(pairs.at(-1))}`;
+  }
+
   // The marked step's values, as text.
-  function readout(metric, chosen, step) {
-    if (step === null) return "Choose a step: click, or use the arrow keys.";
-    const where = `Step ${step}: `;
+  function readout(metric, chosen, step, name = "Step") {
+    if (metric.forest) return extremes(chosen);
+    if (metric.names) return apart(metric, chosen);
+    if (metric.cells && !onRows(metric) && !onCols(metric)) return described("all", metric, chosen).slice(5);
+    if (step === null) return `Choose a ${name.toLowerCase()}: click, or use the arrow keys.`;
+    const where = `${name} ${digits(step)}: `;
     if (metric.series) {
       return where + chosen.map((s) => {
         const i = s.x.indexOf(step);
@@ -128,10 +203,10 @@ const Charts = (() => {
     };
     const [i, j] = [chosen.rows.indexOf(step), chosen.cols.indexOf(step)];
     const said = [];
-    if (ON_STEPS.has(metric.rows) && i >= 0) said.push(`row mean ${mean(chosen.values[i])}`);
-    if (ON_STEPS.has(metric.cols) && j >= 0) said.push(`column mean ${mean(chosen.values.map((r) => r[j]))}`);
+    if (onRows(metric) && i >= 0) said.push(`row mean ${mean(chosen.values[i])}`);
+    if (onCols(metric) && j >= 0) said.push(`column mean ${mean(chosen.values.map((r) => r[j]))}`);
     return where + (said.join(", ") || "not on these axes");
   }
 
-  return { profile, heatmap, described, readout, digits, blocks, named };
+  return { profile, heatmap, forest, onRows, onCols, described, readout, digits, blocks, named };
 })();

@@ -3,21 +3,23 @@
 (() => {
   const data = JSON.parse(document.getElementById("page-data").textContent);
   const { make } = Tables;
-  const steps = data.plan.length;
+  const marks = data.marks ?? data.plan.map((one) => one.step); // what can be marked, in order
+  const markName = data.markName ?? "Step";
   const views = []; // each shows the marked step again
   let step = null;
 
   function select(wanted) {
-    if (wanted === null || steps === 0) return;
-    step = Math.min(steps - 1, Math.max(0, wanted));
+    if (wanted === null || marks.length === 0) return;
+    step = marks.reduce((best, mark) => (Math.abs(mark - wanted) < Math.abs(best - wanted) ? mark : best));
     for (const view of views) view();
   }
 
   function arrows(event) {
     const to = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[event.key];
-    if (to) select(step === null ? 0 : step + to);
-    else if (event.key === "Home") select(0);
-    else if (event.key === "End") select(steps - 1);
+    const at = marks.indexOf(step) + to;
+    if (to) select(step === null ? marks[0] : marks[Math.min(marks.length - 1, Math.max(0, at))]);
+    else if (event.key === "Home") select(marks[0]);
+    else if (event.key === "End") select(marks.at(-1));
     else return;
     event.preventDefault();
   }
@@ -46,9 +48,9 @@
     });
     list.addEventListener("keydown", (event) => {
       arrows(event);
-      if (event.defaultPrevented) buttons[step].focus();
+      if (event.defaultPrevented) buttons[marks.indexOf(step)].focus();
     });
-    views.push(() => buttons.forEach((b, i) => b.setAttribute("aria-pressed", String(i === step))));
+    views.push(() => buttons.forEach((b, i) => b.setAttribute("aria-pressed", String(marks[i] === step))));
     place.append(list);
   }
 
@@ -56,12 +58,12 @@
     const metric = choice("Metric", one.metrics, one.metrics.map((id) => `${id}: ${data.metrics[id].label}`));
     const part = choice("Part", []), scope = choice("Scope", []), agg = choice("Aggregation", []);
     const formula = make("p", { className: "formula" });
-    const chart = make("div", { className: "chart", tabIndex: 0 });
+    const chart = make("div", { className: "chart" });
     const legend = make("div", { className: "legend" });
     const said = make("p", { className: "readout" });
     const table = make("details", {}, make("summary", {}, "Numbers"), make("div", { className: "rows" }));
     const now = () => data.metrics[metric.field.value];
-    const all = () => now().series || now().cells;
+    const all = () => now().series || now().cells || now().forest;
 
     function offer(field, values, every) {
       const before = field.value;
@@ -70,6 +72,7 @@
       if (options.includes(before)) field.value = before;
       field.closest("label").hidden = options.length < 2;
     }
+    const name = (field, words) => { field.label.firstChild.textContent = words; };
     const fits = (s) => [[part, s.part], [scope, s.scope]].every(([c, v]) => c.field.value === "all" || c.field.value === v);
     const chosen = () => {
       const found = all().filter((s) => s.agg === agg.field.value && fits(s));
@@ -80,26 +83,34 @@
     function draw() {
       const of = now(), what = picked();
       const width = Math.max(280, Math.floor(chart.clientWidth || 600));
-      const drawn = of.series ? Charts.profile(of, what, data.plan, step, width) : Charts.heatmap(of, what, data.plan, step, width);
+      const kind = of.series ? Charts.profile : of.cells ? Charts.heatmap : Charts.forest;
+      const drawn = kind(of, what, data.plan, step, width);
+      const moves = marks.length > 0 && (Boolean(of.series) || (Boolean(of.cells) && (Charts.onRows(of) || Charts.onCols(of))));
       drawn.svg.setAttribute("aria-hidden", "true");
       drawn.svg.addEventListener("click", () => drawn.svg.value && select(drawn.at(drawn.svg.value)));
       chart.replaceChildren(drawn.svg);
       legend.replaceChildren(...(drawn.legend ? [drawn.legend] : []));
       if (drawn.legend) drawn.legend.setAttribute("aria-hidden", "true");
-      chart.setAttribute("role", "slider");
       chart.setAttribute("aria-label", Charts.described(metric.field.value, of, what));
-      chart.setAttribute("aria-valuemin", "0");
-      chart.setAttribute("aria-valuemax", String(Math.max(0, steps - 1)));
-      chart.setAttribute("aria-valuenow", String(step ?? 0));
-      said.textContent = Charts.readout(of, what, step);
-      chart.setAttribute("aria-valuetext", said.textContent);
+      said.textContent = Charts.readout(of, what, step, markName);
+      const slides = { "aria-valuemin": marks[0], "aria-valuemax": marks.at(-1), "aria-valuenow": step ?? marks[0], "aria-valuetext": said.textContent, tabindex: 0 };
+      chart.setAttribute("role", moves ? "slider" : "img");
+      for (const [key, value] of Object.entries(slides)) {
+        if (moves) chart.setAttribute(key, String(value));
+        else chart.removeAttribute(key);
+      }
     }
     function rows() {
       const of = now(), id = metric.field.value, none = (v) => v ?? "–";
-      const lines = of.series
-        ? chosen().flatMap((s) => s.x.map((x, i) => [s.part, s.scope, s.agg, x, none(s.y[i]), none(s.low[i]), none(s.high[i])]))
-        : chosen().slice(0, 1).flatMap((s) => s.rows.flatMap((r, i) => s.cols.map((c, j) => [s.part, s.scope, s.agg, r, c, none(s.values[i][j])])));
-      const head = of.series ? ["part", "scope", "agg", of.axis, "value", "low", "high"] : ["part", "scope", "agg", `row: ${of.rows}`, `column: ${of.cols}`, "value"];
+      const at = (i) => (of.names ? of.names[i] : i), named = Boolean(all()[0].name);
+      const keys = ["part", "scope", "agg"].map((k) => (of.choices?.[k] ?? k).toLowerCase());
+      if (named) keys.unshift(of.lines ?? "line");
+      const key = (s) => [...(named ? [s.name] : []), s.part, s.scope, s.agg];
+      const lines = of.forest ? chosen()[0].rows.map((r) => [r.label, none(r.value), none(r.low), none(r.high), r.note ?? ""]) : of.series
+        ? chosen().flatMap((s) => s.x.map((x, i) => [...key(s), x, none(s.y[i]), none(s.low[i]), none(s.high[i])]))
+        : chosen().slice(0, 1).flatMap((s) => s.rows.flatMap((r, i) => s.cols.map((c, j) => [...key(s), at(r), at(c), none(s.values[i][j])])));
+      const head = of.forest ? ["of", "value", "low", "high", "note"]
+        : of.series ? [...keys, of.axis, "value", "low", "high"] : [...keys, `row: ${of.rows}`, `column: ${of.cols}`, "value"];
       const made = Tables.build(head, lines);
       const box = make("div", { className: "scroll tall", tabIndex: 0 }, made);
       box.setAttribute("role", "region");
@@ -113,7 +124,8 @@
       if (table.open) rows();
     }
     function choose() {
-      const profile = Boolean(now().series);
+      const profile = Boolean(now().series) && !all()[0].name;
+      for (const [field, k, words] of [[part, "part", "Part"], [scope, "scope", "Scope"], [agg, "agg", "Aggregation"]]) name(field, now().choices?.[k] ?? words);
       offer(part.field, unique(all().map((s) => s.part)), profile);
       offer(scope.field, unique(all().map((s) => s.scope)), profile);
       offer(agg.field, unique(all().map((s) => s.agg)), false);
@@ -174,11 +186,11 @@
 
   document.documentElement.classList.add("alive");
   theme();
-  if (steps) plan(document.getElementById("plan-strip"));
+  if (data.plan.length) plan(document.getElementById("plan-strip"));
   for (const one of data.sections) {
     const place = document.getElementById(`${one.id}-live`);
     if (one.metrics.length) section(one, place);
-    const ids = Object.keys(data.tokens).filter((id) => data.tokens[id].section === one.id);
+    const ids = Object.keys(data.tokens ?? {}).filter((id) => data.tokens[id].section === one.id);
     if (ids.length) text(place, ids);
   }
   for (const table of document.querySelectorAll("table[data-name]")) Tables.enliven(table, table.dataset.name);

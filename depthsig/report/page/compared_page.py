@@ -16,8 +16,9 @@ from depthsig.report.figures.forest import draw_by_profile, draw_claims, draw_la
 from depthsig.report.figures.labels import with_unit
 from depthsig.report.figures.models import draw_distances, draw_relative, draw_tree
 from depthsig.report.gallery import Drawn
-from depthsig.report.html import embedded, environment
-from depthsig.report.page import MADE, write_page
+from depthsig.report.page.compared_data import compared_in_short, comparison_data
+from depthsig.report.page.page_files import MADE, write_page
+from depthsig.report.page.templates import embedded, page
 from depthsig.report.style import FULL, house_style, new_figure
 from depthsig.signature.compared import RECORD, Comparison, in_numbers, stated
 from depthsig.signature.folders.kinds import PAGE
@@ -145,8 +146,11 @@ def render(comparison: Comparison, figures: list[tuple[Drawn, Path]]) -> str:
         groups.setdefault(drawn.group, []).append(embedded(drawn, path))
     claims = [{**c, "stated": stated(c), "measured": in_numbers(c)} for c in comparison.claims.to_dict("records")]
     compared = {name.split(" ")[0] for name in comparison.info["profiles"]["compared"]}
-    return environment().get_template("compare.html.j2").render(
-        info=as_record(comparison.info, ComparisonRecord), claims=claims, figures=groups, late=_late_rows(comparison),
+    data = comparison_data(comparison)
+    return page(
+        "compare.html.j2", data, places=[one["id"] for one in data["sections"]],
+        info=as_record(comparison.info, ComparisonRecord),
+        short=compared_in_short(comparison), claims=claims, figures=groups, late=_late_rows(comparison),
         recurrence=_recurrence_rows(comparison), command=command(comparison.info),
         definitions=[e for e in comparison.entries.values() if e.id in compared or e.id == LATE[0]],
     )  # fmt: skip

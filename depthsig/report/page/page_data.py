@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from depthsig.metrics import Metric
 from depthsig.report.drawable import drawable
-from depthsig.report.scale import Scale
+from depthsig.report.page.chart_data import PART, about, cells, place, rounded, scale_of, section
+from depthsig.report.page.chart_data import line as one_line
 from depthsig.signature import Signature
 
-DIGITS = 5
-"""Significant digits of a number on the page; the tables beside it have all of them."""
 RANKS = 3
 """Predicted tokens of one place that the page knows; ``tokens.parquet`` has all of them."""
 TOKEN_FIGURES = ("top_tokens", "token_map")
-PART = ["part", "scope", "agg"]
 
 
 def page_data(signature: Signature) -> dict[str, Any]:
@@ -46,49 +40,13 @@ def page_data(signature: Signature) -> dict[str, Any]:
     sections: dict[str, dict[str, Any]] = {}
     for name in (*metrics, *tokens):
         title = signature.entries[name].section
-        section: dict[str, Any] = {"id": f"metrics-{slug(title)}", "title": title, "metrics": []}
-        section = sections.setdefault(title, section)
+        into = sections.setdefault(title, section(place(title), title, []))
         if name in metrics:
-            section["metrics"].append(name)
+            into["metrics"].append(name)
     return {
         "name": str(signature.info.get("checkpoint", {}).get("name", "")), "plan": _plan(signature.plan),
         "sections": list(sections.values()), "metrics": metrics, "tokens": tokens,
     }  # fmt: skip
-
-
-def as_script(record: Any) -> Markup:
-    """JSON that can stand in a ``<script>``: nothing in it ends the element or begins another.
-
-    >>> as_script({"token": "</script>"})
-    Markup('{"token":"\\\\u003c/script\\\\u003e"}')
-    """
-    text = json.dumps(record, separators=(",", ":"), allow_nan=False)
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)
-
-
-def slug(title: str) -> str:
-    """A title as the name of a place on the page.
-
-    >>> slug("Logit lens")
-    'logit-lens'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-
-
-def rounded(values: Any) -> list[float | int | None]:
-    """Numbers to five significant digits; None where there is none.
-
-    >>> rounded([1.2345678, float("nan"), 123456.7, 2.0])
-    [1.2346, None, 123460, 2]
-    """
-    return [_short(float(value)) if np.isfinite(value) else None for value in np.asarray(values, dtype=float)]
-
-
-def _short(value: float) -> float | int:
-    value = float(f"{value:.{DIGITS}g}")
-    return int(value) if value.is_integer() and abs(value) < 1e15 else value
 
 
 def _plan(plan: pd.DataFrame) -> list[dict[str, Any]]:
@@ -102,45 +60,30 @@ def _plan(plan: pd.DataFrame) -> list[dict[str, Any]]:
 def _add(metrics: dict[str, Any], one: Metric, kind: str, drawn: list[dict[str, Any]]) -> None:
     if not drawn:
         return
-    about: dict[str, Any] = {
-        "label": one.label, "unit": one.unit, "formula": one.formula, "source": one.source, "axis": one.axis,
-        "rows": one.rows, "cols": one.cols, "centre": one.centre,
-    }  # fmt: skip
-    if kind == "cells":
-        about |= {"rowLabel": one.row_label, "colLabel": one.col_label}
-    metrics[one.id] = {**about, kind: drawn}
+    metrics[one.id] = {**about(one), kind: drawn}
 
 
 def _series(profiles: pd.DataFrame, one: Metric) -> list[dict[str, Any]]:
     drawn = []
     rows = profiles[profiles["metric"] == one.id]
     for _, together in rows.groupby("agg", sort=False):  # as the print figure: all parts and scopes on one scale
-        scale = _scale(one, together["value"])
+        scale = scale_of(one, together["value"])
         for key, line in together.groupby(PART, sort=False):
             line = line.sort_values("index")
-            drawn.append({
-                **dict(zip(PART, map(str, key), strict=True)), "scale": scale, "x": [int(i) for i in line["index"]],
-                "y": rounded(line["value"]), "low": rounded(line["ci_low"]), "high": rounded(line["ci_high"]),
-            })  # fmt: skip
+            part, scope, agg = map(str, key)
+            bounds = (line["ci_low"], line["ci_high"])
+            drawn.append(one_line(line["index"], line["value"], *bounds, scale, part=part, scope=scope, agg=agg))
     return drawn
 
 
 def _cells(matrices: pd.DataFrame, one: Metric) -> list[dict[str, Any]]:
     drawn = []
     rows = matrices[matrices["metric"] == one.id]
-    for key, cells in rows.groupby(PART, sort=False):
-        grid = cells.pivot(index="row", columns="col", values="value")
-        drawn.append({
-            **dict(zip(PART, map(str, key), strict=True)), "scale": _scale(one, grid.to_numpy(dtype=float)),
-            "rows": [int(r) for r in grid.index], "cols": [int(c) for c in grid.columns],
-            "values": [rounded(row) for row in grid.to_numpy(dtype=float)],
-        })  # fmt: skip
+    for key, table in rows.groupby(PART, sort=False):
+        grid = table.pivot(index="row", columns="col", values="value")
+        part, scope, agg = map(str, key)
+        drawn.append(cells(grid, scale_of(one, grid.to_numpy(dtype=float)), part=part, scope=scope, agg=agg))
     return drawn
-
-
-def _scale(one: Metric, values: Any) -> dict[str, Any]:
-    scale = Scale.of(one, values)
-    return {"norm": scale.norm, "low": float(scale.low), "high": float(scale.high)}
 
 
 def _add_tokens(tokens: dict[str, Any], one: Metric, table: pd.DataFrame) -> None:
@@ -154,7 +97,7 @@ def _add_tokens(tokens: dict[str, Any], one: Metric, table: pd.DataFrame) -> Non
     ]
     tokens[one.id] = {
         "label": one.label, "unit": one.unit, "formula": one.formula, "axis": one.axis,
-        "section": f"metrics-{slug(one.section)}", "scale": _scale(one, rows["value"]), "prompts": prompts,
+        "section": place(one.section), "scale": scale_of(one, rows["value"]), "prompts": prompts,
         "words": list(words),
     }  # fmt: skip
 
