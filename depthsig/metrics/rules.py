@@ -50,6 +50,9 @@ SHOWN_PROFILES = tuple(_RULES["findings"]["profiles"])
 PREDICTORS: dict[str, str] = dict(_RULES["repeat"]["predictors"])
 ANGULAR: str = _RULES["repeat"]["angular"]
 
+FITTED: str = _RULES["fit_lens"]["fitted"]
+"""What a tuned lens is fitted to make small, as the plain lens has it."""
+
 EARLY_EXIT = tuple(tuple(measure) for measure in _RULES["early_exit"]["measures"])
 EARLY_EXIT_LENSES = tuple(_RULES["early_exit"]["lenses"])
 EARLY_EXIT_LOSS: str = _RULES["early_exit"]["loss"]

@@ -17,7 +17,7 @@ IDS = set(all_metrics())
 FAMILIES = {one.family for one in all_metrics().values()}
 _ID = "|".join(re.escape(name) for name in sorted(IDS, key=len, reverse=True))
 _FAMILY = "|".join(sorted(FAMILIES))
-NAMED = re.compile(rf"(?<![\w.])(?:{_ID})(?![\w.])|(?<![\w.])(?:{_FAMILY})\.(?=$|[\w*{{])(?!(?:json|csv|pt)\b)")
+NAMED = re.compile(rf"(?<![\w.])(?:{_ID})(?![\w.])|(?<![\w.])(?:{_FAMILY})\.(?=$|[\w*{{])(?!(?:json|csv|pt|html)\b)")
 """A whole id, or a family with its dot at the end of a string or before more; names of files apart."""
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from depthsig.findings.finding import listed, plain
 from depthsig.metrics import entry
-from depthsig.metrics.rules import ACTIVATIONS
+from depthsig.metrics.rules import ACTIVATIONS, OF_LAYERS
 from depthsig.report.alt_texts import matrix_in_words
 from depthsig.report.figures.heatmap import draw_heatmap
 from depthsig.report.gallery import Drawn
@@ -22,7 +22,7 @@ from depthsig.report.style import COLUMN, house_style, new_figure
 from depthsig.signature.found_blocks import SavedBlocks
 from depthsig.signature.records import BlockRecord, BlocksRecord, as_record
 
-EVIDENCE = {"weights": "weights.cosine", "activations": ACTIVATIONS[0]}
+EVIDENCE = {"weights": OF_LAYERS, "activations": ACTIVATIONS[0]}
 """The metric whose matrix is searched, for each kind of evidence that is tested."""
 
 _HEAD = ("kind", "first layer", "layers", "times", "evidence", "p", "what was seen")

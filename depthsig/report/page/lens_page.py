@@ -61,7 +61,7 @@ def lens_data(record: Mapping[str, Any]) -> dict[str, Any]:
         As :func:`~depthsig.report.page.chart_data.record`; what can be marked is a step.
     """
     info = as_record(record, LensRecord)
-    kl = entry("lens.kl_reverse")
+    kl = entry(FITTED)
     values = {name: [_value(getattr(d, name)) for d in info.depths] for name in ("plain", "tuned")}
     scale = charts.scale_of(kl, [*values["plain"], *values["tuned"]])
     scale["low"] = min([scale["low"], *(v for v in values["tuned"] if v > 0)])  # good lenses lie below the entry's end
