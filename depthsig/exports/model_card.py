@@ -18,7 +18,7 @@ from depthsig.untrusted import size_of
 if TYPE_CHECKING:
     from depthsig.signature import Signature
 
-START, END = "<!-- depthsig:start -->", "<!-- depthsig:end -->"
+OPENS, CLOSES = "<!-- depthsig:start -->", "<!-- depthsig:end -->"
 """Between these lines a card is ours to replace."""
 LARGEST_CARD = 4 << 20
 """Bytes of a card that can be meant."""
@@ -59,7 +59,7 @@ def put_into(card: str | Path, section: str) -> bool:
     path = Path(card).resolve()
     text = _read(path)
     ends = "\r\n" if "\r\n" in text else "\n"
-    ours = ends.join([START, *section.rstrip("\n").split("\n"), END])
+    ours = ends.join([OPENS, *section.rstrip("\n").split("\n"), CLOSES])
     if found := _markers(text, path):
         _replace(path, text[: found[0]] + ours + text[found[1] :])
         return True
@@ -117,16 +117,16 @@ def _read(path: Path) -> str:
 
 def _markers(text: str, path: Path) -> tuple[int, int] | None:
     """Where the section between the markers begins and ends."""
-    counts = text.count(START), text.count(END)
+    counts = text.count(OPENS), text.count(CLOSES)
     if counts == (0, 0):
         return None
-    start, end = text.find(START), text.find(END)
+    start, end = text.find(OPENS), text.find(CLOSES)
     if counts != (1, 1) or end < start:
         raise InputError(
-            f"{str(path)!r} has {counts[0]} times {START!r} and {counts[1]} times {END!r}; one of each, in this order, "
-            "or none of them works"
+            f"{str(path)!r} has {counts[0]} times {OPENS!r} and {counts[1]} times {CLOSES!r}; one of each, in this "
+            "order, or none of them works"
         )
-    return start, end + len(END)
+    return start, end + len(CLOSES)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -16,7 +16,7 @@ from made_signatures import late, noisy, signature, skip_only
 
 from depthsig import InputError, Signature
 from depthsig.cli.main import main
-from depthsig.exports.model_card import END, START, escaped, model_card, put_into
+from depthsig.exports.model_card import CLOSES, OPENS, escaped, model_card, put_into
 from depthsig.exports.run_log import config_of, curves_of, scores_of, tag_of
 
 EVIL = "<script>alert(1)</script> | [x](javascript:1) `a` **b** <!-- depthsig:end --> @all https://evil.example"
@@ -57,7 +57,7 @@ def test_a_card_has_every_finding_as_a_row_and_a_sentence() -> None:
 
 def test_what_a_checkpoint_says_is_text() -> None:
     card = model_card(made(EVIL, prompts=f"x/{EVIL}"))
-    for bad in ("<script", "[x](", "**b**", " @all", "://", END):
+    for bad in ("<script", "[x](", "**b**", " @all", "://", CLOSES):
         assert bad not in card, bad
     assert sum(line.startswith("| ") for line in card.splitlines()) == 14 and "```" not in card
     assert escaped("a\n## b\r\nc") == "a \\#\\# b c"
@@ -78,10 +78,10 @@ def test_a_card_tells_nothing_of_its_writers_folders() -> None:
 def test_only_what_stands_between_the_markers_changes(tmp_path: Path, ends: str) -> None:
     card = tmp_path / "README.md"
     before, after = f"---{ends}license: mit{ends}---{ends}# Ünïcode{ends}", f"{ends}## Mine{ends}no end of line"
-    card.write_bytes(f"{before}{START}{ends}old{ends}{END}{after}".encode())
+    card.write_bytes(f"{before}{OPENS}{ends}old{ends}{CLOSES}{after}".encode())
     card.chmod(0o640)
     assert put_into(card, "new\nlines\n") is True
-    wanted = f"{before}{START}{ends}new{ends}lines{ends}{END}{after}".encode()
+    wanted = f"{before}{OPENS}{ends}new{ends}lines{ends}{CLOSES}{after}".encode()
     assert card.read_bytes() == wanted and card.stat().st_mode & 0o777 == 0o640
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
@@ -90,11 +90,11 @@ def test_a_card_without_markers_gets_them_at_its_end(tmp_path: Path) -> None:
     card = tmp_path / "README.md"
     card.write_text("# Model")
     assert put_into(card, "a\n") is False and put_into(card, "b\n") is True
-    assert card.read_text() == f"# Model\n\n{START}\nb\n{END}\n"
+    assert card.read_text() == f"# Model\n\n{OPENS}\nb\n{CLOSES}\n"
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    (START, "has 1 times"), (f"{END}{START}", "in this order"), (2 * (START + END), "has 2 times"),
+    (OPENS, "has 1 times"), (f"{CLOSES}{OPENS}", "in this order"), (2 * (OPENS + CLOSES), "has 2 times"),
 ])  # fmt: skip
 def test_a_card_with_half_a_pair_is_left_alone(tmp_path: Path, text: str, says: str) -> None:
     card = tmp_path / "README.md"
