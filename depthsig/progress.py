@@ -11,7 +11,6 @@ from html import escape
 from typing import Any
 
 from depthsig.errors import InputError, shown
-from depthsig.notebook import in_notebook
 
 EVERY = 30.0
 """Seconds between two lines."""
@@ -48,6 +47,8 @@ class Progress:
         if not self.visible:
             yield lambda amount: None
             return
+        from depthsig.notebook import in_notebook  # start-up time
+
         if in_notebook():
             bar = _InNotebook(name, total, self.clock)
             try:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from depthsig import kept
 from depthsig.cli import shared as opt
 from depthsig.errors import InputError
 
@@ -20,6 +19,8 @@ def cache(
     json: opt.Json = False,
 ) -> None:
     """List what is kept between runs, by kind, or clear it; DEPTHSIG_CACHE names another folder for it."""
+    from depthsig import kept  # start-up time
+
     found = kept.kinds()
     if kind is not None:
         found = [one for one in found if one.name == kind]

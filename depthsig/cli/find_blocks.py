@@ -47,10 +47,10 @@ def find_blocks(
     """
     from depthsig.measure.request import Request  # start-up time
     from depthsig.signature.folders.choosing import IDENTITY, ensure_results  # start-up time
-    from depthsig.signature.folders.kinds import BLOCKS  # start-up time
+    from depthsig.signature.folders.kinds import FOUND_BLOCKS  # start-up time
     from depthsig.signature.folders.writing import ensure_writable  # start-up time
 
-    ensure_results() if out is None else ensure_writable(out, BLOCKS)
+    ensure_results() if out is None else ensure_writable(out, FOUND_BLOCKS)
     Request(n=n, max_tokens=max_tokens, seed=seed)
     load = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     opt.refuse_early(checkpoint, load, order, iterations=iterations, prompts=prompts, n=n, seed=seed)
@@ -63,7 +63,7 @@ def find_blocks(
             dtype=dtype, device=device, device_map=device_map, revision=revision,
             trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, progress=opt.progress(no_progress),
         )  # fmt: skip
-        places = opt.Places(out, BLOCKS)
+        places = opt.Places(out, FOUND_BLOCKS)
         target = places(f"{found.checkpoint}-blocks", found.about[IDENTITY])
         found.save(target, draw)
     report = target / "report.html"

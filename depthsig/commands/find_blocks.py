@@ -35,7 +35,7 @@ from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.plan.plan import build_plan
 from depthsig.progress import Progress
 from depthsig.signature.folders.choosing import IDENTITY, identity_of
-from depthsig.signature.folders.kinds import BLOCKS
+from depthsig.signature.folders.kinds import FOUND_BLOCKS
 from depthsig.signature.folders.writing import ensure_writable, writing
 from depthsig.signature.found_blocks import SCHEMA, SIMILARITIES, SavedBlocks
 from depthsig.signature.provenance import versions
@@ -120,7 +120,7 @@ class FoundBlocks:
         Raises:
             InputError: if the folder is no result of this kind, or cannot be written.
         """
-        with writing(out, BLOCKS) as folder:
+        with writing(out, FOUND_BLOCKS) as folder:
             self.saved().write(folder)
             if draw is not None:
                 draw(self.saved(), folder)
@@ -180,7 +180,7 @@ def find_blocks(
     if draws < 999:
         raise InputError(f"{draws} draws cannot tell a p below {FOUND / 2}; use 999 or more (default {DRAWS})")
     if out is not None:
-        ensure_writable(out, BLOCKS)
+        ensure_writable(out, FOUND_BLOCKS)
     show = Progress.of(progress)
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     given = Given(model, tokenizer, loading, PlanOptions(order, iterations=iterations), forward)

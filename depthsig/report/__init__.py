@@ -14,7 +14,7 @@ from depthsig.report.page.html import render
 from depthsig.report.page.page_files import MADE, Which, write_page
 from depthsig.report.repeat_figures import repeat_figures
 from depthsig.signature import Comparison, Signature
-from depthsig.signature.folders.kinds import BLOCKS, COMPARE, FIGURES, LENS, PAGE, REPEAT, SIGNATURE, result_kind
+from depthsig.signature.folders.kinds import COMPARE, FIGURES, FOUND_BLOCKS, LENS, PAGE, REPEAT, SIGNATURE, result_kind
 from depthsig.signature.folders.writing import redrawing, writing
 from depthsig.signature.found_blocks import SavedBlocks
 from depthsig.signature.repeated import Repeated
@@ -85,7 +85,7 @@ def draw(directory: str | Path, forms: str | Sequence[str] = tuple(FORMATS)) -> 
 _DRAWN: Mapping[str, Callable[[Path], Callable[[Path], None]]] = {
     REPEAT: lambda folder: partial(repeated_page.draw, Repeated.load(folder)),
     LENS: lambda folder: partial(lens_page.draw, lens_page.read(folder)),
-    BLOCKS: lambda folder: partial(blocks_page.draw, SavedBlocks.load(folder)),
+    FOUND_BLOCKS: lambda folder: partial(blocks_page.draw, SavedBlocks.load(folder)),
 }
 """How a result of each kind is read, and then drawn into a folder."""
 
@@ -105,7 +105,7 @@ def _figures(folder: Path) -> Iterable[Drawn]:
         return compared_page.figures_for(Comparison.load(folder))
     if kind == REPEAT:
         return repeat_figures(Repeated.load(folder))
-    if kind == BLOCKS:
+    if kind == FOUND_BLOCKS:
         return blocks_page.block_figures(SavedBlocks.load(folder))
     return figures_for(Signature.load(folder))
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from depthsig.errors import InputError
 from depthsig.signature import storage, tabular
-from depthsig.signature.folders.kinds import BLOCKS
+from depthsig.signature.folders.kinds import FOUND_BLOCKS
 from depthsig.signature.reading import read_record, read_table
 from depthsig.signature.records import MOST_STEPS, BlocksRecord, as_record
 from depthsig.signature.tabular import INTEGER, NUMBER, TEXT, Columns
@@ -43,7 +43,7 @@ class SavedBlocks:
     def write(self, folder: Path) -> None:
         """Write record and table into a folder that exists."""
         tabular.write(self.similarities, folder / _FILE, SIMILARITIES)
-        storage.write_record(folder / BLOCKS, dict(self.info))
+        storage.write_record(folder / FOUND_BLOCKS, dict(self.info))
 
     @classmethod
     def load(cls, directory: str | Path) -> SavedBlocks:
@@ -53,11 +53,11 @@ class SavedBlocks:
             InputError: naming what is missing or damaged.
         """
         folder = Path(directory)
-        info = read_record(folder / BLOCKS, (SCHEMA,))
+        info = read_record(folder / FOUND_BLOCKS, (SCHEMA,))
         try:
             as_record(info, BlocksRecord)
         except InputError as error:
-            raise InputError(f"{str(folder / BLOCKS)!r} is damaged: {error}") from None
+            raise InputError(f"{str(folder / FOUND_BLOCKS)!r} is damaged: {error}") from None
         table = read_table(folder / _FILE, SIMILARITIES)
         places = table[["row", "col"]]
         if places.isna().any(axis=None) or ((places < 0) | (places >= MOST_STEPS)).any(axis=None):

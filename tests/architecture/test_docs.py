@@ -1,11 +1,9 @@
-"""What the docs tell their readers to type works, every row of README's table too, and what they name exists."""
+"""What the docs tell their readers to type works, and what they name exists."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
-import shlex
-import shutil
 import sys
 from pathlib import Path
 from types import CodeType, SimpleNamespace
@@ -81,64 +79,6 @@ def _program(block: Block, page: Path) -> CodeType:
     """A fence of Python, without the lines whose package is not installed here."""
     lines = ["" if _lacks(line) else line for line in block.text.splitlines()]
     return compile("\n".join(lines), page.name, "exec")
-
-
-# --- README's table: a row is a command, or options of `analyze` ---
-
-CELLS = [
-    cell.replace("\\|", "|")
-    for cell in re.findall(
-        r"^\|[^|]+\| (.*) \|$", (ROOT / "README.md").read_text(encoding="utf-8").split("| what you have |")[1]
-        .split("\n\n")[0], re.M,
-    )
-    if "`" in cell
-]  # fmt: skip
-TYPED = [one for cell in CELLS for one in re.findall(r"`((?:depthsig |--)[^`]+)`", cell)]
-MODELS = {"--iterations": "family-looped"}
-"""Options that need a model of their own kind."""
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the table's rows name: two results, a lens, prompts and a metric."""
-    folder = tmp_path_factory.mktemp("table")
-    (folder / "prompts.txt").write_text("The capital of France is Paris.\nTwo and two are four.\n")
-    (folder / "metric.py").write_text(
-        "import depthsig\n\n@depthsig.metric('mine.name', axis='depth', label='mean', formula='mean(h)')\n"
-        "def mean(h):\n    return h.mean(-1)\n"
-    )
-    quick = "--quick --metrics lens,skip --no-control -n 2"
-    assert main(shlex.split(f"analyze family-midas {quick} --out {folder / 'a'}")) == 0
-    for name in ("b", "c", "d"):
-        shutil.copytree(folder / "a", folder / name)
-    assert main(shlex.split(f"fit-lens family-midas -n 2 --max-tokens 16 --out {folder / 'lens'}")) == 0
-    return folder
-
-
-def filled(typed: str, folder: Path) -> list[str]:
-    """A row's command with things of this folder in the place of its words in capitals."""
-    model = next((name for option, name in MODELS.items() if typed.startswith(option)), "family-midas")
-    command = typed if typed.startswith("depthsig ") else f"depthsig analyze {model} {typed}"
-    if typed.startswith("depthsig compare DIR"):
-        folders = " ".join(f"{folder}/{name}" for name in "abcd")
-        roles = f"looped={folder}/a+{folder}/b,grown={folder}/c,baseline={folder}/d"
-        command = f"depthsig compare {folders} --roles {roles}"
-    for word, value in {
-        "CHECKPOINT": model, "depthsig-results/NAME-lens": f"{folder}/lens", "FILE.py": f"{folder}/metric.py",
-        "FILE": f"{folder}/prompts.txt", "--out DIR": f"--out {folder}/out", "DIR": f"{folder}/a",
-        "--iterations N": "--iterations 2",
-    }.items():  # fmt: skip
-        command = command.replace(word, value)
-    return arguments(command)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("typed", TYPED)
-def test_rows_of_the_readme_run(typed: str, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(results)
-    given = filled(typed, results)
-    plan = planned(shlex.join(["depthsig", *given]))
-    assert main(plan or given) == 0, given
 
 
 # --- what is named ---

@@ -35,7 +35,7 @@ def test_help_answers_in_under_a_third_of_a_second() -> None:
     code = "import sys; from depthsig.cli.main import main; sys.exit(main(['--help']))"
     fresh(code)
     taken = []
-    for _ in range(7):
+    for _ in range(12):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         fresh(code)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)

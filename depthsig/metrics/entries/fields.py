@@ -130,8 +130,9 @@ class Metric:
     def by_chance(self, vocabulary: int | None) -> float | None:
         """What guessing among ``vocabulary`` tokens with equal probabilities gives; None where that is not known.
 
-        >>> Metric("lens.loss", chance="ln V").by_chance(1) , Metric("lens.loss", chance="ln V").by_chance(None)
-        (0.0, None)
+        >>> from depthsig.metrics import entry
+        >>> entry("lens.overlap5").by_chance(50), entry("lens.overlap5").by_chance(None)
+        (0.1, None)
         """
         if not self.chance or not vocabulary:
             return None

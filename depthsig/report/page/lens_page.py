@@ -11,6 +11,7 @@ import numpy as np
 from depthsig.errors import InputError
 from depthsig.findings.finding import plain
 from depthsig.metrics import entry
+from depthsig.metrics.rules import FITTED
 from depthsig.report.page import chart_data as charts
 from depthsig.report.page.glance import Answer
 from depthsig.report.page.templates import number, page

@@ -9,10 +9,10 @@ from depthsig import untrusted
 from depthsig.signature.schema import FILES
 
 SIGNATURE, REPEAT, COMPARE, LENS = "signature.json", "repeat.json", "compare.json", "lens.json"
-BLOCKS = "blocks.json"
+FOUND_BLOCKS = "blocks.json"
 RECORDS = {
     SIGNATURE: "depthsig-signature/", REPEAT: "depthsig-repeat/", COMPARE: "depthsig-compare/", LENS: "depthsig-lens/",
-    BLOCKS: "depthsig-blocks/",
+    FOUND_BLOCKS: "depthsig-blocks/",
 }  # fmt: skip
 """The file that makes a folder a result of ours, and how its schema begins."""
 
@@ -25,7 +25,7 @@ _OWN = {
     REPEAT: frozenset({REPEAT, "repeat.csv", "ranking.csv", "prediction.csv", "samples.parquet", FIGURES, PAGE}),
     COMPARE: frozenset({COMPARE, *(f"{name}.csv" for name in COMPARED), FIGURES, PAGE}),
     LENS: frozenset({LENS, "config.json", "params.pt", PAGE}),
-    BLOCKS: frozenset({BLOCKS, "similarities.csv", FIGURES, PAGE}),
+    FOUND_BLOCKS: frozenset({FOUND_BLOCKS, "similarities.csv", FIGURES, PAGE}),
 }
 WRITTEN = {kind: names | {RUN} for kind, names in _OWN.items()}
 """What our commands write into a result of each kind; what else lies there is somebody's own, and kept when the
