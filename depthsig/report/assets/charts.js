@@ -74,6 +74,7 @@ const Charts = (() => {
       marks: [
         ...[0, 1].map((odd) => Plot.rect(blocks(plan).filter((b, i) => i % 2 === odd), { x1: (b) => b.start + shift, x2: (b) => b.end + shift, fill: odd ? "var(--tint-b)" : "var(--tint-a)", fillOpacity: 0.55 })),
         metric.centre === null ? null : Plot.ruleY([metric.centre], { stroke: "var(--soft)", strokeWidth: 1.2 }),
+        metric.chance > scale.low && metric.chance < scale.high ? Plot.ruleY([metric.chance], { stroke: "var(--soft)", strokeWidth: 1.2, strokeDasharray: "4 3", className: "chance-rule", title: () => `a uniform guess: ${digits(metric.chance)}` }) : null,
         Plot.areaY(there.filter((p) => p.low !== null && p.high !== null), { x: "x", y1: (p) => within(p.low), y2: (p) => within(p.high), z: "of", fill: "of", fillOpacity: 0.22 }),
         Plot.line(points, { x: "x", y: (p) => (p.y === null ? NaN : within(p.y)), stroke: "of", strokeWidth: 2 }),
         counted ? Plot.dot(there, { x: "x", y: (p) => within(p.y), fill: "of", r: 2.5 }) : null,

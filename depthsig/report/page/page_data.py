@@ -30,9 +30,12 @@ def page_data(signature: Signature) -> dict[str, Any]:
     signature = drawable(signature)
     metrics: dict[str, Any] = {}
     tokens: dict[str, Any] = {}
+    vocabulary = signature.info.get("checkpoint", {}).get("vocabulary")
     for one in signature.entries.values():
         if one.figure == "profile":
             _add(metrics, one, "series", _series(signature.profiles, one))
+            if one.id in metrics:
+                metrics[one.id]["chance"] = one.by_chance(vocabulary)
         elif one.figure == "heatmap":
             _add(metrics, one, "cells", _cells(signature.matrices, one))
         elif one.figure in TOKEN_FIGURES:
