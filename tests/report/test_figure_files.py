@@ -234,6 +234,8 @@ def study(folder: Path, spans: int) -> Path:
     frame = pd.DataFrame(runs).astype({"start": "Int64", "end": "Int64"})
     for name in ("loss", "accuracy"):
         frame[name], frame[f"{name}_low"], frame[f"{name}_high"] = 1.0, 0.5, 1.5
+    frame = frame.assign(n_prompts=5, delta_accuracy=0.0)
+    frame["delta_loss_low"], frame["delta_loss_high"] = frame["delta_loss"] - 0.1, frame["delta_loss"] + 0.1
     folder.mkdir()
     (folder / "repeat.json").write_text('{"schema": "depthsig-repeat/1"}')
     frame.to_csv(folder / "repeat.csv", index=False)
