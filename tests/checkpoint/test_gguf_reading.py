@@ -111,6 +111,7 @@ def test_loading_shows_how_far_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setattr("depthsig.progress._is_terminal", lambda: True)
     path = write_gguf(small_llama(), tmp_path / "a.gguf")
     open_checkpoint(path)
     assert capsys.readouterr().err == ""

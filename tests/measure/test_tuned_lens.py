@@ -144,15 +144,21 @@ def test_a_control_goes_without() -> None:
 
 
 def test_early_exit_draws_what_the_table_says() -> None:
+    from depthsig.metrics import entry
     from depthsig.report.gallery import figures_for
+    from depthsig.report.scale import Scale
 
     signature = depthsig.analyze(build("llama"), random_prompts(5), metrics=["lens", "tuned"], lens=some_lens())
     (drawn,) = [d for d in figures_for(signature) if d.name == "early_exit"]
     names = ("top1", "kl", "target_nll")
     for ax, name in zip(drawn.figure.axes, names, strict=True):
-        for line, lens in zip(ax.lines, ("lens", "tuned"), strict=False):
-            np.testing.assert_array_equal(line.get_ydata(), signature.profile(f"{lens}.{name}")["value"])
-    whole = drawn.figure.axes[2].lines[2].get_ydata()
+        lines = [line for line in ax.lines if str(line.get_label()).endswith(" lens")]
+        for line, lens in zip(lines, ("lens", "tuned"), strict=True):
+            values = signature.profile(f"{lens}.{name}")["value"].to_numpy()
+            scale = Scale.of(entry(f"lens.{name}"), values)
+            np.testing.assert_array_equal(line.get_ydata(), scale.within(values))
+            assert (scale.within(values) == values)[:-1].all()  # a KL of 0, at the end, has no place on its scale
+    whole = next(line for line in drawn.figure.axes[2].lines if line.get_linestyle() == ":").get_ydata()
     assert whole[0] == pytest.approx(signature.profile("lens.target_nll")["value"].iloc[-1])
     plain = depthsig.analyze(build("llama"), random_prompts(5), metrics=["lens.kl"])
     (drawn,) = [d for d in figures_for(plain) if d.name == "early_exit"]

@@ -48,7 +48,8 @@ def draw_line(
     """A line of a profile; hollow triangles stand where it lies beyond the scale."""
     ax.plot(x, scale.within(y), color=colour, marker=marker, label=label, zorder=3)
     for beyond, arrow in ((scale.below(y), "v"), (scale.above(y), "^")):
-        ax.plot(x[beyond], scale.within(y[beyond]), arrow, ms=5, mfc="white", mec=colour, zorder=4)
+        if beyond.any():
+            ax.plot(x[beyond], scale.within(y[beyond]), arrow, ms=5, mfc="white", mec=colour, zorder=4)
 
 
 def _name(key: tuple[str, str, str]) -> str:
