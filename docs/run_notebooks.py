@@ -46,7 +46,7 @@ def slim(notebook: Any) -> None:
         cell.metadata.pop("execution", None)
         if cell.cell_type != "code":
             continue
-        cell.outputs = [one for one in cell.outputs if not (one.output_type == "stream" and one.name == "stderr")]
+        cell.outputs = [one for one in cell.outputs if not _passes(one)]
         for one in cell.outputs:
             data = one.get("data", {})
             if "image/png" in data:
@@ -54,6 +54,14 @@ def slim(notebook: Any) -> None:
                 one.metadata.pop("image/png", None)
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = {"name": "python"}
+
+
+def _passes(output: Any) -> bool:
+    """Whether an output is progress: on stderr, or a bar, which is empty once its stage is over."""
+    if output.output_type == "stream":
+        return bool(output.name == "stderr")
+    html = output.get("data", {}).get("text/html")
+    return html is not None and (not html.strip() or "<progress" in html)
 
 
 def fewer_colours(png: str) -> str:
