@@ -48,16 +48,18 @@ class Evidence:
 
     def score_row(self, name: str, metric: str = NONE, part: str = NONE, scope: str = NONE) -> dict[str, Any] | None:
         """The row of the table of scores, or None."""
-        wanted = {"score": name, "metric": metric, "part": part, "scope": scope, "agg": "mean"}
-        rows = self.signature.scores
-        for column, value in wanted.items():
-            rows = rows[rows[column] == value]
-        return None if rows.empty else {str(k): v for k, v in rows.iloc[0].items()}
+        return self._scores.get((name, metric, part, scope))
 
     def layer_of(self, step: int) -> str:
         """A step, with its layer where that is not the same number."""
         layer = int(self.info["plan"][step]["layer"])
         return f"step {step}" if layer == step else f"step {step} (layer {layer})"
+
+    @cached_property
+    def _scores(self) -> dict[tuple[str, ...], dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.signature.scores[self.signature.scores["agg"] == "mean"].to_dict("records")
+        columns = ("score", "metric", "part", "scope")
+        return {tuple(str(row[c]) for c in columns): row for row in reversed(rows)}  # of several, the first
 
     @cached_property
     def _samples(self) -> dict[tuple[str, ...], pd.DataFrame]:

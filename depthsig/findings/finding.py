@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 Verdict = Literal["holds", "does not hold", "open"]
 
+DISAGREE = "scores disagree"
+"""How a finding says that other scores of its claim say otherwise."""
+
 LEVEL = 0.05
 """The error rate of one verdict: of a two-sided interval of 95 %, and of a test."""
 

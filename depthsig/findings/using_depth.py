@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from depthsig.findings.evidence import Evidence
-from depthsig.findings.finding import Estimate, Judged, Rule, Unjudged, Verdict, judged, listed, percent, plain
+from depthsig.findings.finding import (
+    DISAGREE,
+    Estimate,
+    Judged,
+    Rule,
+    Unjudged,
+    Verdict,
+    judged,
+    listed,
+    percent,
+    plain,
+)
 from depthsig.metrics.rules import CENTRES, EFFECTIVE, LATE, SETTLING
 
 EVEN_SHARE = 1 / 3
@@ -31,7 +42,7 @@ def _late(seen: Evidence) -> Judged:
         said.append(f"the effects' centre lies at {about} of the way, where {EVEN_CENTRE} is even")
         against = [words for words, found in centres.items() if {judged(found, EVEN_CENTRE), verdict} == _OPPOSED]
         if against:
-            caveat = f"scores disagree: the centre of the effects on {listed(against)} says the opposite"
+            caveat = f"{DISAGREE}: the centre of the effects on {listed(against)} says the opposite"
             said.append(caveat)
     return Judged(name, _sentence(said), share, EVEN_SHARE, verdict, caveat=caveat)
 
@@ -68,7 +79,7 @@ def _effective(seen: Evidence) -> Judged:
     each = listed([f"{one.text()} by {EFFECTIVE[name]}" for name, one in found.items()])
     said = [f"The effective depth is {each} of {seen.steps}; half of the depth is {plain(half)}"]
     alike = set(verdicts.values())
-    caveat = "scores disagree: " + listed([f"{plain(one.value)} by {EFFECTIVE[name]}" for name, one in found.items()])
+    caveat = f"{DISAGREE}: " + listed([f"{plain(one.value)} by {EFFECTIVE[name]}" for name, one in found.items()])
     if alike >= _OPPOSED:
         said.append("its definitions disagree")
     first = next(iter(found))

@@ -1,8 +1,10 @@
-"""One figure of a comparison on axes of one's own."""
+"""What a comparison's figures are, and one of them on axes of one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -17,7 +19,26 @@ from depthsig.report.style import FULL, house_style, new_figure
 from depthsig.signature import Comparison
 from depthsig.terms import NONE
 
-Draw = Callable[[Axes], Any]
+MOST_PAIRS = 28
+"""More paired differences than this are in the table only, those with roles first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pictured:
+    """A figure of a comparison: what is drawn of which rows, and what the page says of it.
+
+    Attributes:
+        size: in inches. paged: whether the page shows it.
+    """
+
+    name: str
+    group: str
+    title: str
+    caption: str
+    size: tuple[float, float]
+    draw: Callable[[Axes], Any]
+    rows: pd.DataFrame
+    paged: bool = True
 
 
 def plot_comparison(comparison: Comparison, name: str, ax: Axes | None = None) -> Axes:
@@ -26,10 +47,10 @@ def plot_comparison(comparison: Comparison, name: str, ax: Axes | None = None) -
     Raises:
         InputError: for a name of no figure; the message lists those that there are.
     """
-    draw, _ = _figure(drawable(comparison), name)
+    one = _named(drawable(comparison), name)
     with house_style():
-        ax = new_figure(FULL, 2.8).add_subplot() if ax is None else ax
-        draw(ax)
+        ax = new_figure(*one.size).add_subplot() if ax is None else ax
+        one.draw(ax)
     return ax
 
 
@@ -39,48 +60,80 @@ def comparison_rows(comparison: Comparison, name: str) -> pd.DataFrame:
     Raises:
         InputError: for a name of no figure; the message lists those that there are.
     """
-    return _figure(comparison, name)[1]
+    return _named(comparison, name).rows
 
 
-def _figure(comparison: Comparison, name: str) -> tuple[Draw, pd.DataFrame]:
-    every = _figures(comparison)
+def _named(comparison: Comparison, name: str) -> Pictured:
+    every = {one.name: one for one in (*pictured(comparison), *_profiles(comparison))}
     if name not in every:
         raise InputError(f"no figure {shown(name)}{near(name, every)}; there are {', '.join(every)}")
     return every[name]
 
 
-def _figures(comparison: Comparison) -> dict[str, tuple[Draw, pd.DataFrame]]:
-    """What can be drawn, by name: the figures of the page, and each compared profile by its metric, part and scope."""
-    roles = {m["name"]: m["role"] for m in comparison.info["models"]}
-    found: dict[str, tuple[Draw, pd.DataFrame]] = {}
-    if len(comparison.claims):
-        found["claims"] = lambda ax: draw_claims(ax, comparison.claims), comparison.claims
+def pictured(comparison: Comparison) -> Iterator[Pictured]:
+    """Every figure that a comparison allows, its profiles apart."""
+    roles, size, claims = _roles(comparison), len(comparison.models), comparison.claims
+    if len(claims):
+        yield Pictured(
+            "claims", "claims", "Claims", "Each claimed difference with its 95 % interval.",
+            (FULL, 0.75 + 0.3 * len(claims)), lambda ax: draw_claims(ax, claims), claims,
+        )  # fmt: skip
     distances = comparison.distance_matrix()
-    found["tree"] = lambda ax: draw_tree(ax, distances, roles), distances
-    found["distances"] = lambda ax: draw_distances(ax, distances, roles), distances
+    yield Pictured(
+        "tree", "distances", "Tree of models",
+        "Average linkage of the mean distance; models that fork close to their names use depth alike.",
+        (FULL, 0.6 + 0.24 * size), lambda ax: draw_tree(ax, distances, roles), distances,
+    )  # fmt: skip
+    yield Pictured(
+        "distances", "distances", "Distances",
+        f"Mean L1 distance over {len(comparison.info['profiles']['compared'])} profiles.",
+        (FULL * 0.8, 1.6 + 0.33 * size), lambda ax: draw_distances(ax, distances, roles), distances,
+    )  # fmt: skip
     between = comparison.distances[comparison.distances["level"] == "role"]
     if len(between):
-        found["distances.roles"] = lambda ax: draw_by_profile(ax, between), between
+        number = len(between[["metric", "part", "scope"]].drop_duplicates())
+        yield Pictured(
+            "distances.roles", "distances", "Distances by profile",
+            "Which profiles the mean distance between roles rests on.", (FULL, 0.9 + 0.19 * number),
+            lambda ax: draw_by_profile(ax, between), between,
+            paged=between["b"].nunique() > 1 or between["a"].nunique() > 1,
+        )  # fmt: skip
     scores = _late(comparison.scores).dropna(subset=["value"])
-    if len(scores):
-        found["late.models"] = lambda ax: draw_reliance(ax, scores, roles), scores
+    if scores.empty:
+        return
+    yield Pictured(
+        "late.models", "late", "Who relies on late layers",
+        "Share of what skipping layers changes that lies in the last third of the steps; 1/3 if all matter alike.",
+        (FULL, 0.6 + 0.2 * len(scores)), lambda ax: draw_reliance(ax, scores, roles), scores,
+    )  # fmt: skip
     late = _late(comparison.late).dropna(subset=["difference"])
+    late = pd.concat([late[late["level"] == "role"], late[late["level"] == "model"]]).head(MOST_PAIRS)
     if len(late):
-        found["late.differences"] = lambda ax: draw_late(ax, late), late
+        yield Pictured(
+            "late.differences", "late", "Differences of late reliance",
+            "Paired differences: roles first (over their seeds), then models (over prompts).",
+            (FULL, 0.6 + 0.17 * len(late)), lambda ax: draw_late(ax, late), late,
+        )  # fmt: skip
+
+
+def _profiles(comparison: Comparison) -> Iterator[Pictured]:
+    """Each compared profile by itself, by its metric, part and scope; the page has them by family."""
+    roles = _roles(comparison)
     for (metric, part, scope), rows in comparison.profiles.groupby(["metric", "part", "scope"], sort=False):
         name = ".".join(piece for piece in (metric, part, scope) if piece != NONE)
-        found[name] = _profile(comparison, rows, roles), rows
-    return found
+        draw = partial(_profile, comparison, rows, roles)
+        yield Pictured(name, "profiles", name, "", (FULL, 2.8), draw, rows, paged=False)
 
 
-def _profile(comparison: Comparison, rows: pd.DataFrame, roles: dict[str, str]) -> Draw:
-    def draw(ax: Axes) -> None:
-        draw_relative(ax, rows, comparison.entries[str(rows.iloc[0]["metric"])], roles, comparison.models)
-        ax.set_xlabel("relative depth")
-        ax.set_ylabel("mean |value| = 1")
-        ax.legend()
+def _profile(comparison: Comparison, rows: pd.DataFrame, roles: dict[str, str], ax: Axes) -> None:
+    draw_relative(ax, rows, comparison.entries[str(rows.iloc[0]["metric"])], roles, comparison.models)
+    ax.set_xlabel("relative depth")
+    ax.set_ylabel("mean |value| = 1")
+    ax.legend()
 
-    return draw
+
+def _roles(comparison: Comparison) -> dict[str, str]:
+    return {m["name"]: m["role"] for m in comparison.info["models"]}
 
 
 def _late(frame: pd.DataFrame) -> pd.DataFrame:

@@ -19,8 +19,8 @@ from depthsig.signature import storage, tabular
 from depthsig.signature.consistency import wrong_comparison
 from depthsig.signature.folders.kinds import COMPARE
 from depthsig.signature.folders.writing import writing
-from depthsig.signature.reading import read_record, read_table
-from depthsig.signature.records import ComparisonRecord, as_record
+from depthsig.signature.reading import read_as, read_table
+from depthsig.signature.records import ComparisonRecord
 from depthsig.signature.tabular import NAME, NUMBER, TEXT, Columns
 from depthsig.terms import NONE
 
@@ -149,13 +149,7 @@ class Comparison:
             InputError: naming what is missing or damaged.
         """
         folder = Path(directory)
-        info = read_record(folder / RECORD, READS)
-        try:
-            names = [m.name for m in as_record(info, ComparisonRecord).models]
-        except InputError as error:
-            raise InputError(f"{str(folder / RECORD)!r} is damaged: {error}") from None
-        if len(set(names)) < len(names):
-            raise InputError(f"{str(folder / RECORD)!r} is damaged: two of its models have one name")
+        info = read_as(folder / RECORD, READS, ComparisonRecord, _check_names)
         frames = {name: read_table(folder / f"{name}.csv", columns) for name, columns in TABLES.items()}
         for name, wrong in wrong_comparison(info, frames):
             raise InputError(f"{str(folder / f'{name}.csv')!r} is damaged: {wrong}")
@@ -192,3 +186,9 @@ def in_numbers(claim: dict[str, Any]) -> str:
 def number(value: float) -> str:
     """A signed number of three digits, or that it is undefined."""
     return f"{value:+.3g}" if np.isfinite(value) else "undefined"
+
+
+def _check_names(record: ComparisonRecord) -> None:
+    names = [model.name for model in record.models]
+    if len(set(names)) < len(names):
+        raise InputError("two of its models have one name")

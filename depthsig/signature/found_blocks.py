@@ -12,8 +12,8 @@ import pandas as pd
 from depthsig.errors import InputError
 from depthsig.signature import storage, tabular
 from depthsig.signature.folders.kinds import FOUND_BLOCKS
-from depthsig.signature.reading import read_record, read_table
-from depthsig.signature.records import MOST_STEPS, BlocksRecord, as_record
+from depthsig.signature.reading import read_as, read_table
+from depthsig.signature.records import MOST_STEPS, BlocksRecord
 from depthsig.signature.tabular import INTEGER, NUMBER, TEXT, Columns
 
 SCHEMA = "depthsig-blocks/1"
@@ -53,11 +53,7 @@ class SavedBlocks:
             InputError: naming what is missing or damaged.
         """
         folder = Path(directory)
-        info = read_record(folder / FOUND_BLOCKS, (SCHEMA,))
-        try:
-            as_record(info, BlocksRecord)
-        except InputError as error:
-            raise InputError(f"{str(folder / FOUND_BLOCKS)!r} is damaged: {error}") from None
+        info = read_as(folder / FOUND_BLOCKS, (SCHEMA,), BlocksRecord)
         table = read_table(folder / _FILE, SIMILARITIES)
         places = table[["row", "col"]]
         if places.isna().any(axis=None) or ((places < 0) | (places >= MOST_STEPS)).any(axis=None):

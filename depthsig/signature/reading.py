@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from depthsig.errors import InputError, as_path, shown
 from depthsig.signature import tabular
 from depthsig.signature.consistency import wrong_tables
 from depthsig.signature.folders.kinds import PARTIAL, SIGNATURE
-from depthsig.signature.records import SignatureRecord, as_record
+from depthsig.signature.records import Kind, SignatureRecord, as_record
 from depthsig.signature.schema import FILES, READS, TABLES
 from depthsig.signature.tabular import Columns
 from depthsig.untrusted import is_folder, read_json
@@ -29,11 +29,7 @@ def read_tables(directory: str | Path) -> tuple[dict[str, Any], dict[str, pd.Dat
         raise InputError(f"{str(path)!r} is unfinished work, not a result; run the analysis with --resume")
     if not is_folder(path):
         raise InputError(f"{str(path)!r} is no folder; name a results folder")
-    info = read_record(path / SIGNATURE, READS)
-    try:
-        check_record(as_record(info, SignatureRecord))
-    except InputError as error:
-        raise InputError(f"{str(path / SIGNATURE)!r} is damaged: {error}") from None
+    info = read_as(path / SIGNATURE, READS, SignatureRecord, check_record)
     tables = {name: read_table(path / file, TABLES[name]) for name, file in FILES.items()}
     written = info.pop("rows", {})
     for name, file in FILES.items():
@@ -78,6 +74,25 @@ def read_record(path: Path, schemas: Sequence[str]) -> dict[str, Any]:
     if found not in schemas:
         known = " and ".join(map(repr, schemas))
         raise InputError(f"{str(path)!r} has schema {shown(found)}; this version reads {known}")
+    return info
+
+
+def read_as(
+    path: Path, schemas: Sequence[str], kind: type[Kind], check: Callable[[Kind], None] = lambda record: None
+) -> dict[str, Any]:
+    """:func:`read_record`, of a record that holds what is declared of its kind.
+
+    Args:
+        check: what types cannot say; raises InputError.
+
+    Raises:
+        InputError: if it is missing, damaged or of another schema.
+    """
+    info = read_record(path, schemas)
+    try:
+        check(as_record(info, kind))
+    except InputError as error:
+        raise InputError(f"{str(path)!r} is damaged: {error}") from None
     return info
 
 

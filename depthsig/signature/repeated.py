@@ -11,8 +11,8 @@ import pandas as pd
 
 from depthsig.errors import InputError
 from depthsig.signature.folders.kinds import REPEAT
-from depthsig.signature.reading import read_record, read_table
-from depthsig.signature.records import RepeatRecord, as_record
+from depthsig.signature.reading import read_as, read_table
+from depthsig.signature.records import RepeatRecord
 from depthsig.signature.tabular import INTEGER, NUMBER, TEXT, Columns, conform
 from depthsig.untrusted import is_there
 
@@ -68,11 +68,7 @@ class Repeated:
             InputError: naming what is missing or damaged.
         """
         folder = Path(directory)
-        info = read_record(folder / REPEAT, (SCHEMA,))
-        try:
-            as_record(info, RepeatRecord)
-        except InputError as error:
-            raise InputError(f"{str(folder / REPEAT)!r} is damaged: {error}") from None
+        info = read_as(folder / REPEAT, (SCHEMA,), RepeatRecord)
         frames = {"repeat": read_table(folder / "repeat.csv", REPEATED)}
         if (frames["repeat"]["times"] > 1).any():
             frames["ranking"] = read_table(folder / "ranking.csv", RANKING)

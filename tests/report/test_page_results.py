@@ -14,12 +14,12 @@ from made_signatures import noisy, signature
 import depthsig
 from depthsig.cli.main import main
 from depthsig.errors import InputError
-from depthsig.findings.finding import Finding
+from depthsig.findings.finding import DISAGREE, Finding
 from depthsig.report import build, draw
 from depthsig.report.page import chart_data, lens_page
 from depthsig.report.page.blocks_page import blocks_data, blocks_in_short
 from depthsig.report.page.compared_data import compared_in_short, comparison_data
-from depthsig.report.page.glance import DISAGREE, glance
+from depthsig.report.page.glance import glance
 from depthsig.report.page.repeated_page import ALL, repeat_data, repeated_in_short
 from depthsig.signature.found_blocks import SavedBlocks
 from depthsig.signature.records import BlocksRecord, LensRecord, as_record

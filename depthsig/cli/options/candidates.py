@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from depthsig.terms import PARTS, POSITIONS, SCOPES
+
 
 def checkpoints(incomplete: str) -> list[str]:
     """Checkpoints that are installed."""
@@ -43,12 +45,12 @@ def metrics(incomplete: str) -> list[str]:
 
 def parts(incomplete: str) -> list[str]:
     """What is taken away, several with commas."""
-    return _listed(incomplete, ("layer", "attn", "mlp"))
+    return _listed(incomplete, PARTS)
 
 
 def scopes(incomplete: str) -> list[str]:
     """Where it is taken away, several with commas."""
-    return _listed(incomplete, ("current", "future"))
+    return _listed(incomplete, SCOPES)
 
 
 def formats(incomplete: str) -> list[str]:
@@ -58,7 +60,7 @@ def formats(incomplete: str) -> list[str]:
 
 def positions(incomplete: str) -> list[str]:
     """Where it is measured."""
-    return _beginning(incomplete, ("all", "answer", "last"))
+    return _beginning(incomplete, POSITIONS)
 
 
 def ablations(incomplete: str) -> list[str]:

@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 
 from depthsig.metrics.rules import LATE
+from depthsig.report.comparison_plot import pictured
 from depthsig.report.drawable import drawable
-from depthsig.report.figures.forest import draw_by_profile, draw_claims, draw_late, draw_reliance
 from depthsig.report.figures.labels import with_unit
-from depthsig.report.figures.models import draw_distances, draw_relative, draw_tree
+from depthsig.report.figures.models import draw_relative
 from depthsig.report.gallery import Drawn
 from depthsig.report.page.compared_data import compared_in_short, comparison_data
 from depthsig.report.page.page_files import MADE, write_page
-from depthsig.report.page.templates import embedded, page
+from depthsig.report.page.templates import embedded, number, page
 from depthsig.report.style import FULL, house_style, new_figure
 from depthsig.signature.compared import RECORD, Comparison, in_numbers, stated
 from depthsig.signature.folders.kinds import PAGE
@@ -28,8 +28,6 @@ from depthsig.terms import described
 
 PANELS = 3
 """Panels side by side."""
-MOST_PAIRS = 28
-"""More paired differences than this are in the table only, those with roles first."""
 
 
 def save(comparison: Comparison, directory: str | Path) -> Path:
@@ -59,58 +57,15 @@ def draw(comparison: Comparison, folder: Path) -> None:
 
 
 def figures_for(comparison: Comparison) -> Iterator[Drawn]:
-    """Every figure that the comparison allows."""
+    """Every figure of the page."""
     comparison = drawable(comparison)
-    roles = {m["name"]: m["role"] for m in comparison.info["models"]}
-    size = len(comparison.models)
     with house_style():
-        if len(comparison.claims):
-            figure = new_figure(FULL, 0.75 + 0.3 * len(comparison.claims))
-            draw_claims(figure.add_subplot(), comparison.claims)
-            yield Drawn("claims", "claims", "Claims", "Each claimed difference with its 95 % interval.", figure)
-        distances = comparison.distance_matrix()
-        figure = new_figure(FULL, 0.6 + 0.24 * size)
-        draw_tree(figure.add_subplot(), distances, roles)
-        caption = "Average linkage of the mean distance; models that fork close to their names use depth alike."
-        yield Drawn("tree", "distances", "Tree of models", caption, figure)
-        figure = new_figure(FULL * 0.8, 1.6 + 0.33 * size)
-        draw_distances(figure.add_subplot(), distances, roles)
-        caption = f"Mean L1 distance over {len(comparison.info['profiles']['compared'])} profiles."
-        yield Drawn("distances", "distances", "Distances", caption, figure)
-        between = comparison.distances[comparison.distances["level"] == "role"]
-        if between["b"].nunique() > 1 or between["a"].nunique() > 1:
-            profiles = len(between[["metric", "part", "scope"]].drop_duplicates())
-            figure = new_figure(FULL, 0.9 + 0.19 * profiles)
-            draw_by_profile(figure.add_subplot(), between)
-            caption = "Which profiles the mean distance between roles rests on."
-            yield Drawn("distances.roles", "distances", "Distances by profile", caption, figure)
-        yield from _late_figures(comparison, roles)
-        yield from _profile_figures(comparison, roles)
-
-
-def _late_figures(comparison: Comparison, roles: dict[str, str]) -> Iterator[Drawn]:
-    headline = dict(zip(("score", "part", "scope"), LATE, strict=True))
-    scores = _only(comparison.scores, headline).dropna(subset=["value"])
-    if scores.empty:
-        return
-    figure = new_figure(FULL, 0.6 + 0.2 * len(scores))
-    draw_reliance(figure.add_subplot(), scores, roles)
-    caption = "Share of what skipping layers changes that lies in the last third of the steps; 1/3 if all matter alike."
-    yield Drawn("late.models", "late", "Who relies on late layers", caption, figure)
-    late = _only(comparison.late, headline).dropna(subset=["difference"])
-    late = pd.concat([late[late["level"] == "role"], late[late["level"] == "model"]]).head(MOST_PAIRS)
-    if late.empty:
-        return
-    figure = new_figure(FULL, 0.6 + 0.17 * len(late))
-    draw_late(figure.add_subplot(), late)
-    caption = "Paired differences: roles first (over their seeds), then models (over prompts)."
-    yield Drawn("late.differences", "late", "Differences of late reliance", caption, figure)
-
-
-def _only(frame: pd.DataFrame, values: dict[str, str]) -> pd.DataFrame:
-    for column, value in values.items():
-        frame = frame[frame[column] == value]
-    return frame
+        for one in pictured(comparison):
+            if one.paged:
+                figure = new_figure(*one.size)
+                one.draw(figure.add_subplot())
+                yield Drawn(one.name, one.group, one.title, one.caption, figure)
+        yield from _profile_figures(comparison, {m["name"]: m["role"] for m in comparison.info["models"]})
 
 
 def _profile_figures(comparison: Comparison, roles: dict[str, str]) -> Iterator[Drawn]:
@@ -162,8 +117,8 @@ def _late_rows(comparison: Comparison) -> list[dict[str, str]]:
     rows = rows[rows["level"] == ("role" if (rows["level"] == "role").any() else "model")]
     return [
         {
-            "score": r["score"], "a": r["a"], "b": r["b"], "value_a": _number(r["value_a"]), "note": r["note"],
-            "value_b": _number(r["value_b"]), "difference": _interval(r),
+            "score": r["score"], "a": r["a"], "b": r["b"], "value_a": number(r["value_a"], 3), "note": r["note"],
+            "value_b": number(r["value_b"], 3), "difference": _interval(r),
         }
         for r in rows.to_dict("records")
     ]  # fmt: skip
@@ -173,15 +128,11 @@ def _recurrence_rows(comparison: Comparison) -> list[dict[str, str]]:
     return [
         {
             "a": r["a"], "c": r["c"], "about": described(r["metric"], r["part"], r["scope"]),
-            "strength_a": _number(r["strength_a"]), "strength_c": _number(r["strength_c"]), "difference": _interval(r),
-            "p_a": _number(r["p_a"]), "p_c": _number(r["p_c"]), "note": r["note"],
+            "strength_a": number(r["strength_a"], 3), "strength_c": number(r["strength_c"], 3),
+            "difference": _interval(r), "p_a": number(r["p_a"], 3), "p_c": number(r["p_c"], 3), "note": r["note"],
         }
         for r in comparison.recurrence.to_dict("records")
     ]  # fmt: skip
-
-
-def _number(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:.3g}"
 
 
 def _interval(row: dict[str, Any]) -> str:

@@ -6,10 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from depthsig.findings.finding import Finding
-
-DISAGREE = "scores disagree"
-"""How a finding says that other scores of its claim say otherwise."""
+from depthsig.findings.finding import DISAGREE, Finding
 
 _ANSWERS = {"holds": ("Yes", "pass"), "does not hold": ("No", "fail"), "open": ("Open", "open")}
 

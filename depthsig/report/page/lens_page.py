@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from depthsig.errors import InputError
 from depthsig.findings.finding import plain
 from depthsig.metrics import entry
 from depthsig.metrics.rules import FITTED
@@ -16,7 +15,7 @@ from depthsig.report.page import chart_data as charts
 from depthsig.report.page.glance import Answer
 from depthsig.report.page.templates import number, page
 from depthsig.signature.folders.kinds import LENS, PAGE
-from depthsig.signature.reading import read_record
+from depthsig.signature.reading import read_as
 from depthsig.signature.records import LensRecord, as_record
 
 SCHEMA = "depthsig-lens/1"
@@ -29,12 +28,7 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: if there is none, or it is damaged.
     """
-    info = read_record(folder / LENS, (SCHEMA,))
-    try:
-        as_record(info, LensRecord)
-    except InputError as error:
-        raise InputError(f"{str(folder / LENS)!r} is damaged: {error}") from None
-    return info
+    return read_as(folder / LENS, (SCHEMA,), LensRecord)
 
 
 def draw(record: Mapping[str, Any], folder: Path) -> None:
