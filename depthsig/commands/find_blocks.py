@@ -121,9 +121,10 @@ class FoundBlocks:
             InputError: if the folder is no result of this kind, or cannot be written.
         """
         with writing(out, FOUND_BLOCKS) as folder:
-            self.saved().write(folder)
+            saved = self.saved()
+            saved.write(folder)
             if draw is not None:
-                draw(self.saved(), folder)
+                draw(saved, folder)
         return Path(out)
 
     def record(self) -> dict[str, Any]:

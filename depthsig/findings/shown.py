@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from depthsig.findings.finding import LEVEL, Finding, Judged, Rule, plain
+from depthsig.notebook import table
 
 HEAD = ("verdict", "finding", "value", "95 % interval", "against")
 RULE = 110
@@ -90,10 +91,5 @@ class Findings(list[Finding]):
         return str(self)
 
     def _repr_html_(self) -> str:
-        rows = ["<tr>" + "".join(f"<th>{escape(name)}</th>" for name in HEAD) + "</tr>"]
-        for one in self.shown:
-            cells = [escape(cell) for cell in one.cells]
-            if one.caveat:
-                cells[1] += f"<br><small>{escape(one.caveat)}</small>"
-            rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-        return f"<table>{''.join(rows)}</table><p>{escape(self.rate)}</p>"
+        rows = [(one.verdict, "; ".join(filter(None, [one.claim, one.caveat])), *one.cells[2:]) for one in self.shown]
+        return table(HEAD, rows) + f"<p>{escape(self.rate)}</p>"
