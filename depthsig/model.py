@@ -130,11 +130,9 @@ class Model(Network):
         Raises:
             InputError: as :meth:`cache`.
         """
-        refuse_autocast(self.module)
-        wanted, last = self.names_of(names), f"blocks.{len(self.plan) - 1}.hook_resid_post"
-        kept = self.activations(self.tokens(prompts, max_tokens), list(dict.fromkeys([*wanted, last])))
-        logits = [self.read(state[None])[0] for state in kept[last]]
-        return logits, {name: kept[name] for name in wanted}
+        kept = self.cache(prompts, names, max_tokens=max_tokens)
+        # Not read from what is kept: these are to the last bit the logits of `run`, which goes in batches of its own.
+        return self.run(prompts, [None], max_tokens=max_tokens)[0].logits, kept
 
     def run(
         self, prompts: str | Sequence[Any], edits: Sequence[Edit | None], *, observer: StepObserver | None = None,

@@ -148,6 +148,8 @@ def test_numbers_behind_a_chart(browser: Any, files: dict[str, Path], name: str)
     summaries = page.locator("details > summary", has_text="Numbers")
     for summary in summaries.all():
         summary.click()
+    # What is opened is told of a moment later.
+    page.wait_for_function("n => document.querySelectorAll('.rows table').length >= n", arg=summaries.count())
     assert summaries.count() == page.locator(".rows table").count() >= 1
     assert all(table.locator("tbody tr").count() for table in page.locator(".rows table").all())
     assert not said
