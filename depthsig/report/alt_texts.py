@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
+
+from depthsig.metrics import Metric
+from depthsig.metrics.rules import EARLY_EXIT_LENSES
+from depthsig.report.figures.early_exit import early_exit_measures
+from depthsig.report.figures.token_map import MOST_POSITIONS
+from depthsig.report.figures.top_tokens import readable
+from depthsig.report.figures.trajectories import TOKENS
 
 SMALL = 90
 """Percent of a matrix's cells below which its usual values lie."""
@@ -55,3 +64,131 @@ def matrix_in_words(matrix: pd.DataFrame, row: str, column: str) -> str:
     most = float(np.nanpercentile(values, SMALL))
     where = f"{row} {matrix.index[i]}, {column} {matrix.columns[j]}"
     return f"largest at {where} ({values[i, j]:.3g}), {SMALL} % of cells at most {most:.3g}"
+
+
+def extremes_in_words(values: pd.Series) -> str:
+    """Which of the named values is highest and which lowest.
+
+    >>> extremes_in_words(pd.Series([0.47, 0.31, 0.3], index=["looped", "grown", "baseline"]))
+    'highest looped (0.47), lowest baseline (0.3)'
+    >>> extremes_in_words(pd.Series([0.47], index=["looped"]))
+    'looped 0.47'
+    """
+    known = values.dropna()
+    if known.empty:
+        return "nothing is defined"
+    if len(known) == 1:
+        return f"{known.index[0]} {known.iloc[0]:.3g}"
+    high, low = known.idxmax(), known.idxmin()
+    return f"highest {high} ({known.max():.3g}), lowest {low} ({known.min():.3g})"
+
+
+def pairs_in_words(distances: pd.DataFrame) -> str:
+    """Which two models are nearest to each other, and which farthest.
+
+    Args:
+        distances: symmetric, named by model.
+
+    >>> names = ["a", "b", "c"]
+    >>> pairs_in_words(pd.DataFrame([[0, 0.1, 0.5], [0.1, 0, 0.4], [0.5, 0.4, 0]], names, names))
+    'nearest a and b (0.1), farthest a and c (0.5)'
+    """
+    values = distances.to_numpy(float)
+    rows, cols = np.triu_indices(len(values), 1)
+    apart = pd.Series(values[rows, cols]).dropna()
+    if apart.empty:
+        return "nothing is defined"
+    named = [f"{distances.index[i]} and {distances.index[j]}" for i, j in zip(rows, cols, strict=True)]
+    near, far = int(apart.idxmin()), int(apart.idxmax())
+    if near == far:
+        return f"{named[near]} are {apart[near]:.3g} apart"
+    return f"nearest {named[near]} ({apart[near]:.3g}), farthest {named[far]} ({apart[far]:.3g})"
+
+
+def curves_in_words(rows: pd.DataFrame) -> str:
+    """Where the models' curves of one profile lie farthest apart.
+
+    Args:
+        rows: of one profile, with ``model``, relative ``depth`` and ``value``.
+
+    >>> curves_in_words(pd.DataFrame({"model": ["a", "b"], "depth": [0.5, 0.5], "value": [1.0, 3.0]}))
+    'farthest apart at relative depth 0.5: highest b (3), lowest a (1)'
+    """
+    table = rows.pivot_table(index="depth", columns="model", values="value", aggfunc="first").dropna(how="all")
+    if table.empty:
+        return "nothing is defined"
+    if table.shape[1] == 1:
+        return profile_in_words(rows.assign(index=range(len(rows))), "place")
+    depth = (table.max(axis=1) - table.min(axis=1)).idxmax()
+    return f"farthest apart at relative depth {depth:.2g}: {extremes_in_words(table.loc[depth])}"
+
+
+def phases_in_words(rows: pd.DataFrame) -> str:
+    """Which phase of the block lies highest and which lowest once the trend is removed.
+
+    Args:
+        rows: as :attr:`depthsig.report.period_tables.PeriodTable.rows`.
+
+    >>> phases_in_words(pd.DataFrame({"phase": [0, 1, 0, 1], "phase_fit": [0.2, -0.2, 0.2, -0.2]}))
+    'highest phase 0 (0.2), lowest phase 1 (-0.2)'
+    """
+    fits = rows.groupby("phase")["phase_fit"].mean()
+    return extremes_in_words(fits.rename(index=lambda phase: f"phase {int(phase)}"))
+
+
+def early_exit_in_words(profiles: pd.DataFrame, entries: Mapping[str, Metric]) -> str:
+    """A sentence for each measure and lens of the early-exit figure."""
+    said = []
+    for measure in early_exit_measures(profiles):
+        for name, lens in zip(measure.metrics, measure.lenses, strict=True):
+            rows = profiles[(profiles["metric"] == name) & (profiles["agg"] == "mean")]
+            said.append(f"{entries[name].label}, {EARLY_EXIT_LENSES[lens]}, {profile_in_words(rows, 'depth')}.")
+    return " ".join(said)
+
+
+def token_map_in_words(tokens: pd.DataFrame) -> str:
+    """At which depth and input token a map of tokens is largest.
+
+    Args:
+        tokens: one prompt's rows of a metric, with ``index``, ``position``, ``input_token`` and ``value``.
+    """
+    words = tokens.drop_duplicates("position").set_index("position")["input_token"]
+    table = tokens.pivot_table(index="index", columns="position", values="value", aggfunc="first")
+    table = table.iloc[:, -MOST_POSITIONS:]
+    return matrix_in_words(table.rename(columns=lambda p: f"{p} ({readable(str(words[p]))})"), "depth", "position")
+
+
+def top_tokens_in_words(tokens: pd.DataFrame) -> str:
+    """Which token is on top at the last position, from depth to depth.
+
+    Args:
+        tokens: one prompt's rows, with ``index``, ``position``, ``rank``, ``token`` and ``value`` (a probability).
+
+    >>> top_tokens_in_words(pd.DataFrame({"index": [0, 1, 2], "position": 3, "rank": 1, "token": ["a", "b", "b"],
+    ...                                   "value": [0.1, 0.4, 0.9]}))
+    'at position 3 the top token is a from depth 0, b from depth 1; its probability at depth 2 is 0.9'
+    """
+    top = tokens[(tokens["rank"] == 1) & (tokens["position"] == tokens["position"].max())]
+    top = top.drop_duplicates("index").sort_values("index")
+    if top.empty:
+        return "nothing is defined"
+    changes = top[top["token"] != top["token"].shift()]
+    said = [f"{readable(str(row.token))} from depth {row.index}" for row in changes.itertuples(index=False)]
+    if len(said) > 6:
+        said = [*said[:2], f"{len(said) - 5} others", *said[-3:]]
+    last = top.iloc[-1]
+    end = f"its probability at depth {last['index']} is {last['value']:.3g}"
+    return f"at position {last['position']} the top token is {', '.join(said)}; {end}"
+
+
+def paths_in_words(tokens: pd.DataFrame) -> str:
+    """How far tokens' states move from pass to pass on the components that are drawn.
+
+    Args:
+        tokens: one prompt's rows of ``loop.pca``: ``index`` (pass), ``position``, ``rank`` (component), ``value``.
+    """
+    shown = tokens[tokens["position"].isin(np.sort(tokens["position"].unique())[-TOKENS:])]
+    paths = shown.pivot_table(index="index", columns=["position", "rank"], values="value", aggfunc="first")
+    squares = (paths.diff().iloc[1:] ** 2).T.groupby(level="position").sum(min_count=1)
+    moves = np.sqrt(squares).mean().rename("value").rename_axis("index").reset_index()
+    return f"the mean move on both components {profile_in_words(moves, 'state')}"

@@ -12,12 +12,14 @@ from matplotlib.axes import Axes
 
 from depthsig.errors import InputError, near, shown
 from depthsig.metrics.rules import LATE
+from depthsig.report.alt_texts import curves_in_words, extremes_in_words, pairs_in_words
 from depthsig.report.drawable import drawable
 from depthsig.report.figures.forest import draw_by_profile, draw_claims, draw_late, draw_reliance
 from depthsig.report.figures.models import draw_distances, draw_relative, draw_tree
 from depthsig.report.style import FULL, house_style, new_figure
 from depthsig.signature import Comparison
-from depthsig.terms import NONE
+from depthsig.signature.compared import in_numbers, stated
+from depthsig.terms import NONE, described
 
 MOST_PAIRS = 28
 """More paired differences than this are in the table only, those with roles first."""
@@ -28,7 +30,7 @@ class Pictured:
     """A figure of a comparison: what is drawn of which rows, and what the page says of it.
 
     Attributes:
-        size: in inches. paged: whether the page shows it.
+        size: in inches. alt: what is seen. paged: whether the page shows it.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Pictured:
     size: tuple[float, float]
     draw: Callable[[Axes], Any]
     rows: pd.DataFrame
+    alt: str
     paged: bool = True
 
 
@@ -77,17 +80,20 @@ def pictured(comparison: Comparison) -> Iterator[Pictured]:
         yield Pictured(
             "claims", "claims", "Claims", "Each claimed difference with its 95 % interval.",
             (FULL, 0.75 + 0.3 * len(claims)), lambda ax: draw_claims(ax, claims), claims,
+            " ".join(f"{stated(c)}: {in_numbers(c)}." for c in claims.to_dict("records")),
         )  # fmt: skip
     distances = comparison.distance_matrix()
     yield Pictured(
         "tree", "distances", "Tree of models",
         "Average linkage of the mean distance; models that fork close to their names use depth alike.",
         (FULL, 0.6 + 0.24 * size), lambda ax: draw_tree(ax, distances, roles), distances,
+        f"Tree of models: {pairs_in_words(distances)}.",
     )  # fmt: skip
     yield Pictured(
         "distances", "distances", "Distances",
         f"Mean L1 distance over {len(comparison.info['profiles']['compared'])} profiles.",
         (FULL * 0.8, 1.6 + 0.33 * size), lambda ax: draw_distances(ax, distances, roles), distances,
+        f"Mean distances: {pairs_in_words(distances)}.",
     )  # fmt: skip
     between = comparison.distances[comparison.distances["level"] == "role"]
     if len(between):
@@ -95,7 +101,7 @@ def pictured(comparison: Comparison) -> Iterator[Pictured]:
         yield Pictured(
             "distances.roles", "distances", "Distances by profile",
             "Which profiles the mean distance between roles rests on.", (FULL, 0.9 + 0.19 * number),
-            lambda ax: draw_by_profile(ax, between), between,
+            lambda ax: draw_by_profile(ax, between), between, _between_in_words(between),
             paged=between["b"].nunique() > 1 or between["a"].nunique() > 1,
         )  # fmt: skip
     scores = _late(comparison.scores).dropna(subset=["value"])
@@ -105,6 +111,7 @@ def pictured(comparison: Comparison) -> Iterator[Pictured]:
         "late.models", "late", "Who relies on late layers",
         "Share of what skipping layers changes that lies in the last third of the steps; 1/3 if all matter alike.",
         (FULL, 0.6 + 0.2 * len(scores)), lambda ax: draw_reliance(ax, scores, roles), scores,
+            f"Share of the last third: {extremes_in_words(scores.set_index('model')['value'])}.",
     )  # fmt: skip
     late = _late(comparison.late).dropna(subset=["difference"])
     late = pd.concat([late[late["level"] == "role"], late[late["level"] == "model"]]).head(MOST_PAIRS)
@@ -112,8 +119,27 @@ def pictured(comparison: Comparison) -> Iterator[Pictured]:
         yield Pictured(
             "late.differences", "late", "Differences of late reliance",
             "Paired differences: roles first (over their seeds), then models (over prompts).",
-            (FULL, 0.6 + 0.17 * len(late)), lambda ax: draw_late(ax, late), late,
+            (FULL, 0.6 + 0.17 * len(late)), lambda ax: draw_late(ax, late), late, _late_in_words(late),
         )  # fmt: skip
+
+
+def _between_in_words(between: pd.DataFrame) -> str:
+    """A sentence for each pair of roles."""
+    said = []
+    for (a, b), rows in between.groupby(["a", "b"], sort=False):
+        names = [described(*row) for row in rows[["metric", "part", "scope"]].itertuples(index=False, name=None)]
+        said.append(f"{a} against {b}: {extremes_in_words(pd.Series(rows['distance'].to_numpy(), index=names))}.")
+    return " ".join(said)
+
+
+def _late_in_words(late: pd.DataFrame) -> str:
+    """Differences between roles one by one, or the ends of many between models."""
+    roles = late[late["level"] == "role"]
+    named = [f"{a} minus {b}" for a, b in late[["a", "b"]].itertuples(index=False, name=None)]
+    if len(roles):
+        values = zip(named, roles["difference"], roles["ci_low"], roles["ci_high"], strict=False)
+        return " ".join(f"{name}: {value:+.3g} [{low:+.3g}, {high:+.3g}]." for name, value, low, high in values)
+    return f"{extremes_in_words(pd.Series(late['difference'].to_numpy(), index=named))}."
 
 
 def _profiles(comparison: Comparison) -> Iterator[Pictured]:
@@ -122,7 +148,8 @@ def _profiles(comparison: Comparison) -> Iterator[Pictured]:
     for (metric, part, scope), rows in comparison.profiles.groupby(["metric", "part", "scope"], sort=False):
         name = ".".join(piece for piece in (metric, part, scope) if piece != NONE)
         draw = partial(_profile, comparison, rows, roles)
-        yield Pictured(name, "profiles", name, "", (FULL, 2.8), draw, rows, paged=False)
+        alt = f"{name}: {curves_in_words(rows)}."
+        yield Pictured(name, "profiles", name, "", (FULL, 2.8), draw, rows, alt, paged=False)
 
 
 def _profile(comparison: Comparison, rows: pd.DataFrame, roles: dict[str, str], ax: Axes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from depthsig.errors import InputError, near, shown
 from depthsig.metrics import Metric
 from depthsig.metrics.rules import PERIOD
+from depthsig.report import alt_texts
 from depthsig.report.alt_texts import matrix_in_words, profile_in_words
 from depthsig.report.drawable import drawable
 from depthsig.report.figures.early_exit import draw_early_exit, early_exit_measures
@@ -57,14 +58,17 @@ def figures_for(signature: Signature) -> Iterator[Drawn]:
         figure = new_figure(FULL, 0.95)
         draw_plan(figure.add_subplot(), signature.plan)
         caption = "One cell a step, with its layer; two colours alternate from block to block (or iteration)."
-        yield Drawn("plan", PLAN, "Plan", caption, figure)
+        alt = f"The plan: {len(signature.plan)} steps in order, each with its layer, coloured by block."
+        yield Drawn("plan", PLAN, "Plan", caption, figure, alt)
         for one in signature.entries.values():
             yield from _figures_of(signature, one)
         yield from _early_exit(signature)
         for table in period_tables(signature):
             figure = new_figure(plain=True, above=LEGEND)
             draw_period(figure.add_subplot(), table)
-            yield Drawn(f"{PERIOD}.{table.name}", PERIODICITY, f"{table.name} without its trend", table.caption, figure)
+            title = f"{table.name} without its trend"
+            alt = f"{title}: {alt_texts.phases_in_words(table.rows)}. {table.caption}"
+            yield Drawn(f"{PERIOD}.{table.name}", PERIODICITY, title, table.caption, figure, alt)
 
 
 def _figures_of(signature: Signature, one: Metric) -> Iterator[Drawn]:
@@ -110,12 +114,19 @@ def _tokens(signature: Signature, one: Metric) -> Iterator[Drawn]:
         place = f"prompt {prompt}" + (f", steps {scope}" if scope != NONE else "")
         title = _title(one, "mean", place)
         name = _dotted(one.id, scope, str(prompt))
-        yield Drawn(name, one.section, title, f"{one.id}: {one.formula}; {place}, its last positions.", figure)
+        caption = f"{one.id}: {one.formula}; {place}, its last positions."
+        alt = f"{title}: {_TOKENS_IN_WORDS[one.figure](table)}."
+        yield Drawn(name, one.section, title, caption, figure, alt)
 
 
 _SIZES: Mapping[str, tuple[float, float]] = {
     "top_tokens": (FULL, 4.2), "token_map": (FULL, 3.6), "trajectories": (COLUMN, 2.8), "heatmap": (COLUMN, 2.6),
     "profile": (COLUMN, 2.6),
+}  # fmt: skip
+
+_TOKENS_IN_WORDS: Mapping[str, Callable[[pd.DataFrame], str]] = {
+    "top_tokens": alt_texts.top_tokens_in_words, "trajectories": alt_texts.paths_in_words,
+    "token_map": alt_texts.token_map_in_words,
 }  # fmt: skip
 
 
@@ -140,7 +151,8 @@ def _early_exit(signature: Signature) -> Iterator[Drawn]:
         f"{'; dashed: a uniform guess' if vocabulary(signature) else ''}."
     )
     section = signature.entries[measures[0].metrics[0]].section
-    yield Drawn("early_exit", section, "Early exit", caption, figure)
+    alt = alt_texts.early_exit_in_words(signature.profiles, signature.entries)
+    yield Drawn("early_exit", section, "Early exit", caption, figure, alt)
 
 
 def vocabulary(signature: Signature) -> int | None:

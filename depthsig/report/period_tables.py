@@ -63,12 +63,14 @@ class PeriodTable:
     """A profile's span without its trend: what :func:`draw_period` draws.
 
     ``rows``: step, block, phase, left (after trend and edges), phase_fit (what the phases account for).
+    ``unit``: the standard deviation of ``left``, in which it is drawn.
     """
 
     name: str
     scale: str
     caption: str
     rows: pd.DataFrame
+    unit: float
 
 
 def period_tables(signature: Signature) -> Iterator[PeriodTable]:
@@ -97,8 +99,10 @@ def period_tables(signature: Signature) -> Iterator[PeriodTable]:
         low, high = first["ci_low"], first["ci_high"]
         interval = f" [{_number(low)}, {_number(high)}]" if pd.notna(low) else ""
         name = ".".join(piece for piece in (metric, part, scope) if piece != NONE)
+        unit = float(np.sqrt(np.mean(found.left**2))) or 1.0
         caption = (
             f"What trend and edges leave of it, coloured by phase in the block ({span}); bars: what the phases account "
-            f"for. Strength {_number(first['value'])}{interval}, p = {_number(first['p_value'])}."
+            f"for. A standard deviation is {_number(unit)}. Strength {_number(first['value'])}{interval}, "
+            f"p = {_number(first['p_value'])}."
         )
-        yield PeriodTable(name, "logarithm, " if entry.log else "", caption, rows)
+        yield PeriodTable(name, "logarithm, " if entry.log else "", caption, rows, unit)

@@ -43,10 +43,11 @@ def draw_profile(
 
 
 def draw_line(
-    ax: Axes, x: Float[ndarray, "cell"], y: Float[ndarray, "cell"], scale: Scale, colour: str, marker: str, label: str
-) -> None:
+    ax: Axes, x: Float[ndarray, "cell"], y: Float[ndarray, "cell"], scale: Scale, colour: str, marker: str, label: str,
+    line: str = "-",
+) -> None:  # fmt: skip
     """A line of a profile; hollow triangles stand where it lies beyond the scale."""
-    ax.plot(x, scale.within(y), color=colour, marker=marker, label=label, zorder=3)
+    ax.plot(x, scale.within(y), color=colour, marker=marker, label=label, ls=line, zorder=3)
     for beyond, arrow in ((scale.below(y), "v"), (scale.above(y), "^")):
         if beyond.any():
             ax.plot(x[beyond], scale.within(y[beyond]), arrow, ms=5, mfc="white", mec=colour, zorder=4)

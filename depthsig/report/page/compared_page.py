@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from depthsig.metrics.rules import LATE
+from depthsig.report.alt_texts import curves_in_words
 from depthsig.report.comparison_plot import pictured
 from depthsig.report.drawable import drawable
 from depthsig.report.figures.labels import with_unit
@@ -64,7 +65,7 @@ def figures_for(comparison: Comparison) -> Iterator[Drawn]:
             if one.paged:
                 figure = new_figure(*one.size)
                 one.draw(figure.add_subplot())
-                yield Drawn(one.name, one.group, one.title, one.caption, figure)
+                yield Drawn(one.name, one.group, one.title, one.caption, figure, one.alt)
         yield from _profile_figures(comparison, {m["name"]: m["role"] for m in comparison.info["models"]})
 
 
@@ -91,7 +92,13 @@ def _profile_figures(comparison: Comparison, roles: dict[str, str]) -> Iterator[
         shown = [entries[name] for name in dict.fromkeys(rows["metric"])]
         named = "; ".join(f"{one.id}: {with_unit(one)}" for one in shown)
         caption = f"Profiles on relative depth, scaled to unit mean absolute value; bands over prompts. {named}."
-        yield Drawn(f"profiles.{family}", "profiles", shown[0].section, caption, figure)
+        alt = " ".join(_curve_in_words(curve) for curve in curves)
+        yield Drawn(f"profiles.{family}", "profiles", shown[0].section, caption, figure, alt)
+
+
+def _curve_in_words(curve: pd.DataFrame) -> str:
+    first = curve.iloc[0]
+    return f"{described(first['metric'], first['part'], first['scope'])}: {curves_in_words(curve)}."
 
 
 def render(comparison: Comparison, figures: list[tuple[Drawn, Path]]) -> str:

@@ -52,7 +52,7 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
         prompts=signature.prompts,
         n_prompts=len(signature.prompts),
         tokens=int(signature.prompts["n_tokens"].sum()) if len(signature.prompts) else 0,
-        plan=_plan(figures, len(signature.plan)),
+        plan=next((embedded(d, p) for d, p in figures if d.group == PLAN), None),
         sections=list(sections.values()),
         scores=score_rows(general_scores(signature.scores), signature.entries),
         period=period_rows(signature),
@@ -61,11 +61,6 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
         definitions=_definitions(signature),
         again=again(signature.info),
     )
-
-
-def _plan(figures: list[tuple[Drawn, Path]], steps: int) -> dict[str, Any] | None:
-    said = {"alt": f"The plan: {steps} steps in order, each with its layer, coloured by block"}
-    return next((embedded(d, p) | said for d, p in figures if d.group == PLAN), None)
 
 
 def _within_size(figures: list[tuple[Drawn, Path]], alive: list[str]) -> set[str]:
