@@ -22,6 +22,8 @@ from depthsig.errors import InputError
 from depthsig.harness import DepthsigLM, parse_edit
 from depthsig.prompts import builtin_prompts
 
+pytestmark = pytest.mark.extra
+
 TOKENIZER = byte_tokenizer()
 
 

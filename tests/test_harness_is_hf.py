@@ -21,6 +21,8 @@ from depthsig.engine.program import Program
 from depthsig.errors import DepthsigWarning, InputError
 from depthsig.harness import REFUSED, TAKEN, DepthsigLM, Rearranged
 
+pytestmark = pytest.mark.extra
+
 CHAT = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if think %}?{% endif %}"
 PAIRS = [
     ("one two ", "three"), ("", "start here"), ("<s>already", "x"), ("long " * 20, "tail of it"), ("a", " b c"),

@@ -36,7 +36,13 @@ def test_ways_are_known_and_every_comment_stands_above_a_fence() -> None:
         assert len(re.findall(r"^```(?:bash|console|python)\b", text, re.M)) == len(blocks(page)), page
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+LONG = {"howto.md"}
+"""Pages that are followed with the slow tests."""
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, id=p.name, marks=[pytest.mark.slow] * (p.name in LONG)) for p in PAGES]
+)
 def test_a_page_can_be_followed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is quick, in one folder, in the page's order; what is slow is planned."""
     monkeypatch.chdir(tmp_path)

@@ -52,6 +52,7 @@ def run(copy: Path, *command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_recipes_work_as_written(copy: Path) -> None:
     tests = [test for _, test in RECIPES.values()]
     rules = [f"tests/architecture/{name}.py" for name in ("test_names", "test_rooms", "test_examples")]
@@ -60,6 +61,7 @@ def test_the_recipes_work_as_written(copy: Path) -> None:
     assert "failed" not in found and "passed" in found
 
 
+@pytest.mark.slow
 def test_the_new_metric_is_everywhere(copy: Path) -> None:
     checkpoint = str(ROOT / "data" / "checkpoints" / "family-midas")
     options = "--prompts copying -n 3 --metrics residual.participation --out out"

@@ -131,7 +131,7 @@ JSON = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", list(JSON))
+@pytest.mark.parametrize("what", [pytest.param(w, marks=[pytest.mark.extra] * (w == "log")) for w in JSON])
 def test_json_alone_is_printed(
     what: str, checkpoint: Path, results: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,10 @@ def done() -> dict[str, int]:
     return {}
 
 
-@pytest.mark.parametrize("name", list(COMMANDS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(c, marks={"log": [pytest.mark.extra], "compare": [pytest.mark.slow]}.get(c, [])) for c in COMMANDS],
+)
 def test_examples_run(name: str, folder: Path, done: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     lines = shown(name)

@@ -15,7 +15,7 @@ PROGRAM = Path(__file__).with_name("killed_commands.py")
 @pytest.mark.parametrize(
     ("command", "stride", "how"),
     [
-        ("analyze", 12, "old"),
+        pytest.param("analyze", 12, "old", marks=pytest.mark.slow),
         *(pytest.param(c, 1, "old", marks=LONG) for c in ("analyze", "repeat", "compare", "fit-lens")),
         pytest.param("analyze", 1, "new", marks=LONG),
         *(pytest.param(c, 1, "old", marks=pytest.mark.slow) for c in ("report", "figures")),

@@ -96,6 +96,7 @@ def test_drawn_cosines_are_those_of_gaussian_vectors() -> None:
     assert np.diagonal(drawn, axis1=1, axis2=2) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_chance_seldom_finds_anything() -> None:
     """Gaussian layers, also correlated ones: p below .05 in less than 5 % of them (it is granted one unit of noise)."""
     p = [

@@ -104,6 +104,7 @@ def test_certificates_and_look_up(arm):
     assert signature.profile("lens.target_nll")["value"].iloc[-1] < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_learned_three_tasks(arm):
     scores = {s["task"]: s for s in read_results(FOLDERS[arm])["scores"]}

@@ -140,6 +140,7 @@ def test_tags_scores_and_curves_are_those_of_the_tables() -> None:
     assert all(value is None or isinstance(value, (bool, int, float, str)) for value in config.values())
 
 
+@pytest.mark.extra
 def test_tensorboard_reads_what_was_written(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tensorboard", reason="extra tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -165,6 +166,7 @@ def test_a_writer_of_ones_own_gets_scores_at_its_step() -> None:
     assert ("profiles by depth/lens.kl", pytest.approx(0), 6) in said
 
 
+@pytest.mark.extra
 def test_wandb_gets_summary_tables_and_curves(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb", reason="extra wandb")
     logged: dict[str, Any] = {}

@@ -47,6 +47,7 @@ def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return str(request.param)
 
 
+@pytest.mark.extra
 @pytest.mark.skipif(INTERPRETED or find_spec("triton") is None, reason="needs Triton, and runs the others")
 def test_the_kernels_as_they_are_interpreted() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "kernels", __file__]

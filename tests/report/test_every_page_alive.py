@@ -15,6 +15,8 @@ from depthsig.report.page import blocks_page, compared_page, lens_page, repeated
 
 PAGES = ("compare", "scan", "span", "lens", "blocks")
 
+pytestmark = pytest.mark.extra
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:

@@ -13,6 +13,8 @@ from page_signatures import EVIL, made, tokens
 
 from depthsig.report.page.html import render
 
+pytestmark = pytest.mark.extra
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:

@@ -102,6 +102,7 @@ def test_the_control_is_the_same_measurement_of_fresh_weights(looped: Signature)
     assert set(control.profiles["metric"]) < set(looped.profiles["metric"])
 
 
+@pytest.mark.slow
 def test_a_control_by_itself_measures_what_periods_are_tested_on_and_gives_the_same_numbers() -> None:
     torch.manual_seed(0)
     asked = {"metrics": ["lens", *METRICS, "order", "period"], "scopes": "current,future", "parts": "layer,attn"}
