@@ -47,20 +47,20 @@ def late_claim(a: Arm, c: Arm, scores: dict[Score, Float[ndarray, "row model"]],
         return _row("late", a, None, c, None, f"{Key(*LATE)} is undefined in a signature", scope_note)
     note = f"{name} {a.role} {of_a[0]:.3f}, {c.role} {of_c[0]:.3f} (1/3 where all steps matter alike)"
     row = _row("late", a, None, c, of_a - of_c, note, scope_note)
-    against = _saying_the_opposite(row["verdict"], a, c, scores)
+    against = _deciding_otherwise(row["verdict"], a, c, scores)
     if against:
         row["note"] = f"the scores disagree: {'; '.join(against)}; {row['note']}"
     return row
 
 
-def _saying_the_opposite(found: str, a: Arm, c: Arm, scores: dict[Score, Float[ndarray, "row model"]]) -> list[str]:
-    """Other scores of late reliance, of the same part and scope, whose verdict is the opposite one, with numbers."""
+def _deciding_otherwise(found: str, a: Arm, c: Arm, scores: dict[Score, Float[ndarray, "row model"]]) -> list[str]:
+    """Other scores of late reliance, of the same part and scope, that decide and decide otherwise, with numbers."""
     said = []
     for (name, *about), values in scores.items():
         if (name, *about) == LATE or about != list(LATE[1:]) or entry(name).unit == "step":
             continue  # scores in steps are no measure between models of different depth
         difference, low, high = percentile_interval(of_arm(values, a) - of_arm(values, c))
-        if {verdict(low, high), found} == {"supported", "contradicted"}:
+        if "undecided" != verdict(low, high) != found:
             said.append(f"{name} differs by {difference:+.3f} [{low:+.3f}, {high:+.3f}]")
     return said
 

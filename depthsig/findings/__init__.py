@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from depthsig.findings.assurance import ASSURANCE
 from depthsig.findings.evidence import Evidence
-from depthsig.findings.finding import Judged, Rule, Unjudged, recorded
+from depthsig.findings.finding import LEVEL, Judged, Rule, Unjudged, recorded
 from depthsig.findings.recurring import RECURRING
 from depthsig.findings.shown import Findings, shown
 from depthsig.findings.single_steps import SINGLE_STEPS
 from depthsig.findings.using_depth import USING_DEPTH
+from depthsig.statistics.resampling import missed
 
 if TYPE_CHECKING:
     from depthsig.signature import Signature
@@ -29,9 +30,10 @@ def findings_of(signature: Signature) -> Findings:
     """What a signature says about its model, claim by claim; what cannot be judged is open, with the reason."""
     seen = Evidence(signature)
     judged = {rule: _judge(rule, seen) for rule in RULES}
-    uncertain = sum(found.by != "count" and found.verdict != "open" for found in judged.values())
+    by = [found.by for found in judged.values() if found.verdict != "open" and found.by != "count"]
+    rates = [LEVEL if one == "test" else missed(max(2, len(signature.prompts))) for one in by]
     records = [recorded(rule, found) for rule, found in judged.items()]
-    return Findings(records, [shown(rule, found) for rule, found in judged.items()], uncertain)
+    return Findings(records, [shown(rule, found) for rule, found in judged.items()], rates)
 
 
 def _judge(rule: Rule, seen: Evidence) -> Judged:

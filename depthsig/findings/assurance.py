@@ -14,17 +14,16 @@ def _exact(seen: Evidence) -> Judged:
     if not found:
         raise Unjudged("certificates", "no certificate was recorded")
     # The one nearest to its tolerance; those of none (a yes or no) can only fail.
-    worst = max(found, key=lambda c: (not c["passed"], _share(c)))
+    worst = max(found, key=lambda c: (not c["passed"], math.isfinite(share := _share(c)), share))
     failed = [c["name"] for c in found if not c["passed"]]
     estimate = Estimate(_share(worst))
     if failed:
         sentence = f"Of {len(found)} certificates, {', '.join(failed)} failed: numbers may be of another model."
         return Judged("certificates", sentence, estimate, 1.0, "does not hold", by="count")
-    sentence = (
-        f"All {len(found)} certificates hold: what was run is the model's own forward; the worst, {worst['name']}, "
-        f"reaches {percent(_share(worst))} of what is tolerated."
-    )
-    return Judged("certificates", sentence, estimate, 1.0, "holds", by="count")
+    sentence = f"All {len(found)} certificates hold: what was run is the model's own forward"
+    if math.isfinite(estimate.value):
+        sentence += f"; the worst, {worst['name']}, reaches {percent(estimate.value)} of what is tolerated"
+    return Judged("certificates", sentence + ".", estimate, 1.0, "holds", by="count")
 
 
 def _share(certificate: dict) -> float:
@@ -38,7 +37,7 @@ def _prompts(seen: Evidence) -> Judged:
     prompts, warnings = seen.signature.prompts, seen.info.get("warnings") or []
     n, tokens = len(prompts), int(prompts["n_tokens"].sum()) if len(prompts) else 0
     said = f"{n} prompts of {tokens:,} tokens in all"
-    said += f"; intervals are over prompts, of which it takes {MIN_PROMPTS}" if n >= MIN_PROMPTS else (
+    said += f"; intervals over prompts take {MIN_PROMPTS} or more" if n >= MIN_PROMPTS else (
         f"; {MIN_PROMPTS} would give intervals"
     )  # fmt: skip
     if warnings:

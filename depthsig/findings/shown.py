@@ -51,22 +51,22 @@ class Findings(list[Finding]):
 
     Attributes:
         shown: each as a row of text, in the same order.
-        uncertain: how many verdicts rest on an interval or a test.
+        rates: of each verdict that rests on an interval or a test, how often it is wrong.
     """
 
-    def __init__(self, found: Iterable[Finding], shown: Sequence[Shown], uncertain: int) -> None:
+    def __init__(self, found: Iterable[Finding], shown: Sequence[Shown], rates: Sequence[float]) -> None:
         super().__init__(found)
-        self.shown, self.uncertain = list(shown), uncertain
+        self.shown, self.rates = list(shown), list(rates)
 
     @property
     def rate(self) -> str:
         """How often such a set of verdicts is wrong."""
-        if not self.uncertain:
+        if not self.rates:
             return "No verdict rests on an interval or a test."
-        most = min(1.0, LEVEL * self.uncertain)
+        few = "" if max(self.rates) == LEVEL else f" ({LEVEL:.0%} with many prompts)"
         return (
-            f"{self.uncertain} of {len(self)} verdicts rest on intervals or tests: each is wrong at most {LEVEL:.0%} "
-            f"of the time, any of them at most {most:.0%}."
+            f"{len(self.rates)} of {len(self)} verdicts rest on intervals or tests: one is wrong in about "
+            f"{max(self.rates):.0%} of cases{few}, any in at most {min(1.0, sum(self.rates)):.0%}."
         )
 
     def __str__(self) -> str:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from depthsig.findings.evidence import Evidence, average, interval
-from depthsig.findings.finding import LEVEL, Judged, Rule, Unjudged, judged, plain
+from depthsig.findings.finding import LEVEL, Judged, Rule, Unjudged, judged
 from depthsig.findings.finding import thousandths as nats
 from depthsig.metrics.rules import ALIGNED, LOSS, MOVES
 
@@ -76,18 +76,23 @@ def _parts(seen: Evidence) -> Judged:
     attn, mlp = seen.per_prompt(MOVES, "attn"), seen.per_prompt(MOVES, "mlp")
     if len(attn) != len(mlp):
         raise Unjudged(MOVES, "attention and MLPs were measured on different prompts")
-    estimate = seen.estimate(lambda a, m: average(a - m), attn, mlp)
+    # Step by step, in logarithms: where the embedding is small, step 0 alone would decide a mean of differences.
+    estimate = seen.estimate(_times_as_far, attn, mlp)
     if not np.isfinite(estimate.value):
         raise Unjudged(MOVES, f"{MOVES} is undefined")
-    sizes = [plain(float(average(one.ravel()))) for one in (attn, mlp)]
+    more = average(attn.T) > average(mlp.T)
     sentence = (
-        f"A step's attention moves the stream by {sizes[0]} of its length on average, its MLP by {sizes[1]}; the "
-        f"difference is {estimate.text()}"
+        f"A step's attention moves the stream {estimate.text()} times as far as its MLP (geometric mean over steps), "
+        f"and farther in {int(more.sum())} of {len(more)} steps"
     )
     signs = [_erases(seen, part) for part in ("attn", "mlp")]
     if all(signs):
         sentence += f"; attention {signs[0]}, MLPs {signs[1]}"
-    return Judged(MOVES, sentence + ".", estimate, 0.0, judged(estimate, 0.0))
+    return Judged(MOVES, sentence + ".", estimate, 1.0, judged(estimate, 1.0))
+
+
+def _times_as_far(attn: Float[ndarray, "row step"], mlp: Float[ndarray, "row step"]) -> Float[ndarray, "row"]:
+    return np.exp(average(np.log(attn) - np.log(mlp)))
 
 
 def _erases(seen: Evidence, part: str) -> str:
@@ -117,6 +122,6 @@ SINGLE_STEPS = (
         "attention moves the stream more than MLPs",
         "Csordás et al. 2505.13898",
         _parts,
-        "no difference",
+        "as far",
     ),
 )

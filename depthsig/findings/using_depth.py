@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from depthsig.findings.evidence import Evidence
@@ -40,11 +42,18 @@ def _late(seen: Evidence) -> Judged:
     if centres:
         about = listed([f"{found.text()} ({words})" for words, found in centres.items()])
         said.append(f"the effects' centre lies at {about} of the way, where {EVEN_CENTRE} is even")
-        against = [words for words, found in centres.items() if {judged(found, EVEN_CENTRE), verdict} == _OPPOSED]
-        if against:
-            caveat = f"{DISAGREE}: the centre of the effects on {listed(against)} says the opposite"
-            said.append(caveat)
+        caveat = _against(verdict, {words: judged(found, EVEN_CENTRE) for words, found in centres.items()})
+        said += [caveat] if caveat else []
     return Judged(name, _sentence(said), share, EVEN_SHARE, verdict, caveat=caveat)
+
+
+def _against(verdict: Verdict, centres: Mapping[str, Verdict]) -> str:
+    """Which centres decide otherwise, or where the share is open; empty where none does."""
+    said = []
+    for other, words in (("holds", "later than even"), ("does not hold", "no later than even")):
+        of = [on for on, found in centres.items() if found == other != verdict]
+        said += [f"the centre of the effects on {listed(of)} lies {words}"] if of else []
+    return f"{DISAGREE}: {listed(said)}" if said else ""
 
 
 _OPPOSED: set[Verdict] = {"holds", "does not hold"}

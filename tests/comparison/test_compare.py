@@ -123,6 +123,11 @@ def test_scores_of_late_reliance_that_disagree_are_said_to() -> None:
     said = claim(depthsig.compare([a, c], roles={"looped": a, "baseline": c}), "late")
     assert said["verdict"] == "supported"
     assert said["note"].startswith("the scores disagree: depth_score.output.relative differs by -")
+    # As much in the last third: one score is undecided, another is not.
+    same = signature(skip_only(np.r_[front[:8][::-1], front[8:]], 4, 12), 12, name="s")
+    left_open = claim(depthsig.compare([same, a], roles={"looped": a, "baseline": same}), "late")
+    assert left_open["verdict"] == "undecided"
+    assert left_open["note"].startswith("the scores disagree: depth_score.output.relative differs by -")
     alike = claim(depthsig.compare([a, a_late := signature(skip_only(late(12, 0.9), 3), 12, name="b")],
                                    roles={"looped": a_late, "baseline": a}), "late")  # fmt: skip
     assert alike["verdict"] == "supported" and "disagree" not in alike["note"]

@@ -14,6 +14,7 @@ import pytest
 from depthsig.findings import RULES, findings_of
 from depthsig.findings.finding import Estimate, Finding, Verdict, judged
 from depthsig.signature import Signature
+from depthsig.statistics.resampling import bootstrap_counts, missed
 
 KEYS = ["id", "sentence", "metric", "value", "ci_low", "ci_high", "reference", "verdict"]
 
@@ -60,6 +61,10 @@ def test_scores_of_one_claim_that_disagree_are_said_to() -> None:
     against = of(scored((0.4, 0.35, 0.45), (0.4, 0.35, 0.45)), "late")
     assert "disagree" in against["sentence"] and against["verdict"] == "holds"
     assert "disagree" not in of(scored((0.4, 0.35, 0.45), (0.6, 0.55, 0.65)), "late")["sentence"]
+    # One that is open contradicts nobody, and is contradicted by whoever decides.
+    assert "disagree" not in of(scored((0.4, 0.35, 0.45), (0.5, 0.45, 0.55)), "late")["sentence"]
+    left_open = of(scored((1 / 3, 0.3, 0.36), (0.4, 0.35, 0.45)), "late")
+    assert left_open["verdict"] == "open" and "on the output lies no later than even" in left_open["sentence"]
 
 
 def test_the_most_and_the_least_damaging_step() -> None:
@@ -91,11 +96,36 @@ def test_an_interval_is_the_percentile_bootstrap_of_plain_code() -> None:
     values: Any = {("contribution.relative", part, "-", "step"): x for part, x in (("attn", attn), ("mlp", mlp))}
     found = of(made.signature(values, 5), "attention_or_mlp")
     draws = np.random.default_rng(0).integers(0, 9, size=(1000, 9))
-    means = [(attn[d].mean(0) - mlp[d].mean(0)).mean() for d in draws]
-    low, high = np.percentile(means, [2.5, 97.5])
-    assert found["value"] == pytest.approx((attn - mlp).mean())
+    ratios = [np.prod(attn[d].mean(0) / mlp[d].mean(0)) ** (1 / 5) for d in draws]
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    assert found["value"] == pytest.approx(np.prod(attn.mean(0) / mlp.mean(0)) ** (1 / 5))
     assert (found["ci_low"], found["ci_high"]) == (pytest.approx(low), pytest.approx(high))
-    assert found["verdict"] == "holds" and found["reference"] == 0
+    assert found["verdict"] == "holds" and found["reference"] == 1 and "farther in 5 of 5 steps" in found["sentence"]
+
+
+def test_one_step_does_not_decide_what_attention_and_mlps_do() -> None:
+    """Where the embedding is tiny, attention's first update is many times its length."""
+    attn, mlp = np.full((9, 6), 0.15), np.full((9, 6), 0.3)
+    attn[:, 0] = 36
+    attn[:, 5] = 0  # a dead step has no ratio
+    values: Any = {("contribution.relative", part, "-", "step"): x for part, x in (("attn", attn), ("mlp", mlp))}
+    found = of(made.signature(values, 6), "attention_or_mlp")
+    assert attn.mean() > mlp.mean() and found["value"] == pytest.approx((120 * 0.5**4) ** (1 / 5))
+    attn[:, 0] = 3
+    less = of(made.signature(values, 6), "attention_or_mlp")
+    assert attn.mean() > mlp.mean() and less["verdict"] == "does not hold" and "in 1 of 6 steps" in less["sentence"]
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_certificate_without_a_number_is_nobodys_worst(value: float | None) -> None:
+    base = made.signature(made.skip_only(np.ones(12)), 12)
+    bare = {"name": "readout", "passed": True, "value": value, "tolerance": value}
+    number = {"name": "forward", "passed": True, "value": 1.0, "tolerance": 4.0}
+    for certificates in ([bare, number], [number, bare]):
+        found = of(Signature({**base.info, "certificates": certificates}, prompts=base.prompts), "exact")
+        assert found["value"] == 0.25 and "the worst, forward, reaches 25.0 %" in found["sentence"]
+    alone = of(Signature({**base.info, "certificates": [bare]}, prompts=base.prompts), "exact")
+    assert alone["value"] is None and "nan" not in alone["sentence"] and alone["verdict"] == "holds"
 
 
 def test_too_few_prompts_leave_claims_open() -> None:
@@ -112,7 +142,7 @@ def test_a_verdict_is_of_the_whole_interval_and_of_one_side() -> None:
 
 def test_how_often_the_set_is_wrong_is_said() -> None:
     found = findings_of(scored((0.4, 0.35, 0.45), (0.6, 0.55, 0.65)))
-    assert found.uncertain == 1 and "at most 5%" in found.rate
+    assert found.rates == [missed(12)] and f"about {missed(12):.0%} of cases (5% with many prompts)" in found.rate
     lines = str(found).splitlines()
     assert len(lines) <= 20 and max(map(len, lines)) <= 120 and lines[-1].startswith("1 of 12 verdicts")
     assert "<script" not in found._repr_html_()
@@ -165,3 +195,11 @@ def test_whatever_was_measured_something_is_told(seed: int) -> None:
         assert one["verdict"] in get_args(Verdict)
         assert all(one[name] is None or np.isfinite(one[name]) for name in ("value", "ci_low", "ci_high"))
         json.dumps(one, allow_nan=False)
+
+
+@pytest.mark.parametrize("n", [5, 8, 20])
+def test_how_often_an_interval_misses_is_what_simulation_gives(n: int) -> None:
+    values = np.random.default_rng(n).standard_normal((4000, n))
+    means = values @ bootstrap_counts(n, 1000, 0).T / n
+    low, high = np.percentile(means, [2.5, 97.5], axis=1)
+    assert np.mean((low > 0) | (high < 0)) == pytest.approx(missed(n), abs=0.015)

@@ -9,7 +9,7 @@ from typing import Any
 import made_pages
 import numpy as np
 import pytest
-from made_signatures import noisy, signature
+from made_signatures import late, noisy, signature, skip_only
 
 import depthsig
 from depthsig.cli.main import main
@@ -26,8 +26,8 @@ from depthsig.signature.records import BlocksRecord, LensRecord, as_record
 from depthsig.signature.repeated import Repeated
 
 
-def finding(id: str, sentence: str, verdict: Any = "holds") -> Finding:
-    numbers: dict[str, Any] = {"value": 0.3, "ci_low": None, "ci_high": None, "reference": None}
+def finding(id: str, sentence: str, verdict: Any = "holds", value: float | None = 0.3) -> Finding:
+    numbers: dict[str, Any] = {"value": value, "ci_low": None, "ci_high": None, "reference": None}
     return Finding(id=id, sentence=sentence, metric="m", verdict=verdict, **numbers)
 
 
@@ -44,6 +44,17 @@ def test_three_questions_are_answered_first() -> None:
     failed = finding("exact", "Of 7 certificates, causal failed.", "does not hold")
     assert [(a.answer, a.look) for a in glance([failed])] == [("No", "fail")]
     assert glance([period])[0].answer == "Open" and not glance([])
+    warned = glance([exact, finding("prompts", "20 prompts.")], ["all prompts were cut"])
+    assert [(a.answer, a.look) for a in warned] == [("With care", "open")]
+
+
+def test_without_a_declared_span_the_blind_search_answers() -> None:
+    undeclared = finding("recurrence", "Open: no loop runs.", "open", None)
+    nothing = finding("blocks", "Searched blindly, no block recurs.", "open", 0.01)
+    unsearched = finding("blocks", "Open: 3 steps are too few.", "open", None)
+    said = [[a[1:] for a in glance([undeclared, other])] for other in (nothing, unsearched)]
+    assert said[0] == [("None was found", "open", "Searched blindly, no block recurs.")]
+    assert said[1] == [("Open", "open", "no loop runs.")]
 
 
 def test_a_comparison_says_who_and_how_alike() -> None:
@@ -58,6 +69,18 @@ def test_a_comparison_says_who_and_how_alike() -> None:
     first = compared_in_short(made)[0]
     shares = made.scores.query("score == 'late_share' and part == 'layer' and scope == 'current'")
     assert first.answer.startswith(shares.loc[shares["value"].idxmax(), "model"])
+
+
+def test_no_winner_is_named_where_models_are_not_told_apart() -> None:
+    one, same, less = (
+        signature(skip_only(late(12, share), seed), 12, name=name)
+        for seed, (name, share) in enumerate([("one", 0.6), ("same", 0.6), ("less", 0.3)])
+    )
+    late_first = compared_in_short(depthsig.compare([one, same, less]))[0]
+    assert late_first.answer == "Open" and "one and same are not told apart" in late_first.text.replace(
+        "same and one", "one and same"
+    )
+    assert compared_in_short(depthsig.compare([one, less]))[0].answer == "one"
 
 
 def test_a_comparisons_charts_are_its_tables() -> None:
@@ -97,6 +120,8 @@ def test_a_span_that_never_helps() -> None:
     assert [a.answer for a in repeated_in_short(study)] == ["No", "6 prompts of 1 task"]
     naive = next(s for s in repeat_data(study)["metrics"]["loss"]["series"] if s["scope"] == "naive")
     assert (naive["x"], naive["y"]) == ([1, 2, 3], [1, 3, 4])
+    few = study.ranking.assign(delta_loss_low=np.nan, delta_loss_high=np.nan)
+    assert repeated_in_short(Repeated(study.runs, few))[0].answer == "Open"
     nothing = Repeated.of({"repeat": study.runs[study.runs["times"] == 1]})
     assert [a.answer for a in repeated_in_short(nothing)] == ["Open"]
 

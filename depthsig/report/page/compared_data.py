@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from depthsig.findings.finding import plain
+from depthsig.findings.finding import listed, plain
 from depthsig.metrics.rules import LATE
 from depthsig.report.drawable import drawable
 from depthsig.report.figures.forest import claim_label
@@ -71,11 +71,26 @@ def _who_is_late(comparison: Comparison) -> Iterator[Answer]:
     others = scores[scores["score"].str.endswith(".relative")]
     tops = {s: str(rows.loc[rows["value"].idxmax(), "model"]) for s, rows in others.groupby("score", sort=False)}
     against = {s: model for s, model in tops.items() if model != first["model"]}
-    text = f"Its last third carries {_share(first)}, that of {last['model']} least, {_share(last)}; even is {EVEN:.1%}."
+    text = f"The last third of {first['model']} carries {_share(first)}, that of {last['model']} {_share(last)}, the "
+    text += f"least; even is {EVEN:.1%}."
+    alike = _not_told_apart(comparison, str(first["model"]))
+    if alike:
+        text += f" {listed([str(first['model']), *alike])} are not told apart."
+        yield Answer("Which relies on late layers most?", "Open", "open", text)
+        return
     if against:
         text += f" By {', '.join(f'{score} it is {model}' for score, model in against.items())}."
     answer = f"{first['model']}, but the {DISAGREE}" if against else str(first["model"])
     yield Answer("Which relies on late layers most?", answer, "open", text)
+
+
+def _not_told_apart(comparison: Comparison, model: str) -> list[str]:
+    """Models whose late share differs from this one's by what may be nothing, or has no interval."""
+    rows = comparison.late
+    rows = rows[(rows["level"] == "model") & (rows["score"] == LATE[0])]
+    rows = rows[(rows["part"] == LATE[1]) & (rows["scope"] == LATE[2]) & ((rows["a"] == model) | (rows["b"] == model))]
+    clear = (rows["ci_low"] > 0) | (rows["ci_high"] < 0)
+    return [b if a == model else a for a, b in rows[~clear][["a", "b"]].itertuples(index=False, name=None)]
 
 
 def _share(score: pd.Series) -> str:

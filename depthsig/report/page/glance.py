@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from depthsig.findings.finding import DISAGREE, Finding
@@ -20,18 +20,21 @@ class Answer(NamedTuple):
     text: str
 
 
-def glance(findings: Iterable[Finding]) -> list[Answer]:
-    """Late layers, period and trust; a question that nothing was found on is left out."""
+def glance(findings: Iterable[Finding], warnings: Sequence[str] = ()) -> list[Answer]:
+    """Late layers, period and trust; a question that nothing was found on is left out.
+
+    Args:
+        warnings: of the analysis, each a reservation.
+    """
     found = {one["id"]: one for one in findings}
     answers = []
     if "late" in found:
         answers.append(_late(found["late"]))
-    period = _first(found, ("recurrence", "blocks"))
+    period = _period(found)
     if period is not None:
-        word, look = _ANSWERS[period["verdict"]]
-        answers.append(Answer("Is there a period, and of what?", word, look, period["sentence"]))
+        answers.append(period)
     if "exact" in found:
-        answers.append(_trust(found))
+        answers.append(_trust(found, warnings))
     return answers
 
 
@@ -43,24 +46,31 @@ def _late(one: Finding) -> Answer:
     return Answer("Does it rely on late layers more than evenly?", word, look, _first_statement(one))
 
 
-def _trust(found: Mapping[str, Finding]) -> Answer:
-    """Certificates decide; prompts that are too few for intervals are a reservation."""
+def _period(found: Mapping[str, Finding]) -> Answer | None:
+    """What was declared or runs, where that could be judged; else what a blind search has found."""
+    there = [found[name] for name in ("recurrence", "blocks") if name in found]
+    if not there:
+        return None
+    measured = [one for one in there if one["value"] is not None]
+    one = next((one for one in measured if one["verdict"] != "open"), (measured or there)[0])
+    word, look = _ANSWERS[one["verdict"]]
+    if one["id"] == "blocks" and one["verdict"] == "open" and measured:
+        word = "None was found"
+    return Answer("Is there a period, and of what?", word, look, one["sentence"].removeprefix("Open: "))
+
+
+def _trust(found: Mapping[str, Finding], warnings: Sequence[str]) -> Answer:
+    """Certificates decide; warnings, and prompts that are too few for intervals, are reservations."""
     exact, prompts = found["exact"], found.get("prompts")
     word, look = _ANSWERS[exact["verdict"]]
     text = _first_statement(exact)
     if prompts is not None:
         text += " " + prompts["sentence"]
-        if exact["verdict"] == "holds" and prompts["verdict"] != "holds":
-            word, look = "With care", "open"
+    if exact["verdict"] == "holds" and (warnings or (prompts is not None and prompts["verdict"] != "holds")):
+        word, look = "With care", "open"
     return Answer("Can it be trusted?", word, look, text)
 
 
 def _first_statement(one: Finding) -> str:
     """What a finding's sentence begins with; the table has the rest."""
     return re.split(r"[;.] ", one["sentence"])[0].rstrip(".") + "."
-
-
-def _first(found: Mapping[str, Finding], names: Iterable[str]) -> Finding | None:
-    """The first that could be judged; if none could, the first that there is."""
-    there = [found[name] for name in names if name in found]
-    return next((one for one in there if one["verdict"] != "open"), there[0] if there else None)

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from depthsig.metrics import Metric
+from depthsig.metrics.rules import COMBINED
 from depthsig.report.gallery import PERIODICITY, PLAN, Drawn
 from depthsig.report.page.chart_data import place
 from depthsig.report.page.glance import glance
@@ -47,7 +48,7 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
         data,
         info=as_record(signature.info, SignatureRecord),
         findings=findings,
-        short=glance(findings),
+        short=glance(findings, signature.info["warnings"]),
         steps=len(signature.plan),
         prompts=signature.prompts,
         n_prompts=len(signature.prompts),
@@ -82,7 +83,7 @@ def score_rows(scores: pd.DataFrame, entries: Mapping[str, Metric]) -> list[dict
         about = described(score.metric, score.part, score.scope)
         rows.append({
             "score": str(score.score), "about": about, "agg": str(score.agg),
-            "value": number(score.value) + unit,
+            "value": "–" if score.score == COMBINED else number(score.value) + unit,  # it is a p
             "interval": f"[{number(score.ci_low)}, {number(score.ci_high)}]" if pd.notna(score.ci_low) else "–",
             "p": number(score.p_value), "n": "–" if pd.isna(score.n_prompts) else str(score.n_prompts),
             "note": str(score.note),
