@@ -22,13 +22,17 @@ ROOT = Path(__file__).resolve().parents[1]
 COLOURS = 32
 
 
-def executed(path: Path, folder: Path) -> Any:
+def executed(path: Path, folder: Path, without: str = "") -> Any:
     """The notebook with the outputs that it has here and now, run in ``folder``.
+
+    Args:
+        without: a tag, whose cells are left out.
 
     Raises:
         nbclient.exceptions.CellExecutionError: where a cell fails.
     """
     notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if without not in cell.metadata.get("tags", [])]
     before = dict(os.environ)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [before.get("PYTHONPATH")])])
     os.environ.pop("MPLBACKEND", None)  # the kernel's own shows figures

@@ -65,7 +65,7 @@ class Findings(list[Finding]):
             return "No verdict rests on an interval or a test."
         few = "" if max(self.rates) == LEVEL else f" ({LEVEL:.0%} with many prompts)"
         return (
-            f"{len(self.rates)} of {len(self)} verdicts rest on intervals or tests: one is wrong in about "
+            f"{len(self.rates)} of {len(self)} verdicts rest on intervals or tests, each wrong in about "
             f"{max(self.rates):.0%} of cases{few}, any in at most {min(1.0, sum(self.rates)):.0%}."
         )
 

@@ -167,7 +167,7 @@ def test_stages_are_recorded_with_their_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["family-midas", "SmolLM2, quick"])
+@pytest.mark.parametrize("name", ["family-midas", pytest.param("SmolLM2, quick", marks=pytest.mark.long)])
 def test_forecasts_are_within_half_as_much_again(name: str) -> None:
     """Of processor time, in processes of their own; the forecast itself is quick."""
     spec = importlib.util.spec_from_file_location("forecast_benchmark", BENCHMARK)
