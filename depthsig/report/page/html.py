@@ -42,13 +42,13 @@ def render(signature: Signature, figures: list[tuple[Drawn, Path]]) -> str:
                 section["figures"].append(embedded(drawn, path))
             else:
                 section["left_out"] += 1
-    findings = signature.findings()
+    findings, info = signature.findings(), as_record(signature.info, SignatureRecord)
     return page(
         "report.html.j2",
         data,
-        info=as_record(signature.info, SignatureRecord),
+        info=info,
         findings=findings,
-        short=glance(findings, signature.info["warnings"]),
+        short=glance(findings, info.warnings),
         steps=len(signature.plan),
         prompts=signature.prompts,
         n_prompts=len(signature.prompts),
