@@ -93,6 +93,14 @@ def test_a_metric_of_ones_own_without_a_range_is_drawn_over_its_data() -> None:
     assert Scale.of(entry("mine.other"), values) == Scale("log", 0.5, 8)
 
 
+@pytest.mark.parametrize(
+    ("name", "smallest", "largest"), [("residual.norm", 0.05, 5000.0), ("contribution.norm", 0.0011, 5000.0)]
+)
+def test_norms_of_tiny_random_models_and_of_large_ones_fit(name: str, smallest: float, largest: float) -> None:
+    """Smallest: 16 wide, random weights of deviation 0.02. Largest: 7 billion parameters."""
+    assert Scale.of(entry(name), []).ends(np.array([smallest, largest])) == "neither"
+
+
 @pytest.mark.parametrize("drawn", [(2, 1), (0, 1), (1, 1), ("a", 2), (1,)])
 def test_a_range_that_cannot_be_drawn_is_refused(drawn: tuple) -> None:
     with pytest.raises(depthsig.InputError, match="drawn"):
