@@ -77,7 +77,9 @@ def test_nothing_untrusted_becomes_markup() -> None:
 
 
 def test_charts_come_before_long_tables_and_the_contents_have_the_same_order() -> None:
-    page = render(Signature.load(SHIPPED / "midas-seed2-lookup"), [])
+    signature = Signature.load(SHIPPED / "midas-seed2-lookup")
+    strength = signature.scores.head(1).assign(score="period.strength", metric="contribution.relative", scope="-")
+    page = render(replace(signature, scores=pd.concat([signature.scores, strength])), [])
     contents = re.findall(r'<a href="#([^"]+)"', page.split("</nav>")[0])
     places = [one for one in re.findall(r'<h2 id="([^"]+)"', page) if one != "plan-title"]
     charts = [one for one in contents if one.startswith("metrics-")]
