@@ -22,7 +22,7 @@ def in_words(entry: Metric, *about: str) -> str:
 
     >>> from depthsig.metrics import entry
     >>> in_words(entry("lens.kl"), "-")
-    'KL to the final output'
+    'KL(lens ‖ final)'
     """
     said = described(entry.label, *about)
     return said[0].upper() + said[1:]
