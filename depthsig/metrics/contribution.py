@@ -28,7 +28,7 @@ _CONTRIBUTION: dict[str, Any] = {
 
 @metric(
     "contribution.norm", axis="step", label="contribution norm ‖u‖", formula="‖u‖₂", source=_CSORDAS,
-    limits=(0, None), log=True, norm="log", drawn=(1, 1e4), **_CONTRIBUTION,
+    limits=(0, None), log=True, norm="log", drawn=(1e-3, 1e4), **_CONTRIBUTION,
 )  # fmt: skip
 def contribution_norm(u: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
     """‖u‖₂."""

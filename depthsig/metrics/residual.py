@@ -55,7 +55,7 @@ def cosine_matrix(vectors: Float[Tensor, "n *batch d"]) -> Float[Tensor, "n n *b
 
 @metric(
     "residual.norm", axis="depth", label="residual norm ‖h‖", formula="‖h_d‖₂",
-    source="Csordás, Manning & Potts 2505.13898", limits=(0, None), log=True, norm="log", drawn=(1, 1e4),
+    source="Csordás, Manning & Potts 2505.13898", limits=(0, None), log=True, norm="log", drawn=(1e-2, 1e4),
     **_RESIDUAL,
 )  # fmt: skip
 def residual_norm(h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:

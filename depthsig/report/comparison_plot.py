@@ -15,6 +15,7 @@ from depthsig.metrics.rules import LATE
 from depthsig.report.alt_texts import curves_in_words, extremes_in_words, pairs_in_words
 from depthsig.report.drawable import drawable
 from depthsig.report.figures.forest import draw_by_profile, draw_claims, draw_late, draw_reliance
+from depthsig.report.figures.labels import in_words
 from depthsig.report.figures.models import draw_distances, draw_relative, draw_tree
 from depthsig.report.style import FULL, house_style, new_figure
 from depthsig.signature import Comparison
@@ -147,9 +148,12 @@ def _profiles(comparison: Comparison) -> Iterator[Pictured]:
     roles = _roles(comparison)
     for (metric, part, scope), rows in comparison.profiles.groupby(["metric", "part", "scope"], sort=False):
         name = ".".join(piece for piece in (metric, part, scope) if piece != NONE)
+        one = comparison.entries[str(metric)]
         draw = partial(_profile, comparison, rows, roles)
-        alt = f"{name}: {curves_in_words(rows)}."
-        yield Pictured(name, "profiles", name, "", (FULL, 2.8), draw, rows, alt, paged=False)
+        title = in_words(one, str(part), str(scope))
+        caption = f"{name}: {one.formula}; on relative depth, scaled to unit mean absolute value; bands over prompts."
+        alt = f"{title}: {curves_in_words(rows)}."
+        yield Pictured(name, "profiles", title, caption, (FULL, 2.8), draw, rows, alt, paged=False)
 
 
 def _profile(comparison: Comparison, rows: pd.DataFrame, roles: dict[str, str], ax: Axes) -> None:

@@ -18,6 +18,7 @@ from depthsig.report.alt_texts import matrix_in_words, profile_in_words
 from depthsig.report.drawable import drawable
 from depthsig.report.figures.early_exit import draw_early_exit, early_exit_measures
 from depthsig.report.figures.heatmap import draw_heatmap
+from depthsig.report.figures.labels import in_words
 from depthsig.report.figures.phases import LEGEND, draw_period
 from depthsig.report.figures.plan_strip import draw_plan
 from depthsig.report.figures.profile import draw_profile
@@ -25,7 +26,8 @@ from depthsig.report.figures.token_map import draw_token_map
 from depthsig.report.figures.top_tokens import draw_top_tokens, words_as_they_are
 from depthsig.report.figures.trajectories import draw_trajectories
 from depthsig.report.period_tables import period_tables
-from depthsig.report.style import COLUMN, FULL, house_style, new_figure
+from depthsig.report.scale import Scale
+from depthsig.report.style import COLUMN, FULL, MARKERS, house_style, new_figure
 from depthsig.signature import Signature
 from depthsig.terms import NONE, described
 
@@ -87,7 +89,7 @@ def _profiles(signature: Signature, one: Metric) -> Iterator[Drawn]:
         draw_profile(figure.add_subplot(), table, one, signature.plan, vocabulary(signature))
         name, said = one.id + _suffix(agg), _said(signature, agg, bool(table["ci_low"].notna().any()))
         said += "; dashed: a uniform guess" if one.by_chance(vocabulary(signature)) is not None else ""
-        caption = f"{one.id}: {one.formula}; {said}."
+        caption = f"{one.id}: {one.formula}; {said}{_beyond(one, table)}."
         yield Drawn(name, one.section, _title(one, agg), caption, figure, _profile_alt(one, table))
 
 
@@ -171,8 +173,7 @@ def _suffix(agg: str) -> str:
 
 def _title(one: Metric, agg: str, *more: str) -> str:
     """A heading in words."""
-    said = described(one.label, *more, "" if agg == "mean" else "worst case")
-    return said[0].upper() + said[1:]
+    return in_words(one, *more, "" if agg == "mean" else "worst case")
 
 
 def _said(signature: Signature, agg: str, interval: bool = False) -> str:
@@ -182,6 +183,17 @@ def _said(signature: Signature, agg: str, interval: bool = False) -> str:
     if agg != "mean":
         return f"worst case over positions {over.replace('over', 'and')}"
     return f"mean {over}" + (", band: 95 % bootstrap interval" if interval else "")
+
+
+def _beyond(one: Metric, table: pd.DataFrame) -> str:
+    """What the hollow triangles of a profile mean, where there are any."""
+    ends = Scale.of(one, table["value"]).ends(table["value"].to_numpy(dtype=float))
+    if ends == "neither":
+        return ""
+    where = {"max": "above the scale", "min": "below the scale", "both": "above (up) or below (down) the scale"}[ends]
+    marks = MARKERS[: len(table[["part", "scope"]].drop_duplicates())]
+    solid = ", solid ones are the marks of a line" if {"^", "v"} & set(marks) else ""
+    return f"; hollow triangles: values {where}, drawn at its end{solid}"
 
 
 def _profile_alt(one: Metric, table: pd.DataFrame) -> str:

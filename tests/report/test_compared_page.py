@@ -17,7 +17,7 @@ from made_signatures import CLAIMS, noisy, signature, three_arms
 import depthsig
 from depthsig.cli.main import main
 from depthsig.errors import InputError
-from depthsig.report import build
+from depthsig.report import build, comparison_plot
 from depthsig.report.page.compared_page import save
 from depthsig.signature import Comparison, Signature
 
@@ -240,6 +240,12 @@ def test_figures_show_what_the_tables_say() -> None:
     assert [t.get_text() for t in axes.texts] == list(found.claims["verdict"])
     numbers = [float(t.get_text()) for t in drawn["distances"].axes[0].texts]
     assert np.allclose(numbers, found.distance_matrix().to_numpy().ravel(), atol=0.0051)
-    lines = drawn["profiles.contribution"].axes[0].get_lines()
+    panel = drawn["profiles.contribution"].axes[0]
+    assert " ".join(panel.get_title().split()) == "Relative contribution ‖u‖/‖r‖, layer"
+    assert found.plot("contribution.relative.layer").get_title() == "Relative contribution ‖u‖/‖r‖, layer"
+    captions = {one.name: one.caption for one in (*figures_for(found), *comparison_plot._profiles(found))}
+    for name in ("profiles.contribution", "contribution.relative.layer"):
+        assert "contribution.relative" in captions[name]  # where the id is found
+    lines = panel.get_lines()
     curve = found.profiles.query("model == 'looped' and metric == 'contribution.relative' and part == 'layer'")
     assert np.allclose(lines[0].get_ydata(), curve["value"])

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import made_pages
+import page_signatures
 import pytest
 from browsing import SCREENS, barriers, chromium, dark, opened
+from made_signatures import three_arms
 from page_signatures import EVIL
 
+import depthsig
 from depthsig.report.page import blocks_page, compared_page, lens_page, repeated_page
+from depthsig.report.page.html import render
 
 PAGES = ("compare", "scan", "span", "lens", "blocks")
 
@@ -31,6 +36,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "compare": compared_page.render(made_pages.comparison(), []),
         "scan": repeated_page.render(made_pages.scan(), []), "span": repeated_page.render(made_pages.one_span(), []),
         "lens": lens_page.render(made_pages.lens()), "blocks": blocks_page.render(made_pages.blocks(), []),
+        "report": render(page_signatures.made(), []),
     }  # fmt: skip
     for name, text in texts.items():
         assert EVIL not in text, name
@@ -117,6 +123,40 @@ def test_what_has_no_steps_is_a_picture_with_words(browser: Any, files: dict[str
     assert page.locator("#claims-live [aria-label=tip] text").count()
 
 
+CHECKPOINTS = ["midas-seed2-lookup", *(f"midas-seed2-step{n}-lookup" for n in (1000, 1750, 2500, 3250, 4000))]
+
+
+@pytest.mark.parametrize("most", [10, 16, 20, 40])
+@pytest.mark.parametrize(
+    "names", [CHECKPOINTS, ["x" * 50, "x" * 51, "y"], ["a" * 20 + f"{n:02}" + "b" * 20 for n in range(12)]]
+)
+def test_short_names_stay_different(browser: Any, files: dict[str, Path], names: list[str], most: int) -> None:
+    page, _ = opened(browser, files["compare"])
+    short = page.evaluate("([names, most]) => Charts.shortened(names, most)", [names, most])
+    assert len(set(short)) == len(names) and all(len(one) <= most for one in short)
+    assert most < 40 or names != CHECKPOINTS or short == names
+
+
+def test_who_points_at_a_short_name_is_told_the_whole(browser: Any, files: dict[str, Path]) -> None:
+    page, _ = opened(browser, files["compare"], 390)
+    for axis in "xy":
+        labels = page.locator(f"#distances-live [aria-label='{axis}-axis tick label'] text")
+        whole = labels.evaluate_all("all => all.map((one) => one.querySelector('title').textContent)")
+        assert whole == [EVIL, "grown", "baseline"]
+    assert "…" in labels.first.evaluate("one => one.firstChild.textContent")
+
+
+def test_a_map_tells_what_lies_beyond_its_colours(browser: Any, files: dict[str, Path]) -> None:
+    page, _ = opened(browser, files["compare"])
+    note, last = page.evaluate("""() => {
+      const scale = { norm: "linear", low: 0, high: 1 }, about = { label: "d", centre: null, names: ["a", "b"] };
+      const cells = { rows: [0, 1], cols: [0, 1], values: [[0, 1.2], [1.2, 0]], scale };
+      const drawn = Charts.heatmap({ ...about, marked: false }, cells, [], null, 400);
+      return [drawn.note, [...drawn.legend.querySelectorAll(".tick text")].at(-1).textContent];
+    }""")
+    assert "2 above the scale" in note and last == "≥ 1"
+
+
 @pytest.mark.parametrize(
     ("name", "table", "column"), [("compare", "late", 3), ("scan", "ranking", 4), ("lens", "depths", 2)]
 )
@@ -142,6 +182,54 @@ def test_tables_sort_filter_and_download(
     lines = Path(got.value.path()).read_text(encoding="utf-8").splitlines()
     assert got.value.suggested_filename == f"{table}.csv" and len(lines) == 1 + left
     assert not said
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"),
+    [("report", ["findings", "definitions"]), ("compare", ["recurrence", "signatures", "definitions"]),
+     ("lens", ["depths", "certificates"]), ("blocks", ["blocks", "tests"])],
+)  # fmt: skip
+def test_every_table_of_results_can_be_had(browser: Any, files: dict[str, Path], name: str, tables: list[str]) -> None:
+    page, said = opened(browser, files[name], accept_downloads=True)
+    for table in tables:
+        shown = page.locator(f"table[data-name={table}]")
+        with page.expect_download() as got:
+            page.get_by_label(f"Download CSV: {table}").click()
+        lines = Path(got.value.path()).read_text(encoding="utf-8").splitlines()
+        assert got.value.suggested_filename == f"{table}.csv" and len(lines) > shown.locator("tbody tr").count() > 0
+        shown.locator("th button").first.click()
+        assert shown.locator("th").first.get_attribute("aria-sort") == "ascending"
+    assert not said
+
+
+def test_files_of_numbers_have_names_that_every_system_takes(browser: Any, files: dict[str, Path]) -> None:
+    page, _ = opened(browser, files["compare"], accept_downloads=True)
+    page.locator("#late-live summary").click()
+    with page.expect_download() as got:
+        page.locator("#late-live .rows button", has_text="Download CSV").click()
+    assert got.value.suggested_filename == "late-late_share.csv"
+
+
+LONG = "a_name_without_a_place_to_break_it" * 4
+
+
+@pytest.mark.parametrize("name", ["report", "compare", "lens", "blocks"])
+def test_a_long_name_is_wrapped_on_a_phone(browser: Any, tmp_path: Path, name: str) -> None:
+    found, blocks = page_signatures.made(), made_pages.blocks()
+    about = {**found.info.get("checkpoint", {}), "name": LONG, "id": LONG}
+    several = depthsig.compare(three_arms(looped=LONG, grown=f"{LONG}2"), resamples=20)
+    pages = {
+        "report": lambda: render(replace(found, info={**found.info, "checkpoint": about}), []),
+        "compare": lambda: compared_page.render(several, []),
+        "lens": lambda: lens_page.render({**made_pages.lens(), "checkpoint": {"id": LONG}}),
+        "blocks": lambda: blocks_page.render(replace(blocks, info={**blocks.info, "checkpoint": LONG}), []),
+    }
+    (tmp_path / "long.html").write_text(pages[name](), encoding="utf-8")
+    page, _ = opened(browser, tmp_path / "long.html", 390)
+    page.locator("details").evaluate_all("all => all.forEach((d) => (d.open = true))")
+    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    assert page.evaluate("[...document.querySelectorAll('h1, .lead, .glance, code')].every((e) => "
+                         "e.closest('.scroll') || e.scrollWidth <= e.clientWidth + 1 || !e.clientWidth)")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from browsing import barriers, chromium, dark, opened
+from made_signatures import noisy, signature
 from page_signatures import EVIL, made, tokens
 
 from depthsig.report.page.html import render
@@ -24,10 +26,10 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    signature = made()
-    info = {**signature.info, "checkpoint": {**signature.info.get("checkpoint", {}), "name": EVIL}}
+    found = made()
+    info = {**found.info, "checkpoint": {**found.info.get("checkpoint", {}), "name": EVIL}}
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(render(replace(signature, info=info, tokens_table=tokens(EVIL)), []), encoding="utf-8")
+    path.write_text(render(replace(found, info=info, tokens_table=tokens(EVIL)), []), encoding="utf-8")
     return path
 
 
@@ -79,6 +81,23 @@ def test_choices_change_the_chart(browser: Any, file: Path) -> None:
                 field.select_option(index=1)
                 after = field.locator("xpath=../../following-sibling::div[contains(@class, 'chart')]").inner_html()
                 assert before != after
+    assert not said
+
+
+@pytest.mark.parametrize(("ends", "turned"), [((1e-5, 1e5), [True, False]), ((0.1, 0.4), [])])
+def test_values_beyond_the_scale_point_to_where_they_lie(
+    browser: Any, tmp_path: Path, ends: tuple[float, float], turned: list[bool]
+) -> None:
+    profile = np.array([ends[0], 0.1, 0.2, 0.3, 0.4, ends[1]])
+    found = signature({("contribution.relative", "layer", "-", "step"): noisy(profile, 6)}, 6)
+    (tmp_path / "beyond.html").write_text(render(found, []), encoding="utf-8")
+    page, said = opened(browser, tmp_path / "beyond.html")
+    marks = page.locator(".beyond path").evaluate_all("all => all.map((m) => m.getAttribute('transform'))")
+    assert ["rotate(180)" in moved for moved in marks] == turned
+    note = page.locator(".beyond-note")
+    assert note.is_visible() == bool(turned) and ("△ 1 above the scale, ▽ 1 below it" in note.inner_text()) == bool(
+        turned
+    )
     assert not said
 
 

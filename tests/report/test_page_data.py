@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,9 @@ from depthsig.report.page.chart_data import as_script
 from depthsig.report.page.html import render
 from depthsig.report.page.page_data import RANKS, page_data
 from depthsig.report.scale import Scale
+from depthsig.signature import Signature
+
+SHIPPED = Path(__file__).parents[2] / "data" / "signatures"
 
 
 def same(shown: list[float | None], wanted: pd.Series) -> None:
@@ -69,3 +74,15 @@ def test_nothing_untrusted_becomes_markup() -> None:
     data = json.loads(block)
     assert data["name"] == EVIL and data["tokens"]["lens.tokens"]["words"][0] == EVIL + "1"
     assert "<" not in block
+
+
+def test_charts_come_before_long_tables_and_the_contents_have_the_same_order() -> None:
+    signature = Signature.load(SHIPPED / "midas-seed2-lookup")
+    strength = signature.scores.head(1).assign(score="period.strength", metric="contribution.relative", scope="-")
+    page = render(replace(signature, scores=pd.concat([signature.scores, strength])), [])
+    contents = re.findall(r'<a href="#([^"]+)"', page.split("</nav>")[0])
+    places = [one for one in re.findall(r'<h2 id="([^"]+)"', page) if one != "plan-title"]
+    charts = [one for one in contents if one.startswith("metrics-")]
+    assert contents == places and len(charts) > 2
+    assert contents == ["findings", *charts, "period", "scores", "certificates", "what", "definitions"]
+    assert page.index('id="plan-strip"') < page.index(f'id="{charts[0]}"')

@@ -91,6 +91,8 @@ def test_a_comparisons_charts_are_its_tables() -> None:
     mean = data["metrics"]["distances"]["cells"][0]
     assert data["metrics"]["distances"]["names"] == found.models and mean["part"] == "mean of all profiles"
     np.testing.assert_allclose(mean["values"], found.distance_matrix().to_numpy(float), rtol=5e-5)
+    scales = [one["scale"] for one in data["metrics"]["distances"]["cells"]]
+    assert all(scale == {"norm": "linear", "low": 0.0, "high": 1.0} for scale in scales)  # as in print
     shown = [(metric, s) for metric, one in data["metrics"].items() for s in one.get("series", [])]
     lines = {(metric, s["part"], s["scope"], s["name"]): s for metric, s in shown}
     curves = found.profiles.groupby(["metric", "part", "scope", "model"])

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+import made_signatures
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,6 +22,8 @@ from depthsig import Signature
 from depthsig.metrics import all_metrics, entry
 from depthsig.report.figures.heatmap import draw_heatmap
 from depthsig.report.figures.profile import draw_profile
+from depthsig.report.gallery import figures_for
+from depthsig.report.page.chart_data import about
 from depthsig.report.scale import Scale
 
 SHIPPED = Path(__file__).parents[2] / "data" / "signatures"
@@ -93,6 +96,14 @@ def test_a_metric_of_ones_own_without_a_range_is_drawn_over_its_data() -> None:
     assert Scale.of(entry("mine.other"), values) == Scale("log", 0.5, 8)
 
 
+@pytest.mark.parametrize(
+    ("name", "smallest", "largest"), [("residual.norm", 0.05, 5000.0), ("contribution.norm", 0.0011, 5000.0)]
+)
+def test_norms_of_tiny_random_models_and_of_large_ones_fit(name: str, smallest: float, largest: float) -> None:
+    """Smallest: 16 wide, random weights of deviation 0.02. Largest: 7 billion parameters."""
+    assert Scale.of(entry(name), []).ends(np.array([smallest, largest])) == "neither"
+
+
 @pytest.mark.parametrize("drawn", [(2, 1), (0, 1), (1, 1), ("a", 2), (1,)])
 def test_a_range_that_cannot_be_drawn_is_refused(drawn: tuple) -> None:
     with pytest.raises(depthsig.InputError, match="drawn"):
@@ -123,6 +134,31 @@ def test_a_map_ends_with_its_cells_whatever_blocks_there_are() -> None:
     ax = draw_heatmap(Figure().add_subplot(), matrix, entry("skip.effect"), PLAN)
     assert ax.get_xlim() == (0.5, 3.5) and ax.get_ylim() == (-0.5, 2.5)
     assert not any("$" in text for text in drawn_texts(ax))
+
+
+@pytest.mark.parametrize(("layers", "edges"), [([0, 1, 2, 3], {-0.5, 1.5, 3.5}), ([0, 1, 0, 1], set())])
+def test_maps_of_layers_have_borders_where_each_layer_runs_once(layers: list[int], edges: set[float]) -> None:
+    plan, size = PLAN.assign(layer=layers), len(set(layers))
+    matrix, one = pd.DataFrame(np.eye(size)), entry("weights.cosine")
+    ax = draw_heatmap(Figure().add_subplot(), matrix, one, plan)
+    assert {float(line.get_xdata()[0]) for line in ax.lines if line.get_xdata()[0] == line.get_xdata()[1]} == edges
+    assert {float(line.get_ydata()[0]) for line in ax.lines if line.get_ydata()[0] == line.get_ydata()[1]} == edges
+    assert about(one, plan)["marked"] == bool(edges)
+
+
+@pytest.mark.parametrize(
+    ("ends", "says"),
+    [((0.1, 0.2), None), ((1e-5, 0.2), "values below the scale"), ((0.1, 1e5), "values above the scale"),
+     ((1e-5, 1e5), "values above (up) or below (down) the scale")],
+)  # fmt: skip
+def test_a_caption_tells_what_triangles_mean_where_there_are_any(ends: tuple[float, float], says: str | None) -> None:
+    curves = {
+        ("contribution.relative", part, "-", "step"): made_signatures.noisy(np.linspace(*ends, 6), 6)
+        for part in ("layer", "attn", "mlp")
+    }
+    (drawn,) = [one for one in figures_for(made_signatures.signature(curves, 6)) if one.name == "contribution.relative"]
+    assert ("triangles" in drawn.caption) == (says is not None)
+    assert says is None or f"hollow triangles: {says}, drawn at its end, solid ones" in drawn.caption
 
 
 def test_a_map_of_one_row_counts_in_whole_numbers() -> None:

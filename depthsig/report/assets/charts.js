@@ -11,8 +11,45 @@ const Charts = (() => {
   // Whether a mark on the plan (or on what a page marks instead) has a place on these axes.
   const onRows = (m) => m.marked ?? ON_STEPS.has(m.rows);
   const onCols = (m) => m.marked ?? ON_STEPS.has(m.cols);
-  const short = (said, most) => (said.length > most ? `${said.slice(0, Math.max(1, most - 1))}…` : said);
   const where = (m) => m.xName ?? (m.axis === "depth" ? "depth" : "step");
+
+  // How many values lie beyond a scale, at either end.
+  const ends = (values, scale) => ({ above: values.filter((v) => v > scale.high).length, below: values.filter((v) => v < scale.low).length });
+  const told = ({ above, below }, up, down) => [above ? `${up}${above} above the scale` : "", below ? `${down}${below} below it` : ""].filter(Boolean).join(", ");
+
+  // Names without the words that all of them begin or end with.
+  function withoutShared(names) {
+    const words = names.map((name) => name.match(/[^-_./ ]*[-_./ ]|[^-_./ ]+/g) ?? [name]);
+    const least = Math.min(...words.map((all) => all.length)) - 1;
+    const shared = (word, most) => {
+      let count = 0;
+      while (count < most && words.every((all) => word(all, count) === word(words[0], count))) count += 1;
+      return count;
+    };
+    const head = shared((all, i) => all[i], least), tail = shared((all, i) => all[all.length - 1 - i], least - head);
+    return words.map((all) => `${head ? "…" : ""}${all.slice(head, all.length - tail).join("")}${tail ? "…" : ""}`);
+  }
+
+  // Names of at most so many letters; different ones stay different: what all share goes first, then the middle.
+  function shortened(names, most) {
+    if (names.length < 2 || names.every((name) => name.length <= most)) return names.map((name) => cut(name, most, most / 2));
+    const different = new Set(names).size;
+    for (const list of [withoutShared(names), names]) {
+      for (const head of [most / 2, 2, most - 3]) {
+        const found = list.map((name) => cut(name, most, head));
+        if (new Set(found).size === different) return found;
+      }
+    }
+    return names.map((name, i) => cut(`${i + 1}: ${name}`, most, most / 2));
+  }
+  const cut = (name, most, head) => (name.length <= most ? name : `${name.slice(0, Math.floor(head))}…${name.slice(name.length - (most - 1 - Math.floor(head)))}`);
+
+  // Whole names, for those who point at the short ones of an axis.
+  function onHover(svg, axis, names) {
+    svg.querySelectorAll(`[aria-label="${axis}-axis tick label"] text`).forEach((label, i) => {
+      label.append(Object.assign(document.createElementNS("http://www.w3.org/2000/svg", "title"), { textContent: names[i] }));
+    });
+  }
 
   // Steps of one block stand together: [first, last + 1, number of the block].
   function blocks(plan) {
@@ -78,13 +115,14 @@ const Charts = (() => {
         Plot.areaY(there.filter((p) => p.low !== null && p.high !== null), { x: "x", y1: (p) => within(p.low), y2: (p) => within(p.high), z: "of", fill: "of", fillOpacity: 0.22 }),
         Plot.line(points, { x: "x", y: (p) => (p.y === null ? NaN : within(p.y)), stroke: "of", strokeWidth: 2 }),
         counted ? Plot.dot(there, { x: "x", y: (p) => within(p.y), fill: "of", r: 2.5 }) : null,
-        Plot.dot(beyond, { x: "x", y: (p) => within(p.y), symbol: "triangle", stroke: "of", fill: "var(--paper)", r: 5 }),
+        Plot.dot(beyond, { x: "x", y: (p) => within(p.y), symbol: "triangle", rotate: (p) => (p.y < scale.low ? 180 : 0), stroke: "of", fill: "var(--paper)", r: 5, className: "beyond" }),
         step === null ? null : Plot.ruleX([step], { stroke: "var(--mark)", strokeWidth: 2, strokeDasharray: "5 3", className: "step-rule" }),
         Plot.tip(there, Plot.pointer({ x: "x", y: (p) => within(p.y), title: said, fill: "var(--panel)" })),
       ],
     });
     const legend = names.length > 1 ? Plot.legend({ color: { domain: names, range: names.map((_, i) => COLOURS[i % COLOURS.length]) } }) : null;
-    return { svg, legend, at: (p) => p.x };
+    const note = beyond.length ? `Hollow triangles: values beyond the scale, drawn at its ends (${told(ends(beyond.map((p) => p.y), scale), "△ ", "▽ ")}).` : "";
+    return { svg, legend, note, at: (p) => p.x };
   }
 
   function heatmap(metric, cells, plan, step, width) {
@@ -98,8 +136,9 @@ const Charts = (() => {
     // Axes of things that have names instead of numbers.
     const names = metric.names;
     const most = Math.max(8, Math.floor(side / 26));
-    const ticks = (values) => (names ? { ticks: values, tickFormat: (i) => short(names[i] ?? "", most) } : { ticks: whole(values[0], values.at(-1)), tickFormat: "d" });
-    const label = names ? Math.min(side * 0.4, 12 + 7 * Math.max(...names.map((n) => Math.min(most, n.length)))) : 52;
+    const labels = names ? shortened(names, most) : null;
+    const ticks = (values) => (names ? { ticks: values, tickFormat: (i) => labels[i] ?? "" } : { ticks: whole(values[0], values.at(-1)), tickFormat: "d" });
+    const label = names ? Math.min(side * 0.4, 12 + 7 * Math.max(...labels.map((n) => n.length))) : 52;
     const at = (i) => (names ? names[i] : i);
     const edge = { stroke: "var(--mark)", strokeOpacity: 0.75, strokeWidth: 0.8 };
     const mark = { fill: "none", stroke: "var(--mark)", strokeWidth: 2.5 };
@@ -107,8 +146,8 @@ const Charts = (() => {
     const colMarked = step !== null && onCols(metric) && cells.cols.includes(step);
     const svg = Plot.plot({
       width: side, height: Math.max(220, side * 0.82), marginLeft: label, marginBottom: names ? Math.min(150, label * 0.8 + 20) : 38, marginRight: 20, style: { fontSize: "12px", background: "transparent" },
-      x: { label: metric.colLabel, domain: [c0, c1], ...ticks(cells.cols), ...(names ? { tickRotate: -40 } : {}) },
-      y: { label: metric.rowLabel, domain: names ? [r1, r0] : [r0, r1], ...ticks(cells.rows) },
+      x: { label: metric.colLabel || null, domain: [c0, c1], ...ticks(cells.cols), ...(names ? { tickRotate: -40 } : {}) },
+      y: { label: metric.rowLabel || null, domain: names ? [r1, r0] : [r0, r1], ...ticks(cells.rows) },
       color: colour,
       marks: [
         Plot.frame({ fill: "var(--empty)", stroke: "none" }),
@@ -120,8 +159,12 @@ const Charts = (() => {
         Plot.tip(there, Plot.pointer({ x: "c", y: "r", title: (p) => `${metric.rowLabel} ${at(p.r)}\n${metric.colLabel} ${at(p.c)}\n${digits(p.v)}${metric.unit ? ` ${metric.unit}` : ""}`, fill: "var(--panel)" })),
       ],
     });
-    const legend = Plot.legend({ color: colour, label: withUnit(metric), width: Math.min(260, width), ...(cells.scale.norm === "linear" ? { ticks: 4 } : powers(cells.scale)) });
-    return { svg, legend, at: (p) => (onRows(metric) ? p.r : onCols(metric) ? p.c : null) };
+    if (names) for (const axis of ["x", "y"]) onHover(svg, axis, names);
+    const beyond = ends(there.map((p) => p.v), cells.scale);
+    const tickFormat = (v) => `${v >= cells.scale.high && beyond.above ? "≥ " : v <= cells.scale.low && beyond.below ? "≤ " : ""}${digits(v)}`;
+    const legend = Plot.legend({ color: colour, label: withUnit(metric), width: Math.min(260, width), ...(cells.scale.norm === "linear" ? { ticks: 4 } : powers(cells.scale)), tickFormat });
+    const note = beyond.above || beyond.below ? `Cells beyond the scale have the colour of its end (${told(beyond, "", "")}).` : "";
+    return { svg, legend, note, at: (p) => (onRows(metric) ? p.r : onCols(metric) ? p.c : null) };
   }
 
   // Estimates with their intervals, one below the other; solid where the interval is clear of the reference.
@@ -130,13 +173,14 @@ const Charts = (() => {
     const zero = of.reference;
     const clear = (r) => zero === null || r.low === null || r.low > zero || r.high < zero;
     const most = Math.max(10, Math.floor((width * 0.42) / 7));
-    const label = 14 + 7 * Math.max(...rows.map((r) => Math.min(most, r.label.length)));
+    const names = rows.map((r) => r.label), labels = shortened(names, most);
+    const label = 14 + 7 * Math.max(...labels.map((n) => n.length));
     const ink = (r) => (clear(r) ? "var(--accent)" : "var(--soft)");
     const said = (r) => `${r.label}\n${digits(r.value)}${r.low === null ? "" : ` [${digits(r.low)}, ${digits(r.high)}]`}${r.note ? `\n${r.note}` : ""}`;
     const svg = Plot.plot({
       width, height: 64 + 26 * rows.length, marginLeft: label, marginBottom: 38, marginRight: 16, style: { fontSize: "12px", background: "transparent" },
       x: { label: withUnit(metric), grid: true, ticks: width < 500 ? 3 : 6, domain: [of.scale.low, of.scale.high] },
-      y: { type: "point", domain: rows.map((r) => r.i), tickFormat: (i) => short(rows[i].label, most), tickSize: 0, label: null, padding: 0.6 },
+      y: { type: "point", domain: rows.map((r) => r.i), tickFormat: (i) => labels[i], tickSize: 0, label: null, padding: 0.6 },
       marks: [
         zero === null ? null : Plot.ruleX([zero], { stroke: "var(--soft)", strokeDasharray: "4 3" }),
         Plot.ruleY(there.filter((r) => r.low !== null), { y: "i", x1: "low", x2: "high", stroke: ink, strokeWidth: 3 }),
@@ -144,7 +188,8 @@ const Charts = (() => {
         Plot.tip(there, Plot.pointerY({ x: "value", y: "i", title: said, fill: "var(--panel)" })),
       ],
     });
-    return { svg, legend: null, at: () => null };
+    onHover(svg, "y", names);
+    return { svg, legend: null, note: "", at: () => null };
   }
 
   // What a chart shows, in one sentence, for those who do not see it.
@@ -209,5 +254,5 @@ const Charts = (() => {
     return where + (said.join(", ") || "not on these axes");
   }
 
-  return { profile, heatmap, forest, onRows, onCols, described, readout, digits, blocks, named };
+  return { profile, heatmap, forest, onRows, onCols, described, readout, digits, blocks, named, shortened };
 })();

@@ -60,6 +60,7 @@
     const formula = make("p", { className: "formula" });
     const chart = make("div", { className: "chart" });
     const legend = make("div", { className: "legend" });
+    const beyond = make("p", { className: "formula beyond-note" });
     const said = make("p", { className: "readout" });
     const table = make("details", {}, make("summary", {}, "Numbers"), make("div", { className: "rows" }));
     const now = () => data.metrics[metric.field.value];
@@ -90,6 +91,8 @@
       drawn.svg.addEventListener("click", () => drawn.svg.value && select(drawn.at(drawn.svg.value)));
       chart.replaceChildren(drawn.svg);
       legend.replaceChildren(...(drawn.legend ? [drawn.legend] : []));
+      beyond.textContent = drawn.note;
+      beyond.hidden = !drawn.note;
       if (drawn.legend) drawn.legend.setAttribute("aria-hidden", "true");
       chart.setAttribute("aria-label", Charts.described(metric.field.value, of, what));
       said.textContent = Charts.readout(of, what, step, markName);
@@ -135,7 +138,7 @@
     for (const c of [part, scope, agg]) c.field.addEventListener("change", show);
     table.addEventListener("toggle", () => table.open && rows());
     chart.addEventListener("keydown", arrows);
-    place.append(make("div", { className: "controls" }, metric.label, part.label, scope.label, agg.label), formula, legend, chart, said, table);
+    place.append(make("div", { className: "controls" }, metric.label, part.label, scope.label, agg.label), formula, legend, chart, beyond, said, table);
     choose();
     views.push(draw);
     let wide = chart.clientWidth;

@@ -64,7 +64,7 @@ const Tables = (() => {
     });
     const save = make("button", { type: "button" }, "Download CSV");
     save.setAttribute("aria-label", `Download CSV: ${name}`);
-    save.addEventListener("click", () => download(`${name}.csv`, csv(table)));
+    save.addEventListener("click", () => download(`${name.replace(/[^\p{L}\p{N}._-]+/gu, "-")}.csv`, csv(table)));
     const controls = make("div", { className: "controls" }, make("label", {}, `Filter ${name}`, field), save);
     (table.closest(".scroll") || table).before(controls);
   }

@@ -8,7 +8,14 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from depthsig.metrics import Metric
-from depthsig.report.figures.labels import draw_borders, draw_layer_borders, plain, whole_numbers, with_unit
+from depthsig.report.figures.labels import (
+    draw_borders,
+    draw_layer_borders,
+    layers_are_steps,
+    plain,
+    whole_numbers,
+    with_unit,
+)
 from depthsig.report.scale import Scale
 from depthsig.report.style import DIVERGING, SEQUENTIAL, UNDEFINED
 
@@ -27,7 +34,7 @@ def draw_heatmap(ax: Axes, matrix: pd.DataFrame, entry: Metric, plan: pd.DataFra
         np.ma.masked_invalid(values), origin="lower", extent=extent, aspect="auto",
         cmap=colormaps[DIVERGING if entry.centre is not None else SEQUENTIAL], norm=scale.colours(),
     )  # fmt: skip
-    if entry.rows in ("step", "depth"):
+    if entry.rows in ("step", "depth") or (entry.rows == "layer" and layers_are_steps(plan)):
         # States d lie between steps, so a block's border falls on the state, not beside it.
         draw_borders(ax, plan, offset=-0.5, cols=entry.cols != "ahead")
     if entry.rows == "start":

@@ -14,6 +14,18 @@ from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
 
 from depthsig.metrics import Metric
 from depthsig.report.style import SPAN
+from depthsig.terms import described
+
+
+def in_words(entry: Metric, *about: str) -> str:
+    """A heading: what a metric is called, and what it is of.
+
+    >>> from depthsig.metrics import entry
+    >>> in_words(entry("lens.kl"), "-")
+    'KL(lens ‖ final)'
+    """
+    said = described(entry.label, *about)
+    return said[0].upper() + said[1:]
 
 
 def with_unit(entry: Metric) -> str:
@@ -62,6 +74,15 @@ def blocks(plan: pd.DataFrame) -> list[tuple[int, int, int, str]]:
         else:
             found.append((here[0], here[0] + 1, *here[1:]))
     return found
+
+
+def layers_are_steps(plan: pd.DataFrame) -> bool:
+    """Whether each layer runs once and in order, so that its place is its step's.
+
+    >>> layers_are_steps(pd.DataFrame({"step": [0, 1, 2], "layer": [0, 1, 1]}))
+    False
+    """
+    return not plan.empty and plan["layer"].tolist() == plan["step"].tolist()
 
 
 def shade_blocks(ax: Axes, plan: pd.DataFrame, offset: float = 0.0) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
@@ -10,17 +12,18 @@ from matplotlib.lines import Line2D
 from scipy.cluster.hierarchy import dendrogram
 
 from depthsig.metrics import Metric
-from depthsig.report.figures.labels import plain
+from depthsig.report.figures.labels import in_words, plain
 from depthsig.report.scale import Scale
 from depthsig.report.style import COLOURS, SEQUENTIAL
 from depthsig.statistics.convergence import average_linkage
-from depthsig.terms import described
 
 ROLE_COLOURS = {"looped": COLOURS[0], "grown": COLOURS[1], "baseline": COLOURS[2], "": "0.45"}
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 LONGEST = 34
 FAR = 1.0
 """A distance of profiles (at most 2) that few pairs of models reach."""
+DISTANCES = Scale("linear", 0.0, FAR)
+"""The same for every comparison, in print and on the page."""
 
 
 def shorten(name: str) -> str:
@@ -73,8 +76,7 @@ def draw_distances(ax: Axes, distances: pd.DataFrame, roles: dict[str, str]) -> 
     """Draw the distances between models as a heat map with its numbers."""
     values = distances.to_numpy(float)
     size = len(values)
-    scale = Scale("linear", 0.0, FAR)
-    image = ax.imshow(values, cmap=colormaps[SEQUENTIAL], norm=scale.colours(), aspect="equal")
+    image = ax.imshow(values, cmap=colormaps[SEQUENTIAL], norm=DISTANCES.colours(), aspect="equal")
     if size <= 14:
         for (row, col), value in np.ndenumerate(values):
             colour = "white" if value < 0.6 * FAR else "black"
@@ -89,14 +91,20 @@ def draw_distances(ax: Axes, distances: pd.DataFrame, roles: dict[str, str]) -> 
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    bar = ax.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02, extend=scale.ends(values))
+    bar = ax.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02, extend=DISTANCES.ends(values))
     bar.set_label("mean distance of profiles (L1)")
     bar.outline.set_linewidth(0.4)
     return ax
 
 
-def draw_relative(ax: Axes, rows: pd.DataFrame, entry: Metric, roles: dict[str, str], models: list[str]) -> Axes:
-    """Draw one profile of every model on relative depth, with bands over prompts."""
+def draw_relative(
+    ax: Axes, rows: pd.DataFrame, entry: Metric, roles: dict[str, str], models: list[str], letters: int = 120
+) -> Axes:
+    """Draw one profile of every model on relative depth, with bands over prompts.
+
+    Args:
+        letters: of the title that fit on a line.
+    """
     look = styles(models, roles)
     for name, curve in rows.groupby("model", sort=False):
         curve = curve.sort_values("depth")
@@ -106,8 +114,7 @@ def draw_relative(ax: Axes, rows: pd.DataFrame, entry: Metric, roles: dict[str, 
         ax.fill_between(x, low, high, color=str(style["color"]), alpha=0.15, lw=0)
         ax.plot(x, curve["value"].to_numpy(float), label=shorten(str(name)), lw=1.0, **style)  # type: ignore[arg-type]
     first = rows.iloc[0]
-    about = plain(described(first["part"], first["scope"]))
-    ax.set_title(entry.id + (f" ({about})" if about else ""), fontsize=7)
+    ax.set_title(plain(fill(in_words(entry, first["part"], first["scope"]), letters)), fontsize=7)
     ax.set_xlim(0, 1)
     ax.margins(y=0.08)
     if entry.centre is not None:

@@ -69,16 +69,15 @@ def blocks_data(found: SavedBlocks) -> dict[str, Any]:
         As :func:`~depthsig.report.page.chart_data.record`; what can be marked is a step.
     """
     info = as_record(found.info, BlocksRecord)
-    plain_order = info.layers == list(range(len(info.layers)))
+    plan = _plan(info)
     metrics: dict[str, Any] = {}
     for evidence, metric in EVIDENCE.items():
         matrix, one = found.matrix(evidence), entry(metric)
         if matrix is not None:
             drawn = charts.cells(matrix, charts.scale_of(one, matrix.to_numpy(dtype=float)))
-            marked = {"marked": plain_order} if one.rows == "layer" else {}
-            metrics[metric] = charts.about(one) | marked | {"cells": [drawn]}
+            metrics[metric] = charts.about(one, pd.DataFrame(plan)) | {"cells": [drawn]}
     sections = [charts.section("evidence", "Evidence", list(metrics))] if metrics else []
-    return charts.record(info.checkpoint, metrics, sections, plan=_plan(info))
+    return charts.record(info.checkpoint, metrics, sections, plan=plan)
 
 
 def blocks_in_short(info: BlocksRecord) -> list[Answer]:

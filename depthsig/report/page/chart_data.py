@@ -12,6 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from depthsig.metrics import Metric
+from depthsig.report.figures.labels import layers_are_steps
 from depthsig.report.scale import Scale
 from depthsig.terms import NONE
 
@@ -72,12 +73,18 @@ def estimates(
     }  # fmt: skip
 
 
-def about(one: Metric) -> dict[str, Any]:
-    """What a chart says about a metric and its axes."""
+def about(one: Metric, plan: pd.DataFrame | None = None) -> dict[str, Any]:
+    """What a chart says about a metric and its axes.
+
+    Args:
+        plan: tells whether blocks and marked steps have a place on axes of layers.
+    """
     said: dict[str, Any] = {
         "label": one.label, "unit": one.unit, "formula": one.formula, "source": one.source, "axis": one.axis,
         "rows": one.rows, "cols": one.cols, "centre": one.centre,
     }  # fmt: skip
+    if one.rows == "layer" and plan is not None:
+        said["marked"] = layers_are_steps(plan)
     return said | {"rowLabel": one.row_label, "colLabel": one.col_label} if one.figure == "heatmap" else said
 
 
@@ -105,7 +112,11 @@ def record(
 
 def scale_of(one: Metric, values: Any) -> dict[str, Any]:
     """The scale of a metric, as the figures have it."""
-    scale = Scale.of(one, values)
+    return scale_record(Scale.of(one, values))
+
+
+def scale_record(scale: Scale) -> dict[str, Any]:
+    """A scale as the charts take it."""
     return {"norm": scale.norm, "low": float(scale.low), "high": float(scale.high)}
 
 

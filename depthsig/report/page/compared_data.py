@@ -12,6 +12,7 @@ from depthsig.findings.finding import listed, plain
 from depthsig.metrics.rules import LATE
 from depthsig.report.drawable import drawable
 from depthsig.report.figures.forest import claim_label
+from depthsig.report.figures.models import DISTANCES
 from depthsig.report.page import chart_data as charts
 from depthsig.report.page.glance import DISAGREE, Answer
 from depthsig.signature import Comparison
@@ -127,7 +128,7 @@ def _distances(comparison: Comparison) -> dict[str, Any]:
         numbered = pd.DataFrame(grid.to_numpy(float))
         name = "mean of all profiles" if metric == "mean" else f"{metric} {described(part, scope)}".strip()
         if len(table):
-            drawn.append(charts.cells(numbered, charts.own_scale([0.0, float(numbered.max(axis=None))]), part=name))
+            drawn.append(charts.cells(numbered, charts.scale_record(DISTANCES), part=name))
     found = {
         "distances": charts.chart(
             "distance of profiles (L1)", "cells", drawn, rows="model", cols="model", rowLabel="", colLabel="",

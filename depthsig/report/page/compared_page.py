@@ -29,6 +29,8 @@ from depthsig.terms import described
 
 PANELS = 3
 """Panels side by side."""
+TITLE = 108
+"""Letters of titles that fit across a page."""
 
 
 def save(comparison: Comparison, directory: str | Path) -> Path:
@@ -80,7 +82,8 @@ def _profile_figures(comparison: Comparison, roles: dict[str, str]) -> Iterator[
         figure = new_figure(FULL, 1.45 * lines + 0.45 + 0.16 * legend, panels=True)
         axes = figure.subplots(lines, columns, squeeze=False)
         for ax, curve in zip(axes.flat, curves, strict=False):
-            draw_relative(ax, curve, entries[str(curve.iloc[0]["metric"])], roles, comparison.models)
+            one = entries[str(curve.iloc[0]["metric"])]
+            draw_relative(ax, curve, one, roles, comparison.models, TITLE // columns)
         for ax in list(axes.flat)[len(curves) :]:
             ax.remove()
         for ax in list(axes.flat)[max(0, len(curves) - columns) : len(curves)]:

@@ -33,11 +33,11 @@ def page_data(signature: Signature) -> dict[str, Any]:
     vocabulary = signature.info.get("checkpoint", {}).get("vocabulary")
     for one in signature.entries.values():
         if one.figure == "profile":
-            _add(metrics, one, "series", _series(signature.profiles, one))
+            _add(metrics, one, signature.plan, "series", _series(signature.profiles, one))
             if one.id in metrics:
                 metrics[one.id]["chance"] = one.by_chance(vocabulary)
         elif one.figure == "heatmap":
-            _add(metrics, one, "cells", _cells(signature.matrices, one))
+            _add(metrics, one, signature.plan, "cells", _cells(signature.matrices, one))
         elif one.figure in TOKEN_FIGURES:
             _add_tokens(tokens, one, signature.tokens_table)
     sections: dict[str, dict[str, Any]] = {}
@@ -60,10 +60,12 @@ def _plan(plan: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _add(metrics: dict[str, Any], one: Metric, kind: str, drawn: list[dict[str, Any]]) -> None:
+def _add(
+    metrics: dict[str, Any], one: Metric, plan: pd.DataFrame, kind: str, drawn: list[dict[str, Any]]
+) -> None:  # fmt: skip
     if not drawn:
         return
-    metrics[one.id] = {**about(one), kind: drawn}
+    metrics[one.id] = {**about(one, plan), kind: drawn}
 
 
 def _series(profiles: pd.DataFrame, one: Metric) -> list[dict[str, Any]]:
