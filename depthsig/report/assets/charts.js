@@ -13,9 +13,12 @@ const Charts = (() => {
   const onCols = (m) => m.marked ?? ON_STEPS.has(m.cols);
   const where = (m) => m.xName ?? (m.axis === "depth" ? "depth" : "step");
 
+  // Values have five digits here, ends of scales all of theirs: what is beyond by less is not.
+  const above = (v, scale) => v > scale.high + 1e-4 * Math.abs(scale.high);
+  const below = (v, scale) => v < scale.low - 1e-4 * Math.abs(scale.low);
   // How many values lie beyond a scale, at either end.
-  const ends = (values, scale) => ({ above: values.filter((v) => v > scale.high).length, below: values.filter((v) => v < scale.low).length });
-  const told = ({ above, below }, up, down) => [above ? `${up}${above} above the scale` : "", below ? `${down}${below} below it` : ""].filter(Boolean).join(", ");
+  const ends = (values, scale) => ({ above: values.filter((v) => above(v, scale)).length, below: values.filter((v) => below(v, scale)).length });
+  const told = (count, up, down) => [count.above ? `${up}${count.above} above the scale` : "", count.below ? `${down}${count.below} below ${count.above ? "it" : "the scale"}` : ""].filter(Boolean).join(", ");
 
   // Names without the words that all of them begin or end with.
   function withoutShared(names) {
@@ -91,7 +94,7 @@ const Charts = (() => {
     const points = series.flatMap((s) => s.x.map((x, i) => ({ x, y: s.y[i], low: s.low[i], high: s.high[i], of: named(s) })));
     const there = points.filter((p) => p.y !== null);
     const scale = series[0].scale;
-    const beyond = there.filter((p) => p.y < scale.low || p.y > scale.high);
+    const beyond = there.filter((p) => below(p.y, scale) || above(p.y, scale));
     const within = (v) => Math.min(scale.high, Math.max(scale.low, v));
     const names = [...new Set(points.map((p) => p.of))];
     const xs = points.map((p) => p.x);
@@ -115,7 +118,7 @@ const Charts = (() => {
         Plot.areaY(there.filter((p) => p.low !== null && p.high !== null), { x: "x", y1: (p) => within(p.low), y2: (p) => within(p.high), z: "of", fill: "of", fillOpacity: 0.22 }),
         Plot.line(points, { x: "x", y: (p) => (p.y === null ? NaN : within(p.y)), stroke: "of", strokeWidth: 2 }),
         counted ? Plot.dot(there, { x: "x", y: (p) => within(p.y), fill: "of", r: 2.5 }) : null,
-        Plot.dot(beyond, { x: "x", y: (p) => within(p.y), symbol: "triangle", rotate: (p) => (p.y < scale.low ? 180 : 0), stroke: "of", fill: "var(--paper)", r: 5, className: "beyond" }),
+        Plot.dot(beyond, { x: "x", y: (p) => within(p.y), symbol: "triangle", rotate: (p) => (below(p.y, scale) ? 180 : 0), stroke: "of", fill: "var(--paper)", r: 5, className: "beyond" }),
         step === null ? null : Plot.ruleX([step], { stroke: "var(--mark)", strokeWidth: 2, strokeDasharray: "5 3", className: "step-rule" }),
         Plot.tip(there, Plot.pointer({ x: "x", y: (p) => within(p.y), title: said, fill: "var(--panel)" })),
       ],
