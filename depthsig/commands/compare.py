@@ -26,6 +26,7 @@ from depthsig.signature.folders.writing import ensure_writable
 from depthsig.signature.provenance import TABLES_ONLY, versions
 from depthsig.statistics.convergence import POINTS, prompt_weights, seed_weights
 from depthsig.statistics.resampling import MIN_PROMPTS, RESAMPLES
+from depthsig.untrusted import made_visible
 
 
 def compare(
@@ -88,8 +89,8 @@ def compare(
         "metrics": own_entries(inputs), "warnings": warnings,
     }  # fmt: skip
     comparison = Comparison(
-        info, claims, measured.distances, late_table(inputs, scores, arms), model_scores(inputs, scores, who.of),
-        recurrence, measured.profiles,
+        made_visible(info), claims, measured.distances, late_table(inputs, scores, arms),
+        model_scores(inputs, scores, who.of), recurrence, measured.profiles,
     )  # fmt: skip
     if out is not None:
         comparison.save(out)

@@ -45,6 +45,7 @@ from depthsig.statistics.period_search_matrix import FOUND, find_matrix_period
 from depthsig.statistics.periodicity import PeriodTest
 from depthsig.statistics.periodicity_design import DRAWS
 from depthsig.statistics.periodicity_matrix import MIN_STEPS
+from depthsig.untrusted import made_visible
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +110,7 @@ class FoundBlocks:
         """As a folder keeps them."""
         blocks = [{**b.record(), "note": b.note} for b in self.blocks]
         info = {"schema": SCHEMA, **self.about, **self.record(), "blocks": blocks, "layers": list(self.layers)}
-        return SavedBlocks({**info, "level": FOUND}, conform(self.similarities, SIMILARITIES))
+        return SavedBlocks(made_visible({**info, "level": FOUND}), conform(self.similarities, SIMILARITIES))
 
     def save(self, out: str | Path, draw: Callable[[SavedBlocks, Path], Any] | None = None) -> Path:
         """Write record and cosines, whole or not at all.

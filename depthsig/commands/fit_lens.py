@@ -36,6 +36,7 @@ from depthsig.signature.folders.choosing import IDENTITY, identity_of
 from depthsig.signature.folders.kinds import LENS
 from depthsig.signature.folders.writing import ensure_writable, writing
 from depthsig.signature.provenance import versions
+from depthsig.untrusted import made_visible
 
 STEPS, RATE, DECAY = 100, 0.3, 1e-3
 GENERATED = 1000
@@ -166,6 +167,7 @@ def fit_lens(
         "depths": depths.to_dict(orient="records"),
         "seconds": round(time.perf_counter() - started, 3),
     }
+    record = made_visible(record)
     weights, biases = zip(*(fits[d].map for d in sorted(fits)), strict=True)
     lens = TunedLens(weights, biases, config=_config(opened), record=record)
     fitted = FittedLens(lens, depths, record, opened.checkpoint.name)

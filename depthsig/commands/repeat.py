@@ -30,6 +30,7 @@ from depthsig.signature.folders.writing import ensure_writable, writing
 from depthsig.signature.provenance import versions
 from depthsig.signature.repeated import SCHEMA
 from depthsig.signature.storage import write_record
+from depthsig.untrusted import made_visible
 
 if TYPE_CHECKING:
     import torch
@@ -172,7 +173,7 @@ def study(
         "plan": str(model.plan), "declared": model.declared.record(), "random_state": model.random_state,
         **asked,
     }  # fmt: skip
-    return Study(info, frames, scores, model.checkpoint.name)
+    return Study(made_visible(info), frames, scores, model.checkpoint.name)
 
 
 def _signature(
