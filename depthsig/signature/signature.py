@@ -278,12 +278,16 @@ class Signature:
     def write(self, folder: Path) -> None:
         """Write ``signature.json``, the tables and the findings into a folder that exists."""
         self._write_tables(folder)
-        storage.write_record(folder / FINDINGS, self.findings())
+        self.write_findings(folder)
         if self.control is not None:
             (folder / CONTROL).mkdir(exist_ok=True)
             # What is put there says that it is a control, so that nothing else is taken for one.
             said = {"control": "as it was given", **self.control.info}
             replace(self.control, info=said)._write_tables(folder / CONTROL)
+
+    def write_findings(self, folder: Path) -> None:
+        """Write ``findings.json`` into a folder that exists."""
+        storage.write_record(folder / FINDINGS, self.findings())
 
     def _write_tables(self, folder: Path) -> None:
         tables = {name: getattr(self, attribute) for name, attribute in _ATTRIBUTES.items()}

@@ -79,6 +79,21 @@ def test_a_signature_of_somebody_elses(folder: Path, capsys: pytest.CaptureFixtu
     assert all(map(is_harmless, [*words["words"], *words["prompts"][0]["read"]]))
 
 
+def test_findings_are_written_again_with_the_page(folder: Path) -> None:
+    wanted = json.loads(json.dumps(Signature.load(folder).findings()))
+    assert isinstance(wanted, list) and wanted
+    for spoil in (lambda file: file.write_bytes(b"{dam\x1baged"), Path.unlink):
+        spoil(folder / "findings.json")
+        report.build(folder)
+        assert json.loads((folder / "findings.json").read_text(encoding="utf-8")) == wanted
+    blocks = folder.parent / "blocks"
+    blocks.mkdir()
+    made_pages.blocks().write(blocks)
+    (blocks / "findings.json").write_text("somebody's own", encoding="utf-8")
+    report.build(blocks)
+    assert (blocks / "findings.json").read_text(encoding="utf-8") == "somebody's own"
+
+
 def test_what_was_read_is_written_and_read_as_the_same(folder: Path, tmp_path: Path) -> None:
     for signature in (Signature.load(folder), page_signatures.made()):
         first = Signature.load(signature.save(tmp_path / "first", figures=False))
