@@ -13,7 +13,7 @@ from depthsig.errors import InputError, near, shown
 from depthsig.metrics import Metric
 from depthsig.metrics.rules import SHOWN_PROFILES
 from depthsig.notebook import lines_as_html, plan_strip, sparkline, table
-from depthsig.terms import NONE
+from depthsig.terms import NONE, counted
 
 if TYPE_CHECKING:
     import xarray
@@ -99,7 +99,8 @@ def told(signature: Signature) -> list[str]:
     name = str(checkpoint.get("name", "?"))[:80]
     family = f" ({str(checkpoint['family'])[:60]})" if checkpoint.get("family") else ""
     how = ", ".join(str(info[key]) for key in ("dtype", "device") if info.get(key)) or "dtype unknown"
-    measured = f"{steps} steps, {prompts} prompts ({shown(str(options.get('prompts', '?')))}), {len(metrics)} metrics"
+    numbers = [counted(steps, "step"), counted(prompts, "prompt"), counted(len(metrics), "metric")]
+    measured = f"{numbers[0]}, {numbers[1]} ({shown(str(options.get('prompts', '?')))}), {numbers[2]}"
     lines = [f"Signature of {name}{family}: {measured}; {how}"]
     spans = info.get("spans", {})
     found = {(s["start"], s["end"], s["size"]): s for s in [*spans.get("labelled", []), *spans.get("executed", [])]}

@@ -40,6 +40,9 @@ def test_everything_prints_in_twenty_lines(model: depthsig.Model, measured: dept
         assert len(repr(one)) < 3000, type(one)
     assert "GPT2LMHeadModel" in repr(model) and "float32 on cpu" in repr(model)
     assert "2 prompts" in repr(measured) and "verdict" in repr(measured)
+    single = depthsig.analyze(model, PROMPTS[:1], metrics="lens.kl", progress=False)
+    assert "1 prompt (" in repr(single) and "1 metric;" in repr(single) and "1 prompt (" in single.to_card()
+    assert "1 prompt," in repr(model.run(PROMPTS[:1], [None])[0])
     assert repr(depthsig.Signature({})).startswith("Signature of ?: 0 steps")
     assert len(repr(build_plan([0, 1] * 400 + list(range(2, 900)), 900))) < 3000
 
