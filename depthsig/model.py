@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from depthsig.arguments import check_arguments
 from depthsig.checkpoint.anatomy.adapter import Anatomy, find_anatomy
 from depthsig.checkpoint.anatomy.sharing import shared_pieces, tied_to
 from depthsig.checkpoint.conduct import conducted
@@ -90,6 +91,7 @@ class Model(Network):
         Raises:
             InputError: for prompts that cannot be read, or token ids that the model does not have.
         """
+        check_arguments(Model.tokens, locals())
         given = [prompts] if isinstance(prompts, str) else prompts
         ready = tokenize(given, self.tokenizer, max_tokens=max_tokens, model_max=self.checkpoint.model_max)
         for prompt in ready:
@@ -114,6 +116,7 @@ class Model(Network):
             InputError: for a name that is not known, a pattern that nothing fits, or a step outside the plan, and
                 within ``torch.autocast``.
         """
+        check_arguments(Model.cache, locals())
         refuse_autocast(self.module)
         return self.activations(self.tokens(prompts, max_tokens), self.names_of(names))
 
@@ -131,6 +134,7 @@ class Model(Network):
         Raises:
             InputError: as :meth:`cache`, and for both.
         """
+        check_arguments(Model.run_with_cache, locals())
         if names is not None and names_filter is not None:
             raise InputError("names and names_filter are two words for the same; give one of them")
         names = names_filter if names is None else names
@@ -157,6 +161,7 @@ class Model(Network):
         Raises:
             InputError: a step out of range, a part that does not exist, edits that contradict; ``torch.autocast``.
         """
+        check_arguments(Model.run, locals())
         refuse_autocast(self.module)
         budget = parse_memory(memory)
         return run_edits(self, self.tokens(prompts, max_tokens), edits, observer=observer, memory=budget)
@@ -217,6 +222,7 @@ def load(
     Raises:
         InputError: for anything that cannot be loaded safely and exactly; one line says why.
     """
+    check_arguments(load, locals())
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     plan = PlanOptions(order, loop, grown, iterations)
     return open_model(source, tokenizer, loading, plan, forward=forward, seed=seed, progress=Progress.of(progress))

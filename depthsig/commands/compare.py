@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from depthsig.arguments import check_arguments
 from depthsig.comparison.claims import judge_claims
 from depthsig.comparison.curves import Arm, comparable, measure_distances
 from depthsig.comparison.inputs import Input, check_alike, open_inputs, own_entries, pair_prompts
@@ -60,6 +61,7 @@ def compare(
         InputError: fewer than two signatures or one twice, signatures that were measured differently,
             no common prompt or profile, roles that cannot be read.
     """
+    check_arguments(compare, locals())
     if out is not None:
         ensure_writable(out, RECORD)
     show = Progress.of(progress)

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor, nn
 
+from depthsig.arguments import check_arguments
 from depthsig.checkpoint.anatomy.parameters import weight_groups
 from depthsig.checkpoint.anatomy.sharing import tied_to
 from depthsig.checkpoint.loading import LoadOptions
@@ -176,6 +177,7 @@ def find_blocks(
     Raises:
         InputError: bad input or options. CertificateError: activations could not be trusted.
     """
+    check_arguments(find_blocks, locals())
     metric, part = ACTIVATIONS
     request = Request([metric], n=20 if n is None else n, max_tokens=max_tokens, seed=seed, control=False)
     check_least("draws", draws, 1)

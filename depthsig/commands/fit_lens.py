@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from depthsig.arguments import check_arguments
 from depthsig.checkpoint.lens_folder import LENS_TYPE
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.translators import SCHEMA, TunedLens, write_lens
@@ -126,6 +127,7 @@ def fit_lens(
     Raises:
         InputError: bad input or options. CertificateError: the numbers could not be trusted.
     """
+    check_arguments(fit_lens, locals())
     started = time.perf_counter()
     check_numbers(n=n, max_tokens=max_tokens, steps=steps, lr=lr, weight_decay=weight_decay, batch_size=batch_size)
     budget = parse_memory(memory)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from depthsig.arguments import check_arguments
 from depthsig.errors import InputError, near, shown
 from depthsig.metrics import Metric
 from depthsig.metrics.rules import SHOWN_PROFILES
@@ -42,6 +43,7 @@ class HeldMetrics(list[str]):
         Raises:
             InputError: for another kind.
         """
+        check_arguments(HeldMetrics.of, locals())
         if kind not in _TABLES:
             raise InputError(f"there is no kind {shown(kind)}; kinds are {', '.join(_TABLES)}{near(kind, _TABLES)}")
         return [name for name in self if self._kinds[name] == kind]
