@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,8 +18,8 @@ class DepthsigError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        # What another library said, and is quoted, may have lines.
-        return " ".join(line.strip() for line in super().__str__().splitlines())
+        # What another library said, or a file holds, and is quoted, may have lines, and signs that a terminal obeys.
+        return visible(" ".join(line.strip() for line in super().__str__().splitlines()))
 
 
 class InputError(DepthsigError, ValueError):
@@ -39,6 +40,28 @@ class CertificateError(DepthsigError):
 
 class DepthsigWarning(UserWarning):
     """Something the user should know that does not stop the analysis."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
+
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys, a reader is misled by, or no file can hold: control characters but newline and tab, those
+that turn the direction of writing, and halves of characters."""
+
+
+def visible(text: str) -> str:
+    r"""Text in which control characters can be seen, and do nothing.
+
+    >>> visible("\x1b[31mred"), visible("one\n\ttwo")
+    ('\\x1b[31mred', 'one\n\ttwo')
+    """
+    return _UNSEEN.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def near(word: object, known: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from depthsig.arguments import check_arguments
 from depthsig.checkpoint.anatomy.adapter import Anatomy, find_anatomy
 from depthsig.checkpoint.anatomy.sharing import shared_pieces, tied_to
 from depthsig.checkpoint.conduct import conducted
@@ -19,7 +20,7 @@ from depthsig.checkpoint.loops import find_conduct, refuse_unsupported
 from depthsig.checkpoint.open import Checkpoint, open_checkpoint
 from depthsig.engine.edits import Edit
 from depthsig.engine.memory import parse_memory
-from depthsig.engine.network import Network
+from depthsig.engine.network import Activations, Network
 from depthsig.engine.rows import StepObserver
 from depthsig.engine.run import EditedRun, run_edits
 from depthsig.errors import InputError, UnsupportedModelError
@@ -90,19 +91,20 @@ class Model(Network):
         Raises:
             InputError: for prompts that cannot be read, or token ids that the model does not have.
         """
+        check_arguments(Model.tokens, locals())
         given = [prompts] if isinstance(prompts, str) else prompts
         ready = tokenize(given, self.tokenizer, max_tokens=max_tokens, model_max=self.checkpoint.model_max)
         for prompt in ready:
             self.check_vocabulary(prompt.ids)
         return ready
 
-    def cache(
-        self, prompts: str | Sequence[Any], names: Names = None, *, max_tokens: int = 256
-    ) -> dict[str, list[Float[Tensor, "_token d"]]]:
+    def cache(self, prompts: str | Sequence[Any], names: Names = None, *, max_tokens: int = 256) -> Activations:
         """Single activations under TransformerLens' names, one tensor [token, d] a prompt.
 
         Known: ``blocks.{i}.hook_resid_pre``, ``.hook_resid_mid``, ``.hook_resid_post``,
-        ``.hook_attn_out``, ``.hook_mlp_out``; i counts steps, so every pass of a loop has its own.
+        ``.hook_attn_out``, ``.hook_mlp_out``; i counts steps, so every pass of a loop has its own (``plan`` shows
+        which layer runs at which step). In what is returned, ``["resid_post", i]`` is short for
+        ``["blocks.{i}.hook_resid_post"]``.
 
         Args:
             prompts: strings, ``{"text", "answer"}`` or token ids; one string is one prompt.
@@ -114,22 +116,28 @@ class Model(Network):
             InputError: for a name that is not known, a pattern that nothing fits, or a step outside the plan, and
                 within ``torch.autocast``.
         """
+        check_arguments(Model.cache, locals())
         refuse_autocast(self.module)
         return self.activations(self.tokens(prompts, max_tokens), self.names_of(names))
 
     def run_with_cache(
-        self, prompts: str | Sequence[Any], names: Names = None, *, max_tokens: int = 256
-    ) -> tuple[list[Float[Tensor, "_token vocab"]], dict[str, list[Float[Tensor, "_token d"]]]]:
+        self, prompts: str | Sequence[Any], names: Names = None, *, names_filter: Names = None, max_tokens: int = 256
+    ) -> tuple[list[Float[Tensor, "_token vocab"]], Activations]:
         """Logits, one tensor [token, vocab] a prompt, and what :meth:`cache` gives.
 
         Prompts differ in length, so both are lists over prompts, where TransformerLens has one padded tensor.
 
         Args:
-            prompts, names, max_tokens: as of :meth:`cache`; ``names`` is what TransformerLens calls ``names_filter``.
+            prompts, names, max_tokens: as of :meth:`cache`.
+            names_filter: what TransformerLens calls ``names``; one of them is given.
 
         Raises:
-            InputError: as :meth:`cache`.
+            InputError: as :meth:`cache`, and for both.
         """
+        check_arguments(Model.run_with_cache, locals())
+        if names is not None and names_filter is not None:
+            raise InputError("names and names_filter are two words for the same; give one of them")
+        names = names_filter if names is None else names
         kept = self.cache(prompts, names, max_tokens=max_tokens)
         # Not read from what is kept: these are to the last bit the logits of `run`, which goes in batches of its own.
         return self.run(prompts, [None], max_tokens=max_tokens)[0].logits, kept
@@ -153,6 +161,7 @@ class Model(Network):
         Raises:
             InputError: a step out of range, a part that does not exist, edits that contradict; ``torch.autocast``.
         """
+        check_arguments(Model.run, locals())
         refuse_autocast(self.module)
         budget = parse_memory(memory)
         return run_edits(self, self.tokens(prompts, max_tokens), edits, observer=observer, memory=budget)
@@ -213,6 +222,7 @@ def load(
     Raises:
         InputError: for anything that cannot be loaded safely and exactly; one line says why.
     """
+    check_arguments(load, locals())
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     plan = PlanOptions(order, loop, grown, iterations)
     return open_model(source, tokenizer, loading, plan, forward=forward, seed=seed, progress=Progress.of(progress))

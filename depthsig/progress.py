@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from depthsig.errors import InputError, shown
+from depthsig.errors import InputError, shown, visible
 
 EVERY = 30.0
 """Seconds between two lines."""
@@ -44,6 +44,7 @@ class Progress:
     @contextmanager
     def stage(self, name: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
         """A stage of known or unknown length; yields ``tick(amount)``."""
+        name = visible(name)  # it may be a file's
         if not self.visible:
             yield lambda amount: None
             return

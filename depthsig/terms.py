@@ -18,6 +18,15 @@ NONE = "-"
 """What stands in ``part``, ``scope`` and ``metric`` where the column does not apply."""
 
 
+def counted(number: int, word: str) -> str:
+    """How many of something there are.
+
+    >>> counted(1, "prompt"), counted(0, "prompt")
+    ('1 prompt', '0 prompts')
+    """
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
 def described(*pieces: str) -> str:
     """The pieces that apply, separated by commas.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from depthsig.errors import InputError
+from depthsig.errors import InputError, visible
 
 T = TypeVar("T")
 
@@ -88,6 +88,25 @@ def read_json(path: Path, most: int = LARGEST_RECORD, *, kept: bool = True) -> A
     if deep:
         raise InputError(f"{str(path)!r} is damaged: it is nested too deeply")
     return found
+
+
+def made_visible(value: Any) -> Any:
+    r"""A record, list or text in which control characters can be seen, and do nothing; without any, what was given.
+
+    For what people are shown: names, notes and labels that a file holds. Data, as tokens, stay as they are.
+
+    >>> made_visible({"name": ["\x1b[31mred", 1]}), made_visible("\u202eevil")
+    ({'name': ['\\x1b[31mred', 1]}, '\\u202eevil')
+    """
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        made: Any = {made_visible(key): made_visible(one) for key, one in value.items()}
+    elif isinstance(value, (list, tuple)):
+        made = type(value)(map(made_visible, value)) if type(value) in (list, tuple) else value
+    else:
+        return value
+    return value if made == value else made
 
 
 def _is_flat(value: Any, deepest: int = DEEPEST) -> bool:

@@ -28,7 +28,7 @@ from depthsig.checkpoint.own_entry import check_declared
 from depthsig.checkpoint.pretrained import Target, explain
 from depthsig.checkpoint.wrappers import config_of, unwrapped
 from depthsig.checkpoint.xtransformers import is_wrapper, step_view
-from depthsig.errors import DepthsigError, DepthsigWarning, InputError
+from depthsig.errors import DepthsigError, DepthsigWarning, InputError, visible
 from depthsig.progress import Progress
 
 
@@ -40,7 +40,8 @@ class Checkpoint:
         module: the model. A live one is left exactly as it was.
         tokenizer: None where there is none; prompts must then be token ids.
         config: the Hugging Face config, None for other modules.
-        name: short name, for results folders. source: as the user gave it.
+        name: short name, for results folders and people: control characters in it are visible.
+        source: as the user gave it.
         kind: ``folder``, ``hub``, ``gguf``, ``live`` or ``bridge``.
         repository: hub id, where the files are of one. revision: their commit.
         content_hash: SHA-256 over the files that were used: config, weights, and code that ran.
@@ -69,6 +70,10 @@ class Checkpoint:
     code: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     weights: Fingerprint = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", visible(self.name))
+        object.__setattr__(self, "notes", tuple(map(visible, self.notes)))
 
 
 def open_checkpoint(

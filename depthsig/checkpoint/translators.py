@@ -32,7 +32,7 @@ from torch.nn.functional import linear
 from depthsig.checkpoint.finite import is_finite
 from depthsig.checkpoint.lens_folder import CONFIG, PARAMS, SAFE, lens_files
 from depthsig.errors import InputError, shown
-from depthsig.untrusted import read_json, size_of
+from depthsig.untrusted import made_visible, read_json, size_of
 
 _RECORD = "lens.json"
 SCHEMA = "depthsig-lens/1"
@@ -148,7 +148,7 @@ def write_lens(lens: TunedLens, folder: Path, record: Mapping[str, Any]) -> None
 def _record(folder: Path) -> dict[str, Any]:
     """Our own record; another program's file of that name is not ours to complain about."""
     try:
-        record = read_json(folder / _RECORD)
+        record = made_visible(read_json(folder / _RECORD))
     except (OSError, InputError):
         return {}
     ours = isinstance(record, dict) and str(record.get("schema", "")).startswith("depthsig-lens/")

@@ -32,7 +32,7 @@ from depthsig.cli import (
 )
 from depthsig.cli.exports import card, log
 from depthsig.cli.options.command import Command, usage_of
-from depthsig.errors import DepthsigError, InputError
+from depthsig.errors import DepthsigError, InputError, visible
 
 app = typer.Typer(
     name="depthsig",
@@ -211,7 +211,7 @@ def _explain(error: Exception) -> int:
 
 
 def _say(message: str) -> None:
-    line = " ".join(str(message).split())
+    line = visible(" ".join(str(message).split()))
     with suppress(OSError):  # where nobody reads this either
         print(f"depthsig: {line}", file=sys.stderr)
 

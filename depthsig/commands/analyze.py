@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
+from depthsig.arguments import check_arguments
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.budget import Begun, begun_at, heard, nothing_begun, within
 from depthsig.commands.early import asked_of
@@ -107,6 +108,7 @@ def analyze(
     Raises:
         InputError: bad input or options. CertificateError: the numbers could not be trusted.
     """
+    check_arguments(analyze, locals())
     if out is not None:
         ensure_writable(out)
     plugins = import_plugins(plugin)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from depthsig.arguments import check_arguments
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.early import Asked
 from depthsig.commands.opening import Given, ready_prompts
@@ -46,6 +47,7 @@ def check(
         InputError: for what cannot be loaded, or prompts that cannot be used.
         CertificateError: where the model computes NaN or infinity: there is nothing to prove then.
     """
+    check_arguments(check, locals())
     check_least("n", n, 1)
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     given = Given(model, tokenizer, loading, PlanOptions(order, loop, grown, iterations), forward)

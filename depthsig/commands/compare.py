@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from depthsig.arguments import check_arguments
 from depthsig.comparison.claims import judge_claims
 from depthsig.comparison.curves import Arm, comparable, measure_distances
 from depthsig.comparison.inputs import Input, check_alike, open_inputs, own_entries, pair_prompts
@@ -26,6 +27,7 @@ from depthsig.signature.folders.writing import ensure_writable
 from depthsig.signature.provenance import TABLES_ONLY, versions
 from depthsig.statistics.convergence import POINTS, prompt_weights, seed_weights
 from depthsig.statistics.resampling import MIN_PROMPTS, RESAMPLES
+from depthsig.untrusted import made_visible
 
 
 def compare(
@@ -59,6 +61,7 @@ def compare(
         InputError: fewer than two signatures or one twice, signatures that were measured differently,
             no common prompt or profile, roles that cannot be read.
     """
+    check_arguments(compare, locals())
     if out is not None:
         ensure_writable(out, RECORD)
     show = Progress.of(progress)
@@ -88,8 +91,8 @@ def compare(
         "metrics": own_entries(inputs), "warnings": warnings,
     }  # fmt: skip
     comparison = Comparison(
-        info, claims, measured.distances, late_table(inputs, scores, arms), model_scores(inputs, scores, who.of),
-        recurrence, measured.profiles,
+        made_visible(info), claims, measured.distances, late_table(inputs, scores, arms),
+        model_scores(inputs, scores, who.of), recurrence, measured.profiles,
     )  # fmt: skip
     if out is not None:
         comparison.save(out)

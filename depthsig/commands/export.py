@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from depthsig.arguments import check_arguments
 from depthsig.checkpoint.anatomy.adapter import tolerance
 from depthsig.checkpoint.anatomy.probe import probe_ids
 from depthsig.checkpoint.hooks import forward, undisturbed
@@ -57,6 +58,7 @@ def export(
         UnsupportedModelError: for models that cannot be re-layered so.
         CertificateError: if what was written gives other logits.
     """
+    check_arguments(export, locals())
     ensure_new(out)
     loaded = isinstance(model, (Model, torch.nn.Module))
     loading = LoadOptions(

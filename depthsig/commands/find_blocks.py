@@ -21,6 +21,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor, nn
 
+from depthsig.arguments import check_arguments
 from depthsig.checkpoint.anatomy.parameters import weight_groups
 from depthsig.checkpoint.anatomy.sharing import tied_to
 from depthsig.checkpoint.loading import LoadOptions
@@ -45,6 +46,7 @@ from depthsig.statistics.period_search_matrix import FOUND, find_matrix_period
 from depthsig.statistics.periodicity import PeriodTest
 from depthsig.statistics.periodicity_design import DRAWS
 from depthsig.statistics.periodicity_matrix import MIN_STEPS
+from depthsig.untrusted import made_visible
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +111,7 @@ class FoundBlocks:
         """As a folder keeps them."""
         blocks = [{**b.record(), "note": b.note} for b in self.blocks]
         info = {"schema": SCHEMA, **self.about, **self.record(), "blocks": blocks, "layers": list(self.layers)}
-        return SavedBlocks({**info, "level": FOUND}, conform(self.similarities, SIMILARITIES))
+        return SavedBlocks(made_visible({**info, "level": FOUND}), conform(self.similarities, SIMILARITIES))
 
     def save(self, out: str | Path, draw: Callable[[SavedBlocks, Path], Any] | None = None) -> Path:
         """Write record and cosines, whole or not at all.
@@ -175,6 +177,7 @@ def find_blocks(
     Raises:
         InputError: bad input or options. CertificateError: activations could not be trusted.
     """
+    check_arguments(find_blocks, locals())
     metric, part = ACTIVATIONS
     request = Request([metric], n=20 if n is None else n, max_tokens=max_tokens, seed=seed, control=False)
     check_least("draws", draws, 1)

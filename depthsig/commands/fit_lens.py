@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from depthsig.arguments import check_arguments
 from depthsig.checkpoint.lens_folder import LENS_TYPE
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.translators import SCHEMA, TunedLens, write_lens
@@ -36,6 +37,7 @@ from depthsig.signature.folders.choosing import IDENTITY, identity_of
 from depthsig.signature.folders.kinds import LENS
 from depthsig.signature.folders.writing import ensure_writable, writing
 from depthsig.signature.provenance import versions
+from depthsig.untrusted import made_visible
 
 STEPS, RATE, DECAY = 100, 0.3, 1e-3
 GENERATED = 1000
@@ -125,6 +127,7 @@ def fit_lens(
     Raises:
         InputError: bad input or options. CertificateError: the numbers could not be trusted.
     """
+    check_arguments(fit_lens, locals())
     started = time.perf_counter()
     check_numbers(n=n, max_tokens=max_tokens, steps=steps, lr=lr, weight_decay=weight_decay, batch_size=batch_size)
     budget = parse_memory(memory)
@@ -166,6 +169,7 @@ def fit_lens(
         "depths": depths.to_dict(orient="records"),
         "seconds": round(time.perf_counter() - started, 3),
     }
+    record = made_visible(record)
     weights, biases = zip(*(fits[d].map for d in sorted(fits)), strict=True)
     lens = TunedLens(weights, biases, config=_config(opened), record=record)
     fitted = FittedLens(lens, depths, record, opened.checkpoint.name)

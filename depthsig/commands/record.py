@@ -25,13 +25,14 @@ from depthsig.model import Model
 from depthsig.prompts import TokenPrompt
 from depthsig.signature.provenance import versions
 from depthsig.signature.schema import SCHEMA
+from depthsig.untrusted import made_visible
 
 
 def describe(
     model: Model, request: Request, certificates: Sequence[Certificate], prompts: ReadyPrompts,
     given: Mapping[str, Any], messages: Sequence[str],
 ) -> dict[str, Any]:  # fmt: skip
-    """The record kept in ``signature.json``.
+    """The record kept in ``signature.json``, as it will be read again: with all its text made visible.
 
     Args:
         given: what the model and its plan were made from, and the user's own files.
@@ -43,7 +44,7 @@ def describe(
          "executed": s.executed, "source": s.source}
         for s in plan.spans
     ]  # fmt: skip
-    return {
+    made: dict[str, Any] = made_visible({
         "schema": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {**versions(), "python": platform.python_version()},
@@ -73,7 +74,8 @@ def describe(
         "metrics": [one.record() for one in request.needed.values() if one.own],
         # A model that was loaded earlier said its notes then.
         "warnings": list(dict.fromkeys([*checkpoint.notes, *messages, *plan.notes])),
-    }  # fmt: skip
+    })  # fmt: skip
+    return made
 
 
 def _given_prompts(prompts: ReadyPrompts) -> dict[str, Any]:

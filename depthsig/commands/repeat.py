@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from torch import Tensor, nn
 
+from depthsig.arguments import check_arguments
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.analyze import analyze
 from depthsig.commands.early import Asked
@@ -30,6 +31,7 @@ from depthsig.signature.folders.writing import ensure_writable, writing
 from depthsig.signature.provenance import versions
 from depthsig.signature.repeated import SCHEMA
 from depthsig.signature.storage import write_record
+from depthsig.untrusted import made_visible
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +93,8 @@ class Study:
 
 
 def repeat(
-    model: Any, task: Names | Sequence[str | Path] | None = None, *, tokenizer: Any = None, span: str | None = None,
+    model: Any, task: Names | Path | Sequence[str | Path] | None = None, *, tokenizer: Any = None,
+    span: str | tuple[int, int] | None = None,
     times: str | Sequence[int] = (1, 2), damping: str | float | Sequence[float] = 1.0, n: int = 100,
     predict: bool = False, order: str | None = None, grown: str | None = None, iterations: Iterations | None = None,
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
@@ -125,6 +128,9 @@ def repeat(
     Raises:
         InputError: for a span that straddles a loop's border, a task without answers, bad counts.
     """
+    check_arguments(repeat, locals())
+    if span is not None and not isinstance(span, str):
+        span = f"{span[0]}:{span[1]}"  # a pair, which reads as one and is recorded as text
     tasks = check_options(task, n=n, span=span, times=times, damping=damping, predict=predict, memory=memory)
     if out is not None:
         ensure_writable(out, REPEAT)
@@ -172,7 +178,7 @@ def study(
         "plan": str(model.plan), "declared": model.declared.record(), "random_state": model.random_state,
         **asked,
     }  # fmt: skip
-    return Study(info, frames, scores, model.checkpoint.name)
+    return Study(made_visible(info), frames, scores, model.checkpoint.name)
 
 
 def _signature(

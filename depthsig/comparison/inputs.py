@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from depthsig.errors import InputError, as_path, shown
+from depthsig.errors import InputError, as_path, shown, visible
 from depthsig.metrics import Metric
 from depthsig.signature import Signature
 from depthsig.statistics.resampling import MIN_PROMPTS
@@ -100,7 +100,8 @@ def open_inputs(items: Sequence[Signature | str | Path]) -> list[Input]:
 
 
 def _called(signature: Signature, path: Path | None) -> str:
-    return str(path) if path is not None else str(signature.info.get("checkpoint", {}).get("name", "signature"))
+    name = path if path is not None else signature.info.get("checkpoint", {}).get("name", "signature")
+    return visible(str(name))
 
 
 def _names(signatures: Sequence[Signature], paths: Sequence[Path | None]) -> list[str]:
@@ -113,7 +114,7 @@ def _names(signatures: Sequence[Signature], paths: Sequence[Path | None]) -> lis
             continue
         others = [p for p in parts if p is not None and p is not own]
         length = next((k for k in range(1, len(own)) if all(o[-k:] != own[-k:] for o in others)), len(own))
-        names.append("/".join(own[-length:]))
+        names.append(visible("/".join(own[-length:])))
     for place, name in enumerate(names):
         number = 2
         while names[place] in names[:place]:

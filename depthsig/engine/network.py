@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +28,49 @@ from depthsig.prompts import TokenPrompt
 
 _NAME = re.compile(r"blocks\.(\d+)\.hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)")
 _FORMS = "blocks.{i}.hook_resid_pre, _resid_mid, _resid_post, _attn_out or _mlp_out"
+
+
+class NotCached(InputError, KeyError):
+    """An activation that is not among those that were kept; a missing key for whoever takes the dictionary for one."""
+
+
+class Activations(dict[str, list[Tensor]]):
+    """Activations by TransformerLens' names, which are found as ``cache["resid_post", 3]``, too.
+
+    The number counts steps there, as in the names: of a loop every pass has its own. -1 is the last step.
+
+    Attributes:
+        layers: which layer runs at each step.
+    """
+
+    def __init__(self, found: Mapping[str, list[Tensor]], layers: Sequence[int]) -> None:
+        super().__init__(found)
+        self.layers = tuple(layers)
+
+    def __missing__(self, key: Any) -> list[Tensor]:
+        """What a short form stands for.
+
+        Raises:
+            NotCached: for what is no such form, a step outside the plan, or an activation that was not kept.
+        """
+        name = self._name_of(key) if isinstance(key, tuple) else key
+        if name in self:
+            return self[name]
+        raise NotCached(
+            f"{shown(name)} is not among the {len(self)} activations that were kept{near(name, self)}; keys are names, "
+            f"{_FORMS}, or ('resid_post', i)"
+        )
+
+    def _name_of(self, key: tuple[Any, ...]) -> str:
+        kind, step = key if len(key) == 2 else (None, None)
+        if not isinstance(kind, str) or isinstance(step, bool) or not isinstance(step, int):
+            raise NotCached(f"{shown(key)} names no activation; a short form is a kind and a step: ('resid_post', 3)")
+        steps = len(self.layers)
+        if not -steps <= step < steps:
+            passes = [at for at, layer in enumerate(self.layers) if layer == step]
+            also = f"; layer {step} runs at steps {', '.join(map(str, passes))}" if passes else ""
+            raise NotCached(f"{shown(key)}: the number counts steps, and the plan has 0..{steps - 1}{also}")
+        return f"blocks.{step % steps}.hook_{kind.removeprefix('hook_')}"
 
 
 @dataclass(frozen=True)
@@ -157,9 +201,7 @@ class Network:
         layers = (self.layer_at(step).index for step in range(len(self.plan)))
         return [replace(c, rows=specs[layer]) for layer, c in zip(layers, run.calls, strict=True)]
 
-    def activations(
-        self, prompts: Sequence[TokenPrompt], names: Sequence[str]
-    ) -> dict[str, list[Float[Tensor, "_token d"]]]:
+    def activations(self, prompts: Sequence[TokenPrompt], names: Sequence[str]) -> Activations:
         """Under every of TransformerLens' names one tensor [token, d] a prompt, position 0 included.
 
         Raises:
@@ -173,7 +215,7 @@ class Network:
             run = self.clean(make_batch([prompt.ids], [0], self.device).ids, parts=parts)
             for name, (step, kind) in wanted.items():
                 found[name].append(_pick(run, step, kind, name, self)[0])
-        return found
+        return Activations(found, self.plan.layers)
 
     def check_vocabulary(self, ids: Sequence[int]) -> None:
         """Refuse token ids that the model has no embedding for.

@@ -27,6 +27,7 @@ from depthsig.engine.rows import Clean, Rows, StepObserver, blocks_of
 from depthsig.engine.slots import SlotRunner, blended, finished
 from depthsig.errors import InputError, shown
 from depthsig.prompts import TokenPrompt
+from depthsig.terms import counted
 
 
 def run_programs(
@@ -164,7 +165,7 @@ class EditedRun:
         shapes = ", ".join(str(list(logits.shape)) for logits in self.logits[:3])
         more = ", …" if len(self.logits) > 3 else ""
         edit = str(self.edit if self.edit is not None else "no edit")
-        return f"EditedRun({edit[:200]}; {len(self.logits)} prompts, logits [token, vocab]: {shapes}{more})"
+        return f"EditedRun({edit[:200]}; {counted(len(self.logits), 'prompt')}, logits [token, vocab]: {shapes}{more})"
 
 
 def run_edits(

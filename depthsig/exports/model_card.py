@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from depthsig.errors import InputError
 from depthsig.findings.shown import HEAD
 from depthsig.signature.provenance import again
+from depthsig.terms import counted
 from depthsig.untrusted import size_of
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ def _measured(info: dict[str, Any], prompts: int) -> str:
     given = (info.get("options") or {}).get("prompts")
     of = f" ({escaped(PurePath(given).name)})" if isinstance(given, str) else ""
     return (
-        f"Measured with {by} of {name}: {len(info.get('plan', []))} steps, {prompts} prompts{of}, "
+        f"Measured with {by} of {name}: {counted(len(info.get('plan', [])), 'step')}, "
+        f"{counted(prompts, 'prompt')}{of}, "
         f"{escaped(info.get('dtype') or 'dtype unknown')}. Intervals are over prompts, and say nothing about another "
         "training run."
     )

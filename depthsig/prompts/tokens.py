@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,7 @@ def tokenize(
             answer where one is needed.
     """
     _check_options(max_tokens, positions)
-    if isinstance(prompts, (Mapping, Prompt, str, bytes)):
+    if isinstance(prompts, (Mapping, Prompt, str, bytes)) or not isinstance(prompts, Iterable):
         raise InputError(f"prompts are a list; found {type(prompts).__name__}, put [ ] around it")
     limit = min(max_tokens, model_max) if model_max else max_tokens
     found, cut, lost = [], 0, 0

@@ -14,7 +14,17 @@ from depthsig.report.page.html import render
 from depthsig.report.page.page_files import MADE, Which, write_page
 from depthsig.report.repeat_figures import repeat_figures
 from depthsig.signature import Comparison, Signature
-from depthsig.signature.folders.kinds import COMPARE, FIGURES, FOUND_BLOCKS, LENS, PAGE, REPEAT, SIGNATURE, result_kind
+from depthsig.signature.folders.kinds import (
+    COMPARE,
+    FIGURES,
+    FINDINGS,
+    FOUND_BLOCKS,
+    LENS,
+    PAGE,
+    REPEAT,
+    SIGNATURE,
+    result_kind,
+)
 from depthsig.signature.folders.writing import redrawing, writing
 from depthsig.signature.found_blocks import SavedBlocks
 from depthsig.signature.repeated import Repeated
@@ -40,7 +50,8 @@ def save(signature: Signature, directory: str | Path, figures: Which = "page") -
 
 
 def build(directory: str | Path) -> Path:
-    """Write ``report.html`` of a saved result of any kind again, and the figures that it shows.
+    """Write ``report.html`` of a saved result of any kind again, and the figures that it shows; of a signature its
+    ``findings.json``, too, which says the same.
 
     The folder changes places with one that has them all, so that it is the old one or the new one.
 
@@ -54,8 +65,9 @@ def build(directory: str | Path) -> Path:
     kind = _kind(folder)
     if kind == COMPARE:
         return compared_page.build(folder)
-    draws = _DRAWN[kind](folder) if kind is not None and kind in _DRAWN else partial(_draw, Signature.load(folder))
-    with redrawing(folder, leave=MADE) as fresh:
+    draws = _DRAWN[kind](folder) if kind in _DRAWN else partial(_redraw, Signature.load(folder))
+    # Elsewhere a file of that name is somebody's own.
+    with redrawing(folder, leave=MADE if kind in _DRAWN else (*MADE, FINDINGS)) as fresh:
         draws(fresh)
     return folder / PAGE
 
@@ -82,7 +94,7 @@ def draw(directory: str | Path, forms: str | Sequence[str] = tuple(FORMATS)) -> 
     return sorted((folder / FIGURES).iterdir())
 
 
-_DRAWN: Mapping[str, Callable[[Path], Callable[[Path], None]]] = {
+_DRAWN: Mapping[str | None, Callable[[Path], Callable[[Path], None]]] = {
     REPEAT: lambda folder: partial(repeated_page.draw, Repeated.load(folder)),
     LENS: lambda folder: partial(lens_page.draw, lens_page.read(folder)),
     FOUND_BLOCKS: lambda folder: partial(blocks_page.draw, SavedBlocks.load(folder)),
@@ -108,6 +120,11 @@ def _figures(folder: Path) -> Iterable[Drawn]:
     if kind == FOUND_BLOCKS:
         return blocks_page.block_figures(SavedBlocks.load(folder))
     return figures_for(Signature.load(folder))
+
+
+def _redraw(signature: Signature, folder: Path) -> None:
+    signature.write_findings(folder)
+    _draw(signature, folder)
 
 
 def _draw(signature: Signature, folder: Path, figures: Which = "page") -> None:

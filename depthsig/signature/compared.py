@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from depthsig.arguments import check_arguments
 from depthsig.errors import InputError
 from depthsig.metrics import Metric
 from depthsig.metrics.registry import with_own
@@ -92,6 +93,7 @@ class Comparison:
 
     def distance_matrix(self, metric: str = "mean", part: str = NONE, scope: str = NONE) -> pd.DataFrame:
         """Distances between models as a symmetric table, of one profile or of their mean."""
+        check_arguments(Comparison.distance_matrix, locals())
         rows = self.distances[self.distances["level"] == "model"]
         rows = rows[(rows["metric"] == metric) & (rows["part"] == part) & (rows["scope"] == scope)]
         if rows.empty:
@@ -115,6 +117,7 @@ class Comparison:
         Returns:
             The axes (the figure is ``ax.figure``).
         """
+        check_arguments(Comparison.plot, locals())
         from depthsig.report.comparison_plot import plot_comparison  # lazily: computing never plots
 
         return plot_comparison(self, name, ax=ax)
@@ -125,12 +128,14 @@ class Comparison:
         Raises:
             InputError: for a name of no figure; the message lists those that there are.
         """
+        check_arguments(Comparison.rows, locals())
         from depthsig.report.comparison_plot import comparison_rows  # lazily: figures read comparisons
 
         return comparison_rows(self, name)
 
     def save(self, directory: str | Path) -> Path:
         """Write tables and record, whole or not at all; an older comparison is replaced."""
+        check_arguments(Comparison.save, locals())
         with writing(directory, RECORD) as partial:
             self.write(partial)
         return Path(directory)
@@ -148,6 +153,7 @@ class Comparison:
         Raises:
             InputError: naming what is missing or damaged.
         """
+        check_arguments(cls.load, locals())
         folder = Path(directory)
         info = read_as(folder / RECORD, READS, ComparisonRecord, _check_names)
         frames = {name: read_table(folder / f"{name}.csv", columns) for name, columns in TABLES.items()}

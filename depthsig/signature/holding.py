@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from depthsig.arguments import check_arguments
 from depthsig.errors import InputError, near, shown
 from depthsig.metrics import Metric
 from depthsig.metrics.rules import SHOWN_PROFILES
 from depthsig.notebook import lines_as_html, plan_strip, sparkline, table
-from depthsig.terms import NONE
+from depthsig.terms import NONE, counted
 
 if TYPE_CHECKING:
     import xarray
@@ -42,6 +43,7 @@ class HeldMetrics(list[str]):
         Raises:
             InputError: for another kind.
         """
+        check_arguments(HeldMetrics.of, locals())
         if kind not in _TABLES:
             raise InputError(f"there is no kind {shown(kind)}; kinds are {', '.join(_TABLES)}{near(kind, _TABLES)}")
         return [name for name in self if self._kinds[name] == kind]
@@ -99,7 +101,8 @@ def told(signature: Signature) -> list[str]:
     name = str(checkpoint.get("name", "?"))[:80]
     family = f" ({str(checkpoint['family'])[:60]})" if checkpoint.get("family") else ""
     how = ", ".join(str(info[key]) for key in ("dtype", "device") if info.get(key)) or "dtype unknown"
-    measured = f"{steps} steps, {prompts} prompts ({shown(str(options.get('prompts', '?')))}), {len(metrics)} metrics"
+    numbers = [counted(steps, "step"), counted(prompts, "prompt"), counted(len(metrics), "metric")]
+    measured = f"{numbers[0]}, {numbers[1]} ({shown(str(options.get('prompts', '?')))}), {numbers[2]}"
     lines = [f"Signature of {name}{family}: {measured}; {how}"]
     spans = info.get("spans", {})
     found = {(s["start"], s["end"], s["size"]): s for s in [*spans.get("labelled", []), *spans.get("executed", [])]}

@@ -15,7 +15,7 @@ from depthsig.signature.folders.kinds import PARTIAL, SIGNATURE
 from depthsig.signature.records import Kind, SignatureRecord, as_record
 from depthsig.signature.schema import FILES, READS, TABLES
 from depthsig.signature.tabular import Columns
-from depthsig.untrusted import is_folder, read_json
+from depthsig.untrusted import is_folder, made_visible, read_json
 
 
 def read_tables(directory: str | Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
@@ -59,7 +59,7 @@ def read_table(path: Path, columns: Columns) -> pd.DataFrame:
 
 
 def read_record(path: Path, schemas: Sequence[str]) -> dict[str, Any]:
-    """The record of a results folder, of a schema that is read.
+    """The record of a results folder, of a schema that is read, with all its text made visible.
 
     Raises:
         InputError: if it is missing, damaged or of another schema.
@@ -74,7 +74,8 @@ def read_record(path: Path, schemas: Sequence[str]) -> dict[str, Any]:
     if found not in schemas:
         known = " and ".join(map(repr, schemas))
         raise InputError(f"{str(path)!r} has schema {shown(found)}; this version reads {known}")
-    return info
+    made: dict[str, Any] = made_visible(info)
+    return made
 
 
 def read_as(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from depthsig.signature.tabular import INTEGER, NAME, NUMBER, TEXT, Columns
+from depthsig.signature.tabular import INTEGER, NAME, NUMBER, TEXT, VERBATIM, Columns
 
 SCHEMA = "depthsig-signature/2"
 READS = ("depthsig-signature/1", SCHEMA)
@@ -27,8 +27,8 @@ TABLES: dict[str, Columns] = {
         "value": NUMBER,
     },
     "tokens": {
-        **_ABOUT, "prompt": INTEGER, "index": INTEGER, "position": INTEGER, "token": TEXT, "rank": INTEGER,
-        "token_id": INTEGER, "value": NUMBER, "input_token": TEXT,
+        **_ABOUT, "prompt": INTEGER, "index": INTEGER, "position": INTEGER, "token": VERBATIM, "rank": INTEGER,
+        "token_id": INTEGER, "value": NUMBER, "input_token": VERBATIM,
     },
 }  # fmt: skip
 """Every table's columns with their types. In ``tokens``, ``token`` is the text of ``token_id`` where there

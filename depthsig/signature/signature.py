@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from depthsig.arguments import check_arguments
 from depthsig.errors import DepthsigError, InputError, near, shown
 from depthsig.metrics import Metric
 from depthsig.metrics.registry import with_own
@@ -95,6 +96,7 @@ class Signature:
         Raises:
             InputError: if nothing of it was measured; the message says what was.
         """
+        check_arguments(Signature.rows, locals())
         if not isinstance(metric, str):
             raise InputError(f"a metric or figure is named by a string; found {shown(metric)}")
         if metric in self.metrics:
@@ -127,12 +129,14 @@ class Signature:
         Raises:
             InputError: if nothing of it was measured; the message says what was.
         """
+        check_arguments(Signature.profile, locals())
         return _choose(self.profiles, metric, part, scope, agg, self).sort_values("index", ignore_index=True)
 
     def matrix(
         self, metric: str, part: str | None = None, scope: str | None = None, agg: str | None = None
     ) -> pd.DataFrame:
         """A matrix as a table of rows x columns, NaN where a cell is undefined."""
+        check_arguments(Signature.matrix, locals())
         frame = _choose(self.matrices, metric, part, scope, agg, self)
         return frame.pivot(index="row", columns="col", values="value")
 
@@ -141,6 +145,7 @@ class Signature:
         agg: str | None = None,
     ) -> float:  # fmt: skip
         """The value of one score; NaN where it is undefined."""
+        check_arguments(Signature.score, locals())
         frame = self.scores.rename(columns={"score": "metric", "metric": "of"})
         if metric is not None:
             frame = frame[frame["of"] == metric]
@@ -150,10 +155,12 @@ class Signature:
         self, metric: str, part: str | None = None, scope: str | None = None, agg: str | None = None
     ) -> pd.DataFrame:
         """Per-prompt values of one metric."""
+        check_arguments(Signature.samples, locals())
         return _choose(self.samples_table, metric, part, scope, agg, self).reset_index(drop=True)
 
     def tokens(self, metric: str = SHOWN_TOKENS, prompt: int | None = None) -> pd.DataFrame:
         """Token-level values of one metric, of one prompt or of all that were kept."""
+        check_arguments(Signature.tokens, locals())
         frame = self.tokens_table[self.tokens_table["metric"] == metric]
         if frame.empty:
             raise InputError(missing(metric, self.tokens_table["metric"]) + self._elsewhere(metric))
@@ -180,6 +187,7 @@ class Signature:
 
     def plot(self, metric: str, ax: Any = None, **choice: Any) -> Any:
         """Draw one metric; returns the axes (the figure is ``ax.figure``)."""
+        check_arguments(Signature.plot, locals())
         from depthsig.report.gallery import plot_metric  # lazily: computing never plots
 
         return plot_metric(self, metric, ax=ax, **choice)
@@ -240,6 +248,7 @@ class Signature:
         Raises:
             InputError: if the card cannot be read.
         """
+        check_arguments(Signature.to_card, locals())
         from depthsig.exports.model_card import model_card, put_into  # lazily: it reads findings
 
         section = model_card(self)
@@ -257,6 +266,7 @@ class Signature:
         Raises:
             InputError: where TensorBoard is not installed (extra ``tensorboard``), or the folder is not empty.
         """
+        check_arguments(Signature.to_tensorboard, locals())
         from depthsig.exports.tensorboard_run import log_to_tensorboard  # lazily: it reads findings
 
         log_to_tensorboard(self, to, step)
@@ -271,6 +281,7 @@ class Signature:
         Raises:
             InputError: where ``wandb`` is not installed (extra ``wandb``).
         """
+        check_arguments(Signature.to_wandb, locals())
         from depthsig.exports.wandb_run import log_to_wandb  # lazily: it reads findings
 
         return log_to_wandb(self, run, project=project, name=name)
@@ -278,12 +289,16 @@ class Signature:
     def write(self, folder: Path) -> None:
         """Write ``signature.json``, the tables and the findings into a folder that exists."""
         self._write_tables(folder)
-        storage.write_record(folder / FINDINGS, self.findings())
+        self.write_findings(folder)
         if self.control is not None:
             (folder / CONTROL).mkdir(exist_ok=True)
             # What is put there says that it is a control, so that nothing else is taken for one.
             said = {"control": "as it was given", **self.control.info}
             replace(self.control, info=said)._write_tables(folder / CONTROL)
+
+    def write_findings(self, folder: Path) -> None:
+        """Write ``findings.json`` into a folder that exists."""
+        storage.write_record(folder / FINDINGS, self.findings())
 
     def _write_tables(self, folder: Path) -> None:
         tables = {name: getattr(self, attribute) for name, attribute in _ATTRIBUTES.items()}
@@ -296,6 +311,7 @@ class Signature:
         Raises:
             InputError: naming what is missing or damaged.
         """
+        check_arguments(cls.load, locals())
         found = cls._read(directory)
         folder = Path(directory)
         if not is_there(folder / CONTROL):

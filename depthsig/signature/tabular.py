@@ -12,13 +12,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from depthsig.errors import visible
 from depthsig.terms import NONE
 from depthsig.untrusted import size_of
 
-TEXT, NAME, INTEGER, NUMBER = "text", "name", "integer", "number"
+TEXT, NAME, VERBATIM, INTEGER, NUMBER = "text", "name", "verbatim", "integer", "number"
 Columns = Mapping[str, str]
 """Every column of a table, in order, with its kind: empty text is "", a name that does not apply "-", an
-undefined number NaN, an integer that does not apply <NA>."""
+undefined number NaN, an integer that does not apply <NA>. Text and names are for people: control characters in
+them are made visible when they are read. Verbatim text is data, as tokens, and stays as it is."""
 
 
 UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, pa.ArrowException)
@@ -94,9 +96,22 @@ def read(path: Path, columns: Columns) -> pd.DataFrame:
         ValueError, OSError: where it was not, or is damaged.
     """
     size = size_of(path)
-    if path.suffix == ".parquet":
-        return conform(_read_parquet(path, size, columns), columns, path.name)
-    kinds: dict[str, Any] = {TEXT: str, NAME: str, INTEGER: "Int64", NUMBER: float}
+    frame = _read_parquet(path, size, columns) if path.suffix == ".parquet" else _read_csv(path, columns)
+    found = conform(frame, columns, path.name)
+    for name, kind in columns.items():
+        if kind in (TEXT, NAME):
+            found[name] = _made_visible(found[name])
+    return found
+
+
+def _made_visible(values: pd.Series) -> pd.Series:
+    """Of a column that says few things many times, each once."""
+    changed = {text: made for text in values.unique() if (made := visible(text)) != text}
+    return values.replace(changed) if changed else values
+
+
+def _read_csv(path: Path, columns: Columns) -> pd.DataFrame:
+    kinds: dict[str, Any] = {TEXT: str, NAME: str, VERBATIM: str, INTEGER: "Int64", NUMBER: float}
     # "" is empty text but a missing number; "nan" and "null" are words that may be meant.
     missing = {c: [""] for c, kind in columns.items() if kind in (INTEGER, NUMBER)}
     frame = pd.read_csv(
@@ -104,9 +119,9 @@ def read(path: Path, columns: Columns) -> pd.DataFrame:
         float_precision="round_trip",
     )  # fmt: skip
     for name, kind in columns.items():
-        if kind in (TEXT, NAME) and name in frame:
+        if kind in (TEXT, NAME, VERBATIM) and name in frame:
             frame[name] = frame[name].map(_unquoted)
-    return conform(frame, columns, path.name)
+    return frame
 
 
 def _read_parquet(path: Path, size: int, columns: Columns) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from sources import MODULES, NAMES, PACKAGE, ROOT, imports, module_of, room_of
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "arguments": set(),
     "terms": set(),
     "progress": set(),
     "untrusted": set(),
@@ -43,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }  # fmt: skip
 """For each room, the rooms that it may import, besides itself and :data:`EVERYWHERE`."""
-EVERYWHERE = {"errors", "terms", "progress", "untrusted", "kept", "notebook"}
+EVERYWHERE = {"errors", "arguments", "terms", "progress", "untrusted", "kept", "notebook"}
 REACHES_ON = {
     Path("signature/signature.py"): {"findings", "report", "exports"},
     Path("signature/compared.py"): {"report"},

@@ -136,6 +136,9 @@ BAD = {
     "too large": ("#" * 70_000, "70,000 bytes"),
     "a number out of range": ("seed = -1", "--seed"),
     "remote code": ("trust-remote-code = true", "lets code run; give --trust-remote-code on the command line"),
+    "remote code as in Python": ("trust_remote_code = true", "lets code run; give --trust-remote-code on the command"),
+    "remote code in capitals": ("Trust_Remote_Code = true", "lets code run; give --trust-remote-code on the command"),
+    "remote code misspelt": ("trust-remote-cod = true", "'trust-remote-cod'; there are checkpoint"),
     "pickle": ("allow-pickle = false", "lets code run; give --allow-pickle on the command line"),
     "plug-in": ('plugin = ["a.py"]', "lets code run; give --plugin on the command line"),
 }  # fmt: skip

@@ -40,6 +40,9 @@ def test_everything_prints_in_twenty_lines(model: depthsig.Model, measured: dept
         assert len(repr(one)) < 3000, type(one)
     assert "GPT2LMHeadModel" in repr(model) and "float32 on cpu" in repr(model)
     assert "2 prompts" in repr(measured) and "verdict" in repr(measured)
+    single = depthsig.analyze(model, PROMPTS[:1], metrics="lens.kl", progress=False)
+    assert "1 prompt (" in repr(single) and "1 metric;" in repr(single) and "1 prompt (" in single.to_card()
+    assert "1 prompt," in repr(model.run(PROMPTS[:1], [None])[0])
     assert repr(depthsig.Signature({})).startswith("Signature of ?: 0 steps")
     assert len(repr(build_plan([0, 1] * 400 + list(range(2, 900)), 900))) < 3000
 
@@ -70,6 +73,30 @@ def test_names_patterns_and_filters(model: depthsig.Model) -> None:
                         (3, "found int"), ([3], "found int"), (lambda _: False, "takes none")]:  # fmt: skip
         with pytest.raises(InputError, match=says):
             model.cache(PROMPTS, wrong)  # type: ignore[arg-type]
+
+
+def test_habits_from_transformer_lens(model: depthsig.Model) -> None:
+    wanted = "blocks.1.hook_resid_pre"
+    for names_filter in (wanted, [wanted], lambda name: name == wanted):
+        logits, cache = model.run_with_cache(PROMPTS, names_filter=names_filter)
+        assert list(cache) == [wanted] and cache["resid_pre", 1] is cache[wanted] and len(logits) == 2
+    with pytest.raises(InputError, match="give one of them"):
+        model.run_with_cache(PROMPTS, wanted, names_filter=wanted)
+    _, cache = model.run_with_cache(PROMPTS)
+    steps = len(model.plan)
+    for step in range(steps):
+        assert cache["resid_post", step] is cache[f"blocks.{step}.hook_resid_post"] is cache["resid_post", step - steps]
+    looped = model.relabelled(order="0:2x3").cache(PROMPTS)
+    assert looped["mlp_out", 4] is looped["blocks.4.hook_mlp_out"] and looped["attn_out", -1] is looped["attn_out", 5]
+    short = model.relabelled(order="3").cache(PROMPTS)
+    for wrong, says in [(("resid_post", 3), "counts steps, and the plan has 0..0; layer 3 runs at steps 0"),
+                        (("resid_pst", 0), "did you mean 'blocks.0.hook_resid_post'"),
+                        ("hook_embed", "not among the 5"), (("resid_post", "x"), "a kind and a step"),
+                        (("resid_post",), "a kind and a step")]:  # fmt: skip
+        with pytest.raises(KeyError) as said:
+            short[wrong]  # type: ignore[index]
+        assert isinstance(said.value, InputError) and says in str(said.value)
+    assert short.get(("resid_post", 0)) is None and "x" not in short  # a dictionary of names, as before
 
 
 def test_metrics_are_a_list_to_loop_over(measured: depthsig.Signature) -> None:

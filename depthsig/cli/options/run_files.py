@@ -54,11 +54,14 @@ def read_config(path: Path, parameters: Sequence[Any], command: Callable[..., An
     said, known, hints = f"--config {shown(str(path))}", keys(parameters), typing.get_type_hints(command)
     found: dict[str, Any] = {}
     for key, value in _read(path, said).items():
-        if key in RUNS_CODE:
-            raise InputError(f"{said} gives {key!r}, which lets code run; give --{key} on the command line")
+        meant = key.lower().replace("_", "-").strip("- ")
+        if meant in RUNS_CODE:
+            raise InputError(
+                f"{said} gives {shown(key)}, but nothing recorded lets code run; give --{meant} on the command line"
+            )
         if key not in known:
-            there = ", ".join(one for one in known if one not in RUNS_CODE)
-            raise InputError(f"{said} gives {shown(key)}{near(key, known)}; there are {there}")
+            there = [one for one in known if one not in RUNS_CODE]
+            raise InputError(f"{said} gives {shown(key)}{near(key, there)}; there are {', '.join(there)}")
         name = str(known[key].name)
         found[name] = _as_given(value, hints[name], f"{said}: {key}")
     return found

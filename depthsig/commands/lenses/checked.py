@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from depthsig.checkpoint.lens_folder import check_lens_shape
 from depthsig.checkpoint.translators import TunedLens, read_lens, unembed_hash
-from depthsig.errors import DepthsigWarning
+from depthsig.errors import DepthsigWarning, InputError, shown
 from depthsig.model import Model
 from depthsig.prompts import TokenPrompt
 
 
 def open_lens(lens: Any) -> TunedLens | None:
-    """The lens in a folder, or the lens that was given; None where there is none."""
-    return lens if lens is None or isinstance(lens, TunedLens) else read_lens(lens)
+    """The lens in a folder, or the lens that was given; None where there is none.
+
+    Raises:
+        InputError: for anything else, and for what is no folder of a tuned lens.
+    """
+    if lens is None or isinstance(lens, TunedLens):
+        return lens
+    if not isinstance(lens, (str, Path)):
+        raise InputError(f"lens is {shown(lens)}; it is the folder of a tuned lens, or `depthsig.fit_lens(...).lens`")
+    return read_lens(lens)
 
 
 def check_lens(lens: TunedLens, model: Model, prompts: Sequence[TokenPrompt] = ()) -> None:

@@ -70,7 +70,7 @@ def answered_prompts(prompts: Sequence[Prompt], task: str | Path) -> list[Prompt
 
 
 def check_options(
-    task: Names | Sequence[str | Path] | None, *, n: int, span: str | None, times: str | Sequence[int],
+    task: Names | Path | Sequence[str | Path] | None, *, n: int, span: str | None, times: str | Sequence[int],
     damping: str | float | Sequence[float], predict: bool, memory: str | int = "1GiB",
 ) -> list[str | Path]:  # fmt: skip
     """Refuse what can be known to be wrong without a model; returns the tasks.
@@ -88,7 +88,7 @@ def check_options(
         raise InputError(f"--predict needs a repeat, --times is {times!r}; write 2")
     tasks: list[str | Path] = list(TASKS)
     if task is not None:
-        tasks = list(as_tuple(task)) if isinstance(task, str) else list(task)
+        tasks = list(as_tuple(task)) if isinstance(task, str) else [task] if isinstance(task, Path) else list(task)
     if not tasks:
         raise InputError(f"--task {task!r} names nothing; there are {', '.join(TASKS)}, gsm8k, or a file")
     return tasks

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from depthsig.errors import visible
 from depthsig.metrics import Metric
 from depthsig.report.drawable import drawable
 from depthsig.report.page.chart_data import PART, about, cells, place, rounded, scale_of, section
@@ -129,4 +130,4 @@ def _prompt(scope: str, prompt: int, rows: pd.DataFrame, words: dict[str, int], 
 
 
 def _text(token: Any) -> str:
-    return "" if pd.isna(token) else str(token)
+    return "" if pd.isna(token) else visible(str(token))

@@ -71,9 +71,9 @@ def result_kind(directory: str | Path) -> str | None:
 
 
 def record_in(path: Path) -> dict[str, Any]:
-    """The object that a file holds; an empty one where there is none that can be read."""
+    """The object that a file holds, all its text made visible; an empty one where there is none that can be read."""
     try:
-        found = untrusted.read_json(path)
+        found = untrusted.made_visible(untrusted.read_json(path))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
