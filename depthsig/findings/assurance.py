@@ -7,6 +7,7 @@ import math
 from depthsig.findings.evidence import Evidence
 from depthsig.findings.finding import Estimate, Judged, Rule, Unjudged, Verdict, percent
 from depthsig.statistics.resampling import MIN_PROMPTS
+from depthsig.terms import counted
 
 
 def _exact(seen: Evidence) -> Judged:
@@ -36,7 +37,7 @@ def _share(certificate: dict) -> float:
 def _prompts(seen: Evidence) -> Judged:
     prompts, warnings = seen.signature.prompts, seen.info.get("warnings") or []
     n, tokens = len(prompts), int(prompts["n_tokens"].sum()) if len(prompts) else 0
-    said = f"{n} prompts of {tokens:,} tokens in all"
+    said = f"{counted(n, 'prompt')} of {tokens:,} tokens in all"
     said += f"; intervals over prompts take {MIN_PROMPTS} or more" if n >= MIN_PROMPTS else (
         f"; {MIN_PROMPTS} would give intervals"
     )  # fmt: skip

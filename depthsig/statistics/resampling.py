@@ -76,7 +76,7 @@ def missed(n: int, level: float = 0.95) -> float:
     degrees of freedom tells (Hesterberg 2015, The American Statistician 69:371).
 
     >>> round(missed(5), 3), round(missed(20), 3), round(missed(10_000), 3)
-    (0.155, 0.071, 0.05)
+    (0.154, 0.071, 0.05)
     """
     reach = float(ndtri((1 + level) / 2)) * ((n - 1) / n) ** 0.5
     return float(2 * stdtr(n - 1, -reach))

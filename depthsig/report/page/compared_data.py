@@ -16,7 +16,7 @@ from depthsig.report.figures.models import DISTANCES
 from depthsig.report.page import chart_data as charts
 from depthsig.report.page.glance import DISAGREE, Answer
 from depthsig.signature import Comparison
-from depthsig.terms import described
+from depthsig.terms import counted, described
 
 EVEN = 1 / 3
 """The share of the last third of the steps, were all steps alike."""
@@ -58,7 +58,7 @@ def compared_in_short(comparison: Comparison) -> list[Answer]:
     warnings = len(info["warnings"])
     said = f"{same}; {len(info['profiles']['compared'])} profiles; "
     said += f"{warnings} {'warning' if warnings == 1 else 'warnings'}, below." if warnings else "no warnings."
-    return [*answers, Answer("What does it rest on?", f"{prompts['n']} prompts", "open", said)]
+    return [*answers, Answer("What does it rest on?", counted(prompts["n"], "prompt"), "open", said)]
 
 
 def _who_is_late(comparison: Comparison) -> Iterator[Answer]:

@@ -19,6 +19,7 @@ from depthsig.report.page.templates import embedded, number, page
 from depthsig.report.repeat_figures import repeat_figures
 from depthsig.signature.records import RepeatRecord, as_record
 from depthsig.signature.repeated import Repeated
+from depthsig.terms import counted
 
 MOST_ROWS = 300
 """Spans in the table of the page; ``ranking.csv`` has all of them."""
@@ -97,7 +98,8 @@ def repeated_in_short(study: Repeated) -> list[Answer]:
     if len(rows) > 1:
         rest += " The best of many looks better than it is: judge it on other prompts."
     tasks = study.runs["task"].nunique()
-    said = f"{_whole(best['n_prompts'])} prompts of {tasks} {'task' if tasks == 1 else 'tasks'}"
+    asked = "–" if pd.isna(best["n_prompts"]) else counted(int(best["n_prompts"]), "prompt")
+    said = f"{asked} of {counted(tasks, 'task')}"
     return [*answers, Answer("What does it rest on?", said, "open", rest)]
 
 

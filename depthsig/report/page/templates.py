@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from depthsig.report.gallery import Drawn
 from depthsig.report.page.chart_data import as_script
+from depthsig.terms import counted
 
 ASSETS = Path(__file__).parent.parent / "assets"
 SCRIPTS = ("d3.min.js", "plot.min.js", "charts.js", "tables.js", "tokens.js", "page.js")
@@ -43,6 +44,7 @@ def environment() -> jinja2.Environment:
     )  # fmt: skip
     made.filters["digits"] = lambda value: number(value, 3)
     made.filters["zip"] = zip
+    made.filters["counted"] = counted
     return made
 
 
