@@ -50,7 +50,7 @@ def slim(notebook: Any) -> None:
         cell.metadata.pop("execution", None)
         if cell.cell_type != "code":
             continue
-        cell.outputs = [one for one in cell.outputs if not _passes(one)]
+        cell.outputs = joined([one for one in cell.outputs if not _passes(one)])
         for one in cell.outputs:
             data = one.get("data", {})
             if "image/png" in data:
@@ -58,6 +58,17 @@ def slim(notebook: Any) -> None:
                 one.metadata.pop("image/png", None)
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = {"name": "python"}
+
+
+def joined(outputs: list[Any]) -> list[Any]:
+    """What is printed in one go may come in pieces: as one output each time it does."""
+    found: list[Any] = []
+    for one in outputs:
+        if found and one.output_type == "stream" and found[-1].output_type == "stream":
+            found[-1].text += one.text
+        else:
+            found.append(one)
+    return found
 
 
 def _passes(output: Any) -> bool:

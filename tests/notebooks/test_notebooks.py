@@ -93,3 +93,10 @@ def test_words_and_numbers_are_compared() -> None:
 def test_the_first_look_takes_five_cells() -> None:
     notebook = nbformat.read(ROOT / "notebooks" / "01_first_look.ipynb", as_version=4)
     assert sum(cell.cell_type == "code" for cell in notebook.cells) == 5
+
+
+def test_what_is_printed_in_pieces_is_one_output() -> None:
+    printed = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in ("one\n", "two\n")]
+    shown = nbformat.v4.new_output("display_data", data={"text/plain": "a"})
+    found = program().joined([*printed, shown, nbformat.v4.new_output("stream", name="stdout", text="three\n")])
+    assert [one.get("text") for one in found] == ["one\ntwo\n", None, "three\n"]
