@@ -197,7 +197,7 @@ def analyze(
         checkpoint, loading, order, loop, grown, iterations, **vars(asked_of(asked.prompts, asked.request))
     )
     from depthsig.commands.analyze import Job  # start-up time
-    from depthsig.commands.forecast import forecast  # start-up time
+    from depthsig.commands.forecasting.forecast import forecast  # start-up time
     from depthsig.commands.opening import Given  # start-up time
     from depthsig.plan.declared import PlanOptions  # start-up time
 

@@ -20,18 +20,16 @@ from depthsig.cli import (
     analyze,
     cache,
     check,
-    compare,
     export,
-    figures,
     find_blocks,
     fit_lens,
     listings,
     plan,
     repeat,
-    report,
 )
 from depthsig.cli.exports import card, log
 from depthsig.cli.options.command import Command, usage_of
+from depthsig.cli.saved import compare, figures, report
 from depthsig.errors import DepthsigError, InputError, visible
 
 app = typer.Typer(

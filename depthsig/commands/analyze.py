@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from depthsig.arguments import check_arguments
 from depthsig.checkpoint.loading import LoadOptions
-from depthsig.commands.budget import Begun, begun_at, heard, nothing_begun, within
 from depthsig.commands.early import asked_of
+from depthsig.commands.forecasting.budget import Begun, begun_at, heard, nothing_begun, within
 from depthsig.commands.lenses.checked import check_lens, open_lens
 from depthsig.commands.opening import Given, ReadyPrompts, ready_prompts
 from depthsig.commands.prepared import Prepared, Stopwatch

@@ -15,7 +15,7 @@ from families import build, byte_tokenizer
 import depthsig
 from depthsig.cli.main import main
 from depthsig.commands.analyze import Job
-from depthsig.commands.forecast import estimate, forecast
+from depthsig.commands.forecasting.forecast import estimate, forecast
 from depthsig.commands.forecasting import constants
 from depthsig.commands.forecasting.counting import count
 from depthsig.commands.forecasting.pace import Pace

@@ -13,7 +13,7 @@ from interrupting import interrupt_skipping
 import depthsig
 from depthsig.cli.main import main
 from depthsig.commands import budget as budgets
-from depthsig.commands.budget import CHOSEN, sizes
+from depthsig.commands.forecasting.budget import CHOSEN, sizes
 from depthsig.commands.forecasting.pace import Pace
 from depthsig.commands.presets import QUICK, parse_duration, presets, settled
 from depthsig.errors import InputError
@@ -160,7 +160,7 @@ SECOND_A_TOKEN = Pace(1.0, 0.0, 0.0, {"": 0.0}, {}, {}, 0.0)
 def known_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which every token takes a second and nothing else takes any time."""
     monkeypatch.setattr(budgets.Pace, "of", classmethod(lambda cls, ready: SECOND_A_TOKEN))
-    monkeypatch.setattr("depthsig.commands.forecast._certificates", lambda work, pace: 0.0)
+    monkeypatch.setattr("depthsig.commands.forecasting.forecast._certificates", lambda work, pace: 0.0)
 
 
 @pytest.mark.usefixtures("known_pace")
@@ -193,7 +193,7 @@ def test_work_that_a_budget_began_is_gone_on_with_whatever_fits_then(
     file.write_text("\n".join(SOME) + "\n")
     calls = interrupt_skipping(monkeypatch, 3)
     monkeypatch.setattr(budgets.Pace, "of", classmethod(lambda cls, ready: SECOND_A_TOKEN))
-    monkeypatch.setattr("depthsig.commands.forecast._certificates", lambda work, pace: 0.0)
+    monkeypatch.setattr("depthsig.commands.forecasting.forecast._certificates", lambda work, pace: 0.0)
     asked = ["analyze", str(checkpoint), "--prompts", str(file), "--metrics", "skip.kl", "--no-control"]
     asked += ["--batch-size", "1"]
     monkeypatch.chdir(tmp_path)

@@ -1,1 +1,1 @@
-"""What a forecast is made of: measured constants, the pace of this model on this machine, and what is counted."""
+"""What a request will take, and the largest that fits a budget: constants, this machine's pace, what is counted."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from depthsig.commands.forecast import Forecast, duration, estimate
+from depthsig.commands.forecasting.forecast import Forecast, duration, estimate
 from depthsig.commands.forecasting.pace import Pace
 from depthsig.commands.prepared import Prepared
 from depthsig.commands.presets import InShort

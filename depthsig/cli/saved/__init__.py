@@ -1,0 +1,1 @@
+"""Commands on results that are saved already: they open no checkpoint."""
