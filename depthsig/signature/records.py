@@ -25,11 +25,13 @@ Scalar = str | bool | int | float | None
 Named = dict[str, Scalar]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What all records have in common: strict types, fields that nobody reads left aside."""
+
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
-class RecordedStep(_Record):
+class RecordedStep(Record):
     """One executed step of the plan."""
 
     step: Index
@@ -46,7 +48,7 @@ STEP_COLUMNS = ("step", "layer", "iteration", "span", "block", "phase")
 """What every step has, though it may be nothing."""
 
 
-class RecordedSpan(_Record):
+class RecordedSpan(Record):
     """A loop that runs or a declared span, in steps."""
 
     start: Index
@@ -58,7 +60,7 @@ class RecordedSpan(_Record):
     executed: bool = True
 
 
-class FoundBlock(_Record):
+class FoundBlock(Record):
     """A block that was found blindly, in layers."""
 
     start: Index
@@ -66,7 +68,7 @@ class FoundBlock(_Record):
     count: Count
 
 
-class Spans(_Record):
+class Spans(Record):
     """What was declared, and where it is."""
 
     declared: Named = {}
@@ -75,14 +77,14 @@ class Spans(_Record):
     found: list[FoundBlock] = []
 
 
-class Pattern(_Record):
+class Pattern(Record):
     """A field of the config that differs from layer to layer."""
 
     name: str
     values: list[str]
 
 
-class RecordedCheckpoint(_Record):
+class RecordedCheckpoint(Record):
     """What was measured."""
 
     id: str | None = None
@@ -96,7 +98,7 @@ class RecordedCheckpoint(_Record):
     layer_patterns: list[Pattern] = []
 
 
-class RecordedCertificate(_Record):
+class RecordedCertificate(Record):
     """One proof with its number."""
 
     name: str
@@ -106,7 +108,7 @@ class RecordedCertificate(_Record):
     passed: bool
 
 
-class RecordedLens(_Record):
+class RecordedLens(Record):
     """The lens that was used."""
 
     path: str | None = None
@@ -114,13 +116,13 @@ class RecordedLens(_Record):
     content_hash: str | None = None
 
 
-class RandomState(_Record):
+class RandomState(Record):
     """The seed of a random initial state."""
 
     seed: Seed
 
 
-class GivenPrompts(_Record):
+class GivenPrompts(Record):
     """What was given as prompts."""
 
     name: Scalar = None
@@ -128,14 +130,14 @@ class GivenPrompts(_Record):
     count: Index
 
 
-class GivenPlugin(_Record):
+class GivenPlugin(Record):
     """A file of the user's own."""
 
     path: str
     sha256: str | None = None
 
 
-class RecordedGiven(_Record):
+class RecordedGiven(Record):
     """What makes the result again."""
 
     source: str | None = None
@@ -159,7 +161,7 @@ def _own_metrics(records: Any) -> Any:
 OwnMetrics = Annotated[list[dict[str, Any]], BeforeValidator(_own_metrics)]
 
 
-class SignatureRecord(_Record):
+class SignatureRecord(Record):
     """``signature.json``."""
 
     schema_: str = Field(alias="schema")
@@ -182,7 +184,7 @@ class SignatureRecord(_Record):
     rows: dict[str, Index] = {}
 
 
-class ComparedModel(_Record):
+class ComparedModel(Record):
     """One compared signature."""
 
     name: str
@@ -196,28 +198,28 @@ class ComparedModel(_Record):
     n_prompts: Index
 
 
-class ComparedPrompts(_Record):
+class ComparedPrompts(Record):
     """On what the signatures were compared."""
 
     n: Index
     same_tokens: bool
 
 
-class ComparedProfiles(_Record):
+class ComparedProfiles(Record):
     """Which profiles took part."""
 
     compared: list[str]
     left_out: dict[str, str] = {}
 
 
-class ComparedOptions(_Record):
+class ComparedOptions(Record):
     """How they were compared."""
 
     seed: Seed = 0
     resamples: Index
 
 
-class ComparisonRecord(_Record):
+class ComparisonRecord(Record):
     """``compare.json``."""
 
     schema_: str = Field(alias="schema")
@@ -233,14 +235,14 @@ class ComparisonRecord(_Record):
     warnings: list[str]
 
 
-class StudiedCheckpoint(_Record):
+class StudiedCheckpoint(Record):
     """What was studied; a live model has no name of its own."""
 
     id: str | None = None
     content_hash: str | None = None
 
 
-class RepeatRecord(_Record):
+class RepeatRecord(Record):
     """``repeat.json``."""
 
     created: str | None = None
@@ -254,7 +256,7 @@ class RepeatRecord(_Record):
     max_tokens: Index | None = None
 
 
-class LensDepth(_Record):
+class LensDepth(Record):
     """What was fitted at one depth: held-out KL in nats with the plain and the tuned lens."""
 
     depth: Index
@@ -264,7 +266,7 @@ class LensDepth(_Record):
     kept: str
 
 
-class LensTokens(_Record):
+class LensTokens(Record):
     """How many tokens a lens was fitted to, how many were held out, and how many of those it was judged on."""
 
     train: Index
@@ -272,7 +274,7 @@ class LensTokens(_Record):
     judged: Index
 
 
-class LensRecord(_Record):
+class LensRecord(Record):
     """``lens.json``."""
 
     created: str | None = None
@@ -286,7 +288,7 @@ class LensRecord(_Record):
     depths: Annotated[list[LensDepth], Field(min_length=1, max_length=MOST_STEPS)]
 
 
-class BlockRecord(_Record):
+class BlockRecord(Record):
     """One block that was found."""
 
     start: Index
@@ -298,7 +300,7 @@ class BlockRecord(_Record):
     note: str = ""
 
 
-class BlocksRecord(_Record):
+class BlocksRecord(Record):
     """``blocks.json``; ``layers``: the layer of every step."""
 
     created: str | None = None
@@ -317,7 +319,7 @@ VERDICTS = tuple(dict.fromkeys(verdict for said in CLAIM_STATEMENTS.values() for
 """What ``claim`` and ``verdict`` of the table of claims may say."""
 
 
-Kind = TypeVar("Kind", bound=_Record)
+Kind = TypeVar("Kind", bound=Record)
 
 
 def as_record(info: Mapping[str, Any], kind: type[Kind]) -> Kind:

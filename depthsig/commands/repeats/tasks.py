@@ -231,7 +231,7 @@ def repeat_task(
     edits = [None, *(repeat_edit(model.plan, (r.start, r.end), r.times, r.damping) for r in runs)]
     with show.stage("repeats", len(edits) * sum(map(len, ready.values()))) as tick:
         for task, prompts in ready.items():
-            found[task] = _measure(model, prompts, edits, parse_memory(memory), tick)
+            found[task] = measure_edits(model, prompts, edits, parse_memory(memory), tick)
     return TaskScores(
         runs,
         loss={t: f["loss"][:, 1:] for t, f in found.items()},
@@ -247,7 +247,7 @@ def _name(task: str | Path) -> str:
 
 
 @torch.no_grad()
-def _measure(
+def measure_edits(
     model: Model, prompts: Sequence[TokenPrompt], edits: Sequence[Edit | None], memory: int, tick: Any
 ) -> dict[str, ndarray]:
     """Loss and accuracy [prompt, edit]."""

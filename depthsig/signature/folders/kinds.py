@@ -9,16 +9,19 @@ from depthsig import untrusted
 from depthsig.signature.schema import FILES
 
 SIGNATURE, REPEAT, COMPARE, LENS = "signature.json", "repeat.json", "compare.json", "lens.json"
-FOUND_BLOCKS = "blocks.json"
+FOUND_BLOCKS, REPLICATION = "blocks.json", "replicate.json"
 RECORDS = {
     SIGNATURE: "depthsig-signature/", REPEAT: "depthsig-repeat/", COMPARE: "depthsig-compare/", LENS: "depthsig-lens/",
-    FOUND_BLOCKS: "depthsig-blocks/",
+    FOUND_BLOCKS: "depthsig-blocks/", REPLICATION: "depthsig-replicate/",
 }  # fmt: skip
 """The file that makes a folder a result of ours, and how its schema begins."""
 
 FIGURES, PAGE, CONTROL, FINDINGS = "figures", "report.html", "control", "findings.json"
 RUN = "run.toml"
 """The options of the command that made a result, for its ``--config``; a result from Python has none."""
+REPLICATED = ("replication", "networks", "curves")
+SIGNATURES, LATEX, RUNS = "signatures", "replication.tex", "runs.parquet"
+"""Of a replication: the analyses behind it, its table for a paper, and what was run beside them."""
 COMPARED = ("claims", "distances", "late", "scores", "recurrence", "profiles")
 _OWN = {
     SIGNATURE: frozenset({SIGNATURE, *FILES.values(), CONTROL, FINDINGS, FIGURES, PAGE}),
@@ -26,6 +29,9 @@ _OWN = {
     COMPARE: frozenset({COMPARE, *(f"{name}.csv" for name in COMPARED), FIGURES, PAGE}),
     LENS: frozenset({LENS, "config.json", "params.pt", PAGE}),
     FOUND_BLOCKS: frozenset({FOUND_BLOCKS, "similarities.csv", FIGURES, PAGE}),
+    REPLICATION: frozenset(
+        {REPLICATION, *(f"{name}.csv" for name in REPLICATED), SIGNATURES, LATEX, RUNS, FIGURES, PAGE}
+    ),
 }
 WRITTEN = {kind: names | {RUN} for kind, names in _OWN.items()}
 """What our commands write into a result of each kind; what else lies there is somebody's own, and kept when the

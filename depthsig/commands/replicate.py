@@ -1,0 +1,370 @@
+"""Put a paper's claims to the test: measure the networks of each role, judge by criteria fixed beforehand."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from depthsig.arguments import check_arguments
+from depthsig.checkpoint.loading import LoadOptions
+from depthsig.commands.analyze import analyze
+from depthsig.commands.opening import ready_prompts
+from depthsig.commands.record import recorded_warnings
+from depthsig.commands.replicating.pruned_steps import pruning_runs
+from depthsig.commands.replicating.repeated_block import BLOCK, repeat_runs
+from depthsig.commands.replicating.taking_part import Key, Member, joined, read_members
+from depthsig.errors import InputError
+from depthsig.measure.request import Names, as_tuple
+from depthsig.metrics import entry
+from depthsig.model import Model
+from depthsig.progress import Progress
+from depthsig.prompts.primitives import TASKS
+from depthsig.replication.criteria import Claim, as_record, criteria, criteria_hash
+from depthsig.replication.evidence import Evidence
+from depthsig.replication.judging import judge
+from depthsig.replication.members import Network, alike
+from depthsig.replication.needs import WORD_PROBLEMS, Wanted, wanted, wanted_runs
+from depthsig.signature import Signature
+from depthsig.signature.folders.choosing import IDENTITY, identity_of
+from depthsig.signature.folders.kinds import REPLICATION
+from depthsig.signature.folders.writing import UNITS, begin, end, ensure_writable, leave, storing
+from depthsig.signature.provenance import versions
+from depthsig.signature.replications.replication import RUN_COLUMNS, SCHEMA, Replication
+from depthsig.signature.tested import choose_span
+from depthsig.statistics.resampling import RESAMPLES
+from depthsig.untrusted import made_visible
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        prompts, max_tokens: of an analysis. items: of each task. chosen_on: prompts that steps to leave out are
+            chosen on.
+    """
+
+    prompts: int = 20
+    max_tokens: int = 256
+    items: int = 100
+    chosen_on: int = 16
+
+
+QUICK = Sizes(prompts=8, max_tokens=64, items=20, chosen_on=4)
+
+
+def replicate(
+    paper: str, *, roles: str | Mapping[str, Any] | None = None, only: Names | None = None, quick: bool = False,
+    dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
+    revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False,
+    memory: str | int = "4GiB", seed: int = 0, resamples: int = RESAMPLES, out: str | Path | None = None,
+    resume: bool = False, progress: bool | Progress | None = None,
+) -> Replication:  # fmt: skip
+    """Put a paper's claims to the test on networks given by their roles.
+
+    Criteria are fixed beforehand: they are data of the package, and their hash is recorded. What tables
+    can tell is read from results folders where these are given; the rest is measured on checkpoints.
+
+    Args:
+        paper: its arXiv number: ``2602.16490``, ``2512.08819`` or ``2505.13898``.
+        roles: who is who: ``{"looped": "path", "midas": [...], "baseline": [...]}`` with checkpoints (anything
+            that :func:`depthsig.load` takes), models, signatures or results folders; or the command's text
+            ``looped=A+B,midas=C,baseline=D``. Roles are looped, midas, lidas, grown and baseline, each also
+            with ``-before`` and ``-after`` (of fine-tuning, say). A checkpoint's order or labels follow it
+            in brackets: ``PATH[order=0:4,4:8x4,8:12]``, ``PATH[grown=0:24/4]``. Default: the reference family.
+        only: experiments, as ``E4,E8``. Default: all that the paper's claims are about.
+        quick: 8 prompts of at most 64 tokens and 20 items a task, instead of 20, 256 and 100.
+        dtype, device, device_map: how and where checkpoints are loaded, as for :func:`depthsig.analyze`.
+        revision, trust_remote_code, allow_pickle: as for :func:`depthsig.analyze`, for every checkpoint.
+        memory: to use beside a model, in bytes or as ``4GiB``.
+        seed: of generated prompts and of the bootstrap. resamples: how many.
+        out: folder to save everything in; checked before anything is measured.
+        resume: go on from what an interrupted run with the same ``out`` left.
+        progress: show how far it is (the default): bars, or a line every half minute.
+
+    Raises:
+        InputError: for an unknown paper, experiment or role, networks that cannot be opened, or a network
+            that is given twice.
+    """
+    check_arguments(replicate, locals())
+    chosen = criteria().of_paper(paper, as_tuple(only) if only else ())
+    if out is not None:
+        ensure_writable(out, REPLICATION)
+    loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    members = read_members(roles, loading)
+    job = Job(paper, chosen, members, quick, memory, seed, resamples, "as given" if roles else "the reference family")
+    found = job.run(out, resume, Progress.of(progress))
+    if out is not None:
+        found.save(out)
+    return found
+
+
+@dataclass
+class Job:
+    """A replication that was asked for."""
+
+    paper: str
+    claims: Sequence[Claim]
+    members: list[Member]
+    quick: bool
+    memory: str | int
+    seed: int
+    resamples: int
+    roles_from: str
+    made: dict[str, Signature] = field(default_factory=dict)
+    block: int = 0
+
+    @property
+    def sizes(self) -> Sizes:
+        """How much is measured."""
+        return QUICK if self.quick else Sizes()
+
+    def run(self, out: str | Path | None, resume: bool, show: Progress) -> Replication:
+        """Measure what is lacking, judge, and say what was done."""
+        with recorded_warnings() as messages:
+            units = Pieces(out, resume)
+            try:
+                networks, runs = self._networks(units, show)
+                evidence = Evidence(tuple(networks), runs, self.seed, self.resamples)
+                with show.stage("claims", len(self.claims)) as tick:
+                    judged = judge(evidence, self.claims, tick)
+            except InputError:
+                units.clear()
+                raise
+            except BaseException:
+                units.leave()
+                raise
+        info = self._record(networks, [*alike(networks), *messages])
+        return Replication(info, judged.claims, judged.networks, judged.curves, runs, dict(self.made))
+
+    def _networks(self, units: Pieces, show: Progress) -> tuple[list[Network], pd.DataFrame]:
+        networks, frames = [], []
+        names: list[str] = []
+        # Checkpoints first: they join their folders; baselines last: their blocks are as long as those of the others.
+        order = sorted(self.members, key=lambda m: (m.given is None, m.role.startswith("baseline")))
+        for member in order:
+            if member.given is not None:
+                network, runs = self._measured(member, names, units, show)
+                frames += runs
+            elif member.signatures:
+                network = _network(member, _unique(str(member.signatures[0].info["checkpoint"]["name"]), names))
+            else:
+                continue  # its folders joined a checkpoint
+            networks.append(network)
+        empty = pd.DataFrame(columns=list(RUN_COLUMNS))
+        return networks, pd.concat([f for f in frames if len(f)], ignore_index=True) if frames else empty
+
+    def _measured(
+        self, member: Member, names: list[str], units: Pieces, show: Progress
+    ) -> tuple[Network, list[pd.DataFrame]]:
+        """A checkpoint: analyses of what its results folders lack, and the runs beside them."""
+        assert member.given is not None
+        model = member.given.open(self.seed, show)
+        key: Key = (
+            str(model.checkpoint.content_hash or id(model)), tuple(int(layer) for layer in model.plan.layers)
+        )  # fmt: skip
+        joined(self.members, member, key)
+        name = _unique(model.checkpoint.name, names)
+        stamp = [*key, self.seed, self.quick]
+        fresh = []
+        for one in wanted(self.claims):
+            lacking = one.lacking(member.signatures)
+            if lacking is not None:
+                at = f"{name}-{one.prompts}"
+                signature = units.signature(at, [*stamp, lacking], lambda w=lacking: self._analysis(model, w, show))
+                fresh.append(signature)
+                self.made[at] = signature
+        member.signatures = [*member.signatures, *fresh]
+        network = _network(member, name, model)
+        self.block = self.block or (network.span.block if network.span is not None else 0)
+        frames = []
+        for kind in wanted_runs(self.claims):
+            frame = units.table(f"{name}-{kind}", [*stamp, kind], lambda k=kind: self._runs(model, network, k, show))
+            if len(frame):
+                frames.append(frame.assign(network=name))
+        return network, frames
+
+    def _analysis(self, model: Model, want: Wanted, show: Progress) -> Signature:
+        """One analysis. Without a span, blocks that are exchanged are as long as those of the other networks."""
+        control = want.control and bool(model.plan.spans)
+        blocks = any(entry(name).rows == "block" for name in want.metrics)
+        if blocks and not model.plan.spans:
+            block, layers = self.block or BLOCK, len(model.anatomy.layers)
+            model = model.relabelled(grown=f"0:{layers // block * block}/{block}") if layers >= 2 * block else model
+        metrics = [*want.metrics, *(["period"] if control else [])]
+        return analyze(
+            model, want.prompts, n=self.sizes.prompts, max_tokens=self.sizes.max_tokens, metrics=metrics,
+            parts=want.parts, scopes=want.scopes, control=None if control else False, memory=self.memory,
+            seed=self.seed, progress=show,
+        )  # fmt: skip
+
+    def _runs(self, model: Model, network: Network, kind: str, show: Progress) -> pd.DataFrame:
+        sizes = self.sizes
+        if kind == "repeat":
+            return repeat_runs(
+                model, network.span, list(TASKS), n=sizes.items, seed=self.seed, max_tokens=256, memory="1GiB",
+                show=show,
+            )  # fmt: skip
+        if kind == "pruning":
+            prompts = ready_prompts(
+                WORD_PROBLEMS, model, n_named=sizes.prompts + sizes.chosen_on, max_tokens=sizes.max_tokens,
+                seed=self.seed,
+            ).tokens  # fmt: skip
+            measured, chosen = prompts[: sizes.prompts], prompts[sizes.prompts :]
+            return pruning_runs(model, chosen, measured, WORD_PROBLEMS, memory="1GiB", show=show)
+        return pd.DataFrame(columns=list(RUN_COLUMNS))
+
+    def _record(self, networks: Sequence[Network], messages: Sequence[str]) -> dict[str, Any]:
+        told = criteria()
+        paper = told.papers[self.paper]
+        experiments = dict.fromkeys(c.experiment for c in self.claims)
+        by_name = {n.name: n for n in networks}
+        made_of = {
+            "criteria": criteria_hash(self.claims), "networks": [[n.role, n.name] for n in networks],
+            "quick": self.quick, "seed": self.seed, "resamples": self.resamples,
+        }  # fmt: skip
+        info = {
+            "schema": SCHEMA, IDENTITY: identity_of(made_of),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions(),
+            "paper": {"id": paper.id, "title": paper.title, "authors": paper.authors, "year": paper.year},
+            "experiments": [vars(told.experiments[e]) for e in experiments],
+            "claims": [as_record(c) for c in self.claims], "criteria_sha256": criteria_hash(self.claims),
+            "networks": [_told(by_name[n.name]) for n in networks], "roles_from": self.roles_from,
+            "options": {
+                "quick": self.quick, "seed": self.seed, "resamples": self.resamples,
+                "only": list(experiments), "memory": str(self.memory),
+            },
+            "warnings": list(dict.fromkeys(messages)),
+        }  # fmt: skip
+        made: dict[str, Any] = made_visible(info)
+        return made
+
+
+def _network(member: Member, name: str, model: Model | None = None) -> Network:
+    info = next((s.info for s in member.signatures), None)
+    if model is not None:
+        spans = [{"start": s.start, "end": s.end, "size": s.size, "count": s.count, "kind": s.kind,
+                  "executed": s.executed, "source": s.source} for s in model.plan.spans]  # fmt: skip
+        info = {
+            "spans": {"executed": [s for s in spans if s["kind"] == "loop" and s["executed"]],
+                      "labelled": [s for s in spans if s["kind"] != "loop" or not s["executed"]]},
+            "plan": model.plan.records(),
+        }  # fmt: skip
+    assert info is not None  # a member has a checkpoint or a signature
+    looped = sum(s["end"] - s["start"] for s in info["spans"].get("executed", ()))
+    return Network(
+        name, member.role, len(info["plan"]), choose_span(info), looped, tuple(member.signatures), model is not None
+    )
+
+
+def _told(network: Network) -> dict[str, Any]:
+    """A network as the record keeps it."""
+    content = next((s.info["checkpoint"].get("content_hash") for s in network.signatures), None)
+    return {
+        "name": network.name, "role": network.role, "steps": network.steps,
+        "checkpoint": network.name if network.checkpoint else None, "content_hash": content,
+        "signatures": [
+            f"{s.info['checkpoint']['name']} on {s.info['options'].get('prompts')}" for s in network.signatures
+        ],
+    }  # fmt: skip
+
+
+def _unique(name: str, names: list[str]) -> str:
+    """A name that nobody has yet."""
+    number, found = 2, name
+    while found in names:
+        found = f"{name} ({number})"
+        number += 1
+    names.append(found)
+    return found
+
+
+class Pieces:
+    """Finished pieces of unfinished work, beside the folder that will be written; nowhere where there is none.
+
+    A piece is kept with a stamp of what it was measured of; one with another stamp, or damaged, is measured anew.
+    """
+
+    def __init__(self, out: str | Path | None, resume: bool) -> None:
+        self.out = out
+        self.folder: Path | None = None
+        if out is not None:
+            self.folder = begin(out, anew=not resume, record=REPLICATION) / UNITS
+            with storing(out):
+                self.folder.mkdir(exist_ok=True)
+
+    def signature(self, name: str, stamp: Sequence[Any], make: Any) -> Signature:
+        """An analysis: the one that was kept, else a new one, which is kept."""
+        kept = self._kept(name, stamp)
+        if kept is not None:
+            try:
+                return Signature.load(kept / "made")
+            except InputError:
+                pass
+        found: Signature = make()
+        self._keep(name, stamp, found.write)
+        return found
+
+    def table(self, name: str, stamp: Sequence[Any], make: Any) -> pd.DataFrame:
+        """A table of runs, in the same way."""
+        kept = self._kept(name, stamp)
+        if kept is not None:
+            try:
+                return pd.read_parquet(kept / "made" / "runs.parquet")
+            except (OSError, ValueError):
+                pass
+        found: pd.DataFrame = make()
+        self._keep(name, stamp, lambda folder: found.to_parquet(folder / "runs.parquet", index=False))
+        return found
+
+    def _kept(self, name: str, stamp: Sequence[Any]) -> Path | None:
+        if self.folder is None:
+            return None
+        place = self.folder / _file_name(name)
+        try:
+            told = (place / "stamp.json").read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return None
+        return place if told == _stamped(stamp) else None
+
+    def _keep(self, name: str, stamp: Sequence[Any], write: Any) -> None:
+        if self.folder is None or self.out is None:
+            return
+        with storing(self.out):
+            place = self.folder / _file_name(name)
+            scratch = place.with_name(f"{place.name}.{os.getpid()}")
+            shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
+            (scratch / "made").mkdir(parents=True)
+            write(scratch / "made")
+            (scratch / "stamp.json").write_text(_stamped(stamp), encoding="utf-8")
+            scratch.rename(place)
+
+    def clear(self) -> None:
+        """Leave nothing behind."""
+        if self.out is not None:
+            end(self.out)
+
+    def leave(self) -> None:
+        """Let ``--resume`` go on with what is there."""
+        if self.out is not None:
+            leave(self.out)
+
+
+def _file_name(name: str) -> str:
+    return identity_of({"name": name})[:40]
+
+
+def _stamped(stamp: Sequence[Any]) -> str:
+    return json.dumps([repr(one) for one in stamp])

@@ -1,0 +1,1 @@
+"""What a replication runs beside analyses: blocks run again, examples in context, steps left out."""

@@ -1,0 +1,173 @@
+"""Who takes part in a replication: checkpoints and results folders by role, those of one network together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from depthsig.checkpoint.known import locate
+from depthsig.checkpoint.loading import LoadOptions
+from depthsig.commands.opening import Given
+from depthsig.comparison.inputs import numbers_hash
+from depthsig.errors import InputError, shown
+from depthsig.model import Model
+from depthsig.plan.declared import PlanOptions
+from depthsig.prompts.shipped import SHIPPED_FAMILY, data_path, missing_checkpoints
+from depthsig.replication.members import check_roles, split_roles
+from depthsig.signature import Signature
+from depthsig.signature.folders.kinds import SIGNATURE, result_kind
+from depthsig.untrusted import is_folder
+
+FAMILY = {"looped": "family-looped", "midas": "family-midas", "lidas": "family-lidas", "baseline": "family-baseline"}
+"""The reference family by its roles."""
+_PLAN = re.compile(r"(?P<source>.+)\[(?P<kind>order|grown|loop|iterations)=(?P<value>[^\]]+)\]$")
+
+Key = tuple[str, tuple[int, ...]]
+"""What makes a network: a hash of its weights (or of what was measured of it), and the layers of its steps."""
+
+
+@dataclass(eq=False)
+class Member:
+    """One network as it was given.
+
+    Attributes:
+        given: its checkpoint, to be opened; None where there are results folders only.
+        signatures: what was measured of it already. folders: where that lies.
+        key: once it is known; a checkpoint's after it was opened.
+    """
+
+    role: str
+    given: Given | None = None
+    signatures: list[Signature] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    key: Key | None = None
+
+    @property
+    def source(self) -> str:
+        """What the user called its checkpoint."""
+        return "" if self.given is None else str(getattr(self.given.model, "name", self.given.model))
+
+
+def read_members(roles: str | Mapping[str, Any] | None, loading: LoadOptions) -> list[Member]:
+    """The networks of every role: results folders of the same weights and order are one network.
+
+    Args:
+        roles: the command's text, or a mapping from role to checkpoints, models, signatures or results
+            folders, one or several; None: the reference family.
+
+    Raises:
+        InputError: for roles that cannot be read, what is neither a checkpoint nor a result, and results
+            of one network in two roles.
+    """
+    if roles is None:
+        roles = _family()
+    if not isinstance(roles, (str, Mapping)):
+        raise InputError(f"roles are a text or a mapping from role to networks; found {shown(roles)}")
+    given = split_roles(roles) if isinstance(roles, str) else dict(roles)
+    check_roles(list(given))
+    members: list[Member] = []
+    for role, value in given.items():
+        items = _pieces(value) if isinstance(value, str) else [value] if _alone(value) else list(value)
+        if not items:
+            raise InputError(f"the role {shown(role)} has nobody in it; leave it out or name a network")
+        for item in items:
+            _add(members, role, item, loading)
+    return members
+
+
+def _alone(value: Any) -> bool:
+    return isinstance(value, (Path, Signature, Model)) or not isinstance(value, Sequence)
+
+
+def _pieces(text: str) -> list[str]:
+    """What one role names; a + belongs to a folder's name where there is such a folder."""
+    pieces, found = text.split("+"), []
+    while pieces:
+        length = next((n for n in range(len(pieces), 0, -1) if is_folder(Path("+".join(pieces[:n])))), 1)
+        found.append("+".join(pieces[:length]).strip())
+        pieces = pieces[length:]
+    return found
+
+
+def _add(members: list[Member], role: str, item: Any, loading: LoadOptions) -> None:
+    if isinstance(item, (str, Path)) and result_kind(item) == SIGNATURE:
+        _add_signature(members, role, Signature.load(item), str(item))
+    elif isinstance(item, Signature):
+        _add_signature(members, role, item, "")
+    elif isinstance(item, (str, Path)):
+        source, plan = _declared(str(item))
+        locate(source)  # a mistyped name is answered before any work
+        members.append(Member(role, Given(source, loading=loading, plan=plan)))
+    else:
+        members.append(Member(role, Given(item) if isinstance(item, Model) else Given(item, loading=loading)))
+
+
+def _declared(text: str) -> tuple[str, PlanOptions]:
+    """``PATH[order=0:4,4:8x4]`` as a checkpoint and what is declared of its plan."""
+    found = _PLAN.fullmatch(text)
+    return (found["source"], PlanOptions(**{found["kind"]: found["value"]})) if found else (text, PlanOptions())
+
+
+def _add_signature(members: list[Member], role: str, signature: Signature, folder: str) -> None:
+    key = key_of(signature)
+    same = next((m for m in members if m.key == key), None)
+    if same is not None and same.role != role:
+        name = signature.info["checkpoint"]["name"]
+        raise InputError(f"{shown(name)} is named in two roles, {same.role} and {role}; a network has one")
+    if same is None:
+        same = Member(role, key=key)
+        members.append(same)
+    if signature.samples_table.empty:
+        raise InputError(f"{shown(folder or signature.info['checkpoint']['name'])} holds no per-prompt samples")
+    same.signatures.append(signature)
+    same.folders.append(folder)
+
+
+def key_of(signature: Signature) -> Key:
+    """Which network a signature is of."""
+    content = signature.info["checkpoint"].get("content_hash") or numbers_hash(signature)
+    return str(content), tuple(int(step["layer"]) for step in signature.info["plan"])
+
+
+def joined(members: Sequence[Member], member: Member, key: Key) -> Member:
+    """An opened checkpoint's member with the results folders that are of the same network.
+
+    Raises:
+        InputError: where they were given another role, or the checkpoint twice.
+    """
+    for other in members:
+        if other is member or other.key != key:
+            continue
+        if other.role != member.role:
+            raise InputError(
+                f"{shown(member.source)} is named in two roles, {other.role} and {member.role}; a network has one"
+            )
+        if other.given is not None:
+            raise InputError(f"{shown(member.source)} and {shown(other.source)} are the same network; name it once")
+        member.signatures += other.signatures
+        member.folders += other.folders
+        other.signatures = []
+    member.key = key
+    return member
+
+
+def _family() -> dict[str, list[str]]:
+    """The reference family: its checkpoints, and what was measured of other seeds, where that is at hand."""
+    missing = missing_checkpoints()
+    if missing:
+        raise InputError(
+            f"the reference family is not all here ({', '.join(missing)} missing): pip install 'depthsig[family]' "
+            "brings it; or name your own networks with --roles"
+        )
+    assert set(FAMILY.values()) == set(SHIPPED_FAMILY)
+    return {role: [name, *map(str, _tables(role))] for role, name in FAMILY.items()}
+
+
+def _tables(role: str) -> Iterator[Path]:
+    """Signatures that ship of an arm, of every seed at the end of its training."""
+    for folder in sorted(data_path("signatures").glob(f"{role}-*seed*")):
+        if "-step" not in folder.name:
+            yield folder

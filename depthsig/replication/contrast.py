@@ -1,0 +1,104 @@
+"""The difference between arms, with an interval over prompts and networks, and the verdict that it allows.
+
+Prompts are drawn anew, the same ones in all networks. That says nothing of another training run: networks of one
+recipe that are trained apart differ, too. So the interval is widened by how far they do: by the arms' own standard
+deviation where they have networks enough (:data:`OWN_DF` degrees of freedom), else by that of the reference family,
+which stands in the criterion; both with Student's t, and the two parts added in quadrature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy.stats import t
+
+from depthsig.replication.criteria import Claim
+from depthsig.statistics.convergence import COVERAGE, percentile_interval, verdict
+
+OWN_DF = 4
+"""With fewer degrees of freedom the arms' own networks tell too little of how far networks differ."""
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """An arm's values, and whether they count for or against.
+
+    Attributes:
+        values: [row, network], row 0 the estimate.
+    """
+
+    values: Float[ndarray, "row network"]
+    sign: int = 1
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference with its interval.
+
+    Attributes:
+        low, high: over prompts and networks. prompts_low, prompts_high: over prompts alone.
+        network_sd, network_df: how far networks were taken to differ; NaN and 0 where that is not known.
+        own: whether the arms' own networks told it.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    prompts_low: float
+    prompts_high: float
+    network_sd: float
+    network_df: int
+    own: bool
+
+    def verdict(self, above: bool) -> str:
+        """``supported``, ``contradicted`` or ``undecided``."""
+        return verdict(self.low, self.high, above=above)
+
+    def note(self) -> str:
+        """Where the interval comes from."""
+        if np.isnan(self.network_sd):
+            return "how far networks trained apart differ is not known: the interval is about these networks"
+        whose = "of these arms" if self.own else "of the reference family"
+        prompts = (
+            ""
+            if np.isnan(self.prompts_low)
+            else f"; over prompts alone [{self.prompts_low:+.3g}, {self.prompts_high:+.3g}]"
+        )
+        return f"networks trained apart differ by {self.network_sd:.2g} ({whose}, {self.network_df} df){prompts}"
+
+
+def contrast(sides: Sequence[Side], claim: Claim) -> Contrast:
+    """Σ sign · mean over an arm's networks, less the claim's reference.
+
+    >>> import numpy as np
+    >>> from depthsig.replication.criteria import Claim
+    >>> claim = Claim("E0.x", (), "", "", "", "", network_sd=1.0, network_df=1000000)
+    >>> rows = np.ones((101, 1))
+    >>> found = contrast([Side(3 * rows), Side(rows, -1)], claim)
+    >>> round(found.estimate, 3), round(found.low, 3), found.verdict(True)
+    (2.0, -0.772, 'undecided')
+    """
+    rows = sum((s.sign * s.values.mean(1) for s in sides), np.zeros(len(sides[0].values))) - claim.reference
+    estimate, low, high = percentile_interval(rows)
+    df = sum(s.values.shape[1] - 1 for s in sides)
+    own = df >= OWN_DF
+    sd, df = (_pooled(sides, df), df) if own else (claim.network_sd, claim.network_df)
+    spread = sum(1 / s.values.shape[1] for s in sides) ** 0.5
+    if df > 0 and np.isfinite(sd):
+        half = float(t.ppf((100 + COVERAGE) / 200, df)) * sd * spread
+        wide = (estimate - np.hypot(estimate - low, half), estimate + np.hypot(high - estimate, half))
+    elif low == high:
+        wide = (np.nan, np.nan)  # nothing was resampled: there is no interval
+    else:
+        wide = (low, high)
+    return Contrast(estimate, float(wide[0]), float(wide[1]), low, high, float(sd), int(df), own)
+
+
+def _pooled(sides: Sequence[Side], df: int) -> float:
+    """Pooled over the arms, each around its own mean."""
+    squares = sum(float(((s.values[0] - s.values[0].mean()) ** 2).sum()) for s in sides)
+    return float((squares / df) ** 0.5)

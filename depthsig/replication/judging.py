@@ -1,0 +1,198 @@
+"""Every claim, role by role: its numbers, its verdict, and what a reader should know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import depthsig.replication.recurring_quantities
+import depthsig.replication.run_quantities  # noqa: F401
+from depthsig.errors import InputError
+from depthsig.metrics.rules import EARLY_EXIT_LOSS
+from depthsig.replication.contrast import Contrast, Side, contrast
+from depthsig.replication.criteria import Claim
+from depthsig.replication.evidence import Evidence
+from depthsig.replication.members import Network, arm
+from depthsig.replication.quantities import QUANTITIES, Found
+from depthsig.statistics.convergence import percentile_interval
+from depthsig.statistics.resampling import MIN_PROMPTS
+
+ALPHA = 0.05
+LEARNED = 0.9
+"""A network has learned something where its loss is below this share of that of a guess, ln of the vocabulary."""
+NOT_MEASURABLE = "not measurable"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Verdicts with what lies behind them.
+
+    Attributes:
+        claims: rows of ``replication.csv``. networks: a row a claim, role and network.
+        curves: a row a point of a figure.
+    """
+
+    claims: pd.DataFrame
+    networks: pd.DataFrame
+    curves: pd.DataFrame
+
+
+def judge(evidence: Evidence, claims: Sequence[Claim], tick: Callable[[float], None] = lambda n: None) -> Judged:
+    """Judge every claim for every role that it is about."""
+    unlearned = unlearned_networks(evidence.networks)
+    rows: list[dict[str, Any]] = []
+    networks: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
+    for claim in claims:
+        for role in claim.roles:
+            row, found, places = _judged(evidence, claim, role, unlearned)
+            rows.append(row)
+            networks += _network_rows(evidence, claim, role, found, places)
+            curves += _curve_rows(evidence, claim, role, found, places)
+        tick(1)
+    return Judged(pd.DataFrame(rows), pd.DataFrame(networks), pd.DataFrame(curves))
+
+
+def unlearned_networks(networks: Sequence[Network]) -> dict[int, str]:
+    """Networks whose loss is no better than a guess, by place, with that said: depth is not used by them."""
+    found = {}
+    for place, one in enumerate(networks):
+        for signature in one.signatures:
+            vocabulary = signature.info["checkpoint"].get("vocabulary")
+            rows = signature.profiles[
+                (signature.profiles["metric"] == EARLY_EXIT_LOSS) & (signature.profiles["agg"] == "mean")
+            ]
+            if not vocabulary or rows.empty:
+                continue
+            loss, guess = float(rows.sort_values("index")["value"].iloc[-1]), float(np.log(vocabulary))
+            if not loss < LEARNED * guess:
+                found[place] = f"{one.name} has learned nothing (loss {loss:.2f}, {guess:.2f} for a guess)"
+    return found
+
+
+Places = dict[str, tuple[int, ...]]
+
+
+def _judged(
+    evidence: Evidence, claim: Claim, role: str, unlearned: dict[int, str]
+) -> tuple[dict[str, Any], Found, Places]:
+    sides = _sides(evidence, claim, role)
+    everyone = tuple(p for places in sides.values() for p in places)
+    left_out = [said for place, said in unlearned.items() if place in everyone]
+    sides = {name: tuple(p for p in places if p not in unlearned) for name, places in sides.items()}
+    empty = [name for name, places in sides.items() if not places]
+    if empty:
+        why = f"no network has the role {empty[0]}" if not left_out else "; ".join(left_out)
+        return _row(claim, role, None, NOT_MEASURABLE, [why]), Found(), {}
+    names = list(sides)
+    half = len(names) // (2 if isinstance(claim.against, str) else 1)
+    a = tuple(p for name in names[:half] for p in sides[name])
+    c = tuple(p for name in names[half:] for p in sides[name])
+    try:
+        found = QUANTITIES[claim.quantity](evidence, claim, a, c)
+    except InputError as error:
+        found = Found(reason=str(error))
+    if found.reason:
+        return _row(claim, role, None, NOT_MEASURABLE, [found.reason, *left_out]), found, {}
+    places = {name: tuple(p for p in there if p in found.places) for name, there in sides.items()}
+    if found.of_c is not None:
+        places |= {names[-1]: sides[names[-1]]}
+    lacking = [name for name, there in places.items() if not there]
+    if lacking:
+        return (
+            _row(
+                claim, role, None, NOT_MEASURABLE, [f"nothing of it was measured in the role {lacking[0]}", *left_out]
+            ),
+            found,
+            {},
+        )
+    signs = dict(zip(names, (1, -1, -1, 1) if claim.change else (1, -1), strict=False))
+    measured = contrast(
+        [
+            Side(_values(found, there, name == names[-1] and len(names) > 1), signs[name])
+            for name, there in places.items()
+        ],
+        claim,
+    )
+    if not np.isfinite(measured.estimate):
+        return _row(claim, role, None, NOT_MEASURABLE, ["the quantity is undefined in a network", *left_out]), found, {}
+    return (
+        _row(
+            claim,
+            role,
+            measured,
+            _decided(claim, found, measured),
+            _notes(evidence, claim, found, measured, places, left_out),
+        ),
+        found,
+        places,
+    )
+
+
+def _sides(evidence: Evidence, claim: Claim, role: str) -> Places:
+    """The arms by name: A, and C where it is a role; before and after of each where a change is claimed."""
+    roles = [role, claim.against] if isinstance(claim.against, str) else [role]
+    if claim.change:
+        roles = [f"{one}-{time}" for one in roles for time in ("after", "before")]
+    return {one: arm(evidence.networks, one) for one in roles}
+
+
+def _values(found: Found, places: Sequence[int], last: bool) -> np.ndarray:
+    if last and found.of_c is not None:
+        return found.of_c
+    return found.values[:, [found.places.index(p) for p in places]]
+
+
+def _decided(claim: Claim, found: Found, measured: Contrast) -> str:
+    verdict = measured.verdict(claim.above)
+    if claim.also == "recurs" and verdict == "supported" and not all(p < ALPHA for p in found.recurs.values()):
+        return "undecided"  # a NaN is no evidence
+    return verdict
+
+
+def _notes(
+    evidence: Evidence, claim: Claim, found: Found, measured: Contrast, places: Places, left_out: Sequence[str]
+) -> list[str]:
+    said = []
+    if claim.also == "recurs" and not all(p < ALPHA for p in found.recurs.values()):
+        said.append(f"no period of the block at {ALPHA:g}")
+    if found.n and found.n < MIN_PROMPTS and found.n != 1:
+        said.append(f"{found.n} prompts are too few for an interval")
+    counts = ", ".join(f"{len(there)} of {name}" for name, there in places.items())
+    return [*said, f"networks: {counts}", *found.notes, measured.note(), *left_out]
+
+
+def _row(claim: Claim, role: str, measured: Contrast | None, verdict: str, notes: Sequence[str]) -> dict[str, Any]:
+    numbers = (np.nan,) * 3 if measured is None else (measured.estimate, measured.low, measured.high)
+    return {
+        "experiment": claim.experiment, "claim": claim.id, "criterion": claim.criterion, "role": role,
+        "estimate": numbers[0], "ci_low": numbers[1], "ci_high": numbers[2], "verdict": verdict,
+        "note": "; ".join(dict.fromkeys(n for n in notes if n)),
+    }  # fmt: skip
+
+
+def _network_rows(evidence: Evidence, claim: Claim, role: str, found: Found, places: Places) -> list[dict[str, Any]]:
+    rows = []
+    for number, (name, there) in enumerate(places.items()):
+        values = _values(found, there, number == len(places) - 1 and len(places) > 1)
+        for column, place in enumerate(there):
+            value, low, high = percentile_interval(values[:, column])
+            about = {"claim": claim.id, "role": role, "arm": name, "network": evidence.networks[place].name}
+            rows.append({**about, "value": value, "ci_low": low, "ci_high": high})
+    return rows
+
+
+def _curve_rows(evidence: Evidence, claim: Claim, role: str, found: Found, places: Places) -> list[dict[str, Any]]:
+    arms = {p: name for name, there in places.items() for p in there}
+    return [
+        {
+            "claim": claim.id, "role": role, "arm": arms[curve.place], "network": evidence.networks[curve.place].name,
+            "axis": found.axis, "x": x, "value": value, "ci_low": low, "ci_high": high,
+        }
+        for curve in found.curves if curve.place in arms
+        for x, value, low, high in zip(curve.x, curve.value, curve.low, curve.high, strict=True)
+    ]  # fmt: skip

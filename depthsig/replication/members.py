@@ -1,0 +1,119 @@
+"""Networks by their roles: who takes part, and which arm of a claim they stand in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from depthsig.errors import InputError, shown
+from depthsig.signature import Signature
+from depthsig.signature.tested import TestedSpan
+
+PLAIN = ("looped", "midas", "lidas", "grown", "baseline")
+ROLES = tuple(f"{role}{time}" for role in PLAIN for time in ("-before", "-after", ""))
+"""Longer names first, so that a text is read from the left."""
+GROWN = ("grown", "midas", "lidas")
+"""Roles whose networks are grown, whatever the method."""
+FORM = "--roles looped=A,midas=B,lidas=C,baseline=D, several networks of one role joined with +"
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """One trained network, with everything that is known of it.
+
+    Attributes:
+        name: what tables and figures call it, unique among those that take part.
+        role: one of :data:`ROLES`.
+        steps: how many its plan has. span: the span whose period is tested; None without one.
+        looped: how many of its steps lie in a loop that runs.
+        signatures: what was measured of it, on one set of prompts or several.
+        checkpoint: whether its weights are at hand, for what tables cannot answer.
+    """
+
+    name: str
+    role: str
+    steps: int
+    span: TestedSpan | None = None
+    looped: int = 0
+    signatures: tuple[Signature, ...] = field(default=(), repr=False)
+    checkpoint: bool = False
+
+
+def split_roles(text: str) -> dict[str, str]:
+    """``looped=a+b,baseline-before=c`` as text by role; names may hold commas and equals signs.
+
+    Raises:
+        InputError: for text that does not begin with a role, names one twice, or gives one nobody.
+
+    >>> split_roles("looped=a+b,grown-after=c,d")
+    {'looped': 'a+b', 'grown-after': 'c,d'}
+    """
+    pieces = re.split(rf"(?:^|,)\s*({'|'.join(ROLES)})=", text)
+    if pieces[0].strip() or len(pieces) < 3:
+        raise InputError(f"--roles {shown(text)} cannot be read; write {FORM}")
+    found: dict[str, str] = {}
+    for role, value in zip(pieces[1::2], pieces[2::2], strict=True):
+        if role in found:
+            raise InputError(f"--roles names {shown(role)} twice; join its networks with +")
+        if not value.strip():
+            raise InputError(f"--roles gives {shown(role)} no network; write {FORM}")
+        found[role] = value.strip()
+    return found
+
+
+def check_roles(names: Sequence[str]) -> None:
+    """Refuse names of roles that there are not.
+
+    Raises:
+        InputError: naming them.
+    """
+    unknown = [name for name in names if name not in ROLES]
+    if unknown or not names:
+        found = ", ".join(map(shown, unknown)) or "none"
+        raise InputError(f"unknown roles: {found}; there are {', '.join(PLAIN)}, each with -before or -after, too")
+
+
+def arm(networks: Sequence[Network], role: str) -> tuple[int, ...]:
+    """The places of the networks that a claim means by a role.
+
+    ``grown`` means those of every method; ``grown/4`` those in blocks of four; ``looped/all`` those
+    whose steps are all looped, ``looped/middle`` the others that loop.
+
+    >>> nets = [Network("a", "midas", 24), Network("b", "lidas", 24), Network("c", "looped", 24, looped=24)]
+    >>> arm(nets, "grown"), arm(nets, "looped/all"), arm(nets, "looped/middle")
+    ((0, 1), (2,), ())
+    """
+    plain, _, detail = role.partition("/")
+    kind, time = _parts(plain)
+    found = []
+    for place, one in enumerate(networks):
+        own, own_time = _parts(one.role)
+        if own_time == time and (own == kind or (kind == "grown" and own in GROWN)) and _suits(one, detail):
+            found.append(place)
+    return tuple(found)
+
+
+def _parts(role: str) -> tuple[str, str]:
+    kind, _, time = role.partition("-")
+    return kind, time
+
+
+def _suits(one: Network, detail: str) -> bool:
+    if detail.isdigit():
+        return one.span is not None and one.span.block == int(detail)
+    if detail:
+        return one.looped > 0 and (one.looped == one.steps) == (detail == "all")
+    return True
+
+
+def alike(networks: Sequence[Network]) -> list[str]:
+    """Roles in which networks are of different depth, a sentence each."""
+    said = []
+    for role in dict.fromkeys(n.role for n in networks):
+        depths = {n.steps for n in networks if n.role == role}
+        if len(depths) > 1:
+            said.append(
+                f"networks of the role {role} are of different depth: {', '.join(map(str, sorted(depths)))} steps"
+            )
+    return said

@@ -1,0 +1,296 @@
+"""What claims are judged by: numbers of networks, in the estimate and in every resample of the prompts.
+
+A quantity is a function with a name that ``criteria.toml`` uses. It is given the evidence, the claim and the
+places of the networks in both arms, and gives what it :class:`Found`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from depthsig.metrics import entry
+from depthsig.replication.criteria import Claim
+from depthsig.replication.evidence import Evidence, Group
+from depthsig.statistics.convergence import percentile_intervals, weighted_means
+from depthsig.tables.samples import Key
+from depthsig.tables.score_rows import statistic
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """What a figure shows of one network: values over a condition, each with its interval over prompts."""
+
+    place: int
+    x: Float[ndarray, "point"]
+    value: Float[ndarray, "point"]
+    low: Float[ndarray, "point"]
+    high: Float[ndarray, "point"]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A quantity of some networks.
+
+    Attributes:
+        places: of the networks that have it, values [row, network] of them.
+        of_c: where arm C is read otherwise than A (over A's span, say), its values, by place.
+        notes: what a reader of the verdict should know, a piece each.
+        reason: why there is nothing; empty where there is something.
+        recurs: by place, the combined p of the block's period.
+        curves: what lies behind the numbers. axis: what they run over.
+        n: how many prompts or items.
+    """
+
+    places: tuple[int, ...] = ()
+    values: Float[ndarray, "row network"] = field(default_factory=lambda: np.zeros((1, 0)))
+    of_c: Float[ndarray, "row network"] | None = None
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+    recurs: Mapping[int, float] = field(default_factory=dict)
+    curves: tuple[Curve, ...] = ()
+    axis: str = ""
+    n: int = 0
+
+
+Quantity = Callable[[Evidence, Claim, tuple[int, ...], tuple[int, ...]], Found]
+QUANTITIES: dict[str, Quantity] = {}
+
+
+def quantity(name: str) -> Callable[[Quantity], Quantity]:
+    """Put a function on the list of quantities."""
+
+    def put(function: Quantity) -> Quantity:
+        QUANTITIES[name] = function
+        return function
+
+    return put
+
+
+def key_of(claim: Claim, at: int = 0) -> Key:
+    """The metric, part and scope that a claim names, the first or a later one."""
+    name, part, scope = claim.of[3 * at : 3 * at + 3]
+    return Key(name, part, scope)
+
+
+def grouped(evidence: Evidence, claim: Claim, keys: Sequence[Key], wanted: Sequence[int]) -> Group | Found:
+    """The signatures to read, or why there are none."""
+    group = evidence.group(claim.prompts, keys, wanted)
+    if group is None:
+        return Found(reason=f"{', '.join(map(str, keys))} was not measured")
+    return group
+
+
+def notes_on(group: Group, claim: Claim) -> tuple[str, ...]:
+    """What is less than asked for about the prompts."""
+    other = () if group.prompts == claim.prompts or not claim.prompts else (f"on {group.prompts}",)
+    return (*other, *group.warnings)
+
+
+def over_depth(group: Group, key: Key) -> tuple[Curve, ...]:
+    """A profile of every network on relative depth."""
+    curves = []
+    for at, place in enumerate(group.places):
+        value, low, high = percentile_intervals(group.means(at, key))
+        size = len(value)
+        x = np.arange(size) / max(size - 1, 1) if entry(key.metric).axis == "depth" else (np.arange(size) + 0.5) / size
+        curves.append(Curve(place, x, value, low, high))
+    return tuple(curves)
+
+
+def _of_profile(evidence: Evidence, claim: Claim, wanted: Sequence[int], number: Callable[[ndarray], ndarray]) -> Found:
+    """A number of one profile's means."""
+    key = key_of(claim)
+    group = grouped(evidence, claim, [key], wanted)
+    if isinstance(group, Found):
+        return group
+    values = np.stack([number(group.means(at, key)) for at in range(len(group.places))], 1)
+    return Found(
+        group.places, values, notes=notes_on(group, claim), curves=over_depth(group, key), axis="relative depth",
+        n=len(group.pairing),
+    )  # fmt: skip
+
+
+@quantity("score")
+def score(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+    """A score of ``scores.csv``, by its own function, from the means of every resample."""
+    name, part, scope = claim.of
+    source = Key(entry(name).needs[0], part, scope)
+    group = grouped(evidence, claim, [source], (*a, *c))
+    if isinstance(group, Found):
+        return group
+    columns = []
+    for at in range(len(group.places)):
+        of = statistic(entry(name), group.inputs[at].steps, scope)
+        columns.append(_in_pieces(group.profile(at, source), group.weights, of))
+    shown = over_depth(group, source) if entry(source.metric).kind == "profile" else ()
+    return Found(
+        group.places, np.stack(columns, 1), notes=notes_on(group, claim), curves=shown, axis="relative depth",
+        n=len(group.pairing),
+    )  # fmt: skip
+
+
+def _in_pieces(values: ndarray, weights: ndarray, of: Callable[[ndarray], ndarray]) -> ndarray:
+    """A statistic of resampled means, some resamples at a time: matrices of many resamples are large."""
+    return np.concatenate([of(weighted_means(values, weights[i : i + 128])) for i in range(0, len(weights), 128)])
+
+
+@quantity("relative_score")
+def relative_score(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+    """A score in steps or depths that every prompt has a value of, as a share of the steps."""
+    key = key_of(claim)
+    group = grouped(evidence, claim, [key], (*a, *c))
+    if isinstance(group, Found):
+        return group
+    columns = [group.means(at, key) / group.inputs[at].steps for at in range(len(group.places))]
+    profile = Key(entry(key.metric).needs[0])
+    shown = evidence.group(claim.prompts, [key, profile], (*a, *c))
+    return Found(
+        group.places, np.stack(columns, 1), notes=notes_on(group, claim), n=len(group.pairing),
+        curves=() if shown is None else over_depth(shown, profile), axis="relative depth",
+    )  # fmt: skip
+
+
+@quantity("last_third")
+def last_third(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+    """The last third's share of a profile of effects; effects below 0 (a loss that falls) count as none."""
+    return _of_profile(evidence, claim, (*a, *c), lambda m: _share(m, claim.of[2], last=True))
+
+
+@quantity("first_third")
+def first_third(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+    """The first third's share, in the same way."""
+    return _of_profile(evidence, claim, (*a, *c), lambda m: _share(m, claim.of[2], last=False))
+
+
+def _share(means: Float[ndarray, "row step"], scope: str, *, last: bool) -> Float[ndarray, "row"]:
+    effects = np.maximum(np.nan_to_num(means), 0.0)
+    if scope == "future":
+        effects = effects[:, :-1]  # the last step reaches no later position
+    n = effects.shape[-1]
+    share = np.clip(np.arange(1, n + 1) - 2 * n / 3, 0.0, 1.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (effects * (share if last else share[::-1])).sum(-1) / effects.sum(-1)
+
+
+@quantity("lacking")
+def lacking(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+    """The mean over relative depth of 1 − a share: how much of the depth passes before it is whole."""
+    return _of_profile(evidence, claim, (*a, *c), lambda m: _area(1 - m))
+
+
+def _area(curve: Float[ndarray, "row depth"]) -> Float[ndarray, "row"]:
+    return (curve[:, 1:] + curve[:, :-1]).mean(-1) / 2
+
+
+@quantity("left_at_third")
+def left_at_third(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+    """A profile over depth at a third of the way, above its last value."""
+
+    def number(means: Float[ndarray, "row depth"]) -> Float[ndarray, "row"]:
+        place = (means.shape[-1] - 1) / 3
+        low, share = int(place), place - int(place)
+        return means[:, low] * (1 - share) + means[:, low + 1] * share - means[:, -1]
+
+    return _of_profile(evidence, claim, (*a, *c), number)
+
+
+@quantity("log_mean")
+def log_mean(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+    """The logarithm of a profile's mean."""
+    with np.errstate(divide="ignore"):
+        return _of_profile(evidence, claim, (*a, *c), lambda m: np.log(np.nanmean(m, -1)))
+
+
+@quantity("log_ratio")
+def log_ratio(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+    """The logarithm of one mean over another, of profiles or of a matrix off its diagonal."""
+    top, bottom = key_of(claim), key_of(claim, 1)
+    group = grouped(evidence, claim, [top, bottom], (*a, *c))
+    if isinstance(group, Found):
+        return group
+    lengths = {p: _block_of(evidence, p, group.inputs[at].steps, top) for at, p in enumerate(group.places)}
+    if len(set(lengths.values()) - {0}) > 1:
+        said = ", ".join(f"{evidence.networks[p].name} {b}" for p, b in lengths.items())
+        return Found(reason=f"blocks of different length were moved ({said}): costs are not those of the same edit")
+    with np.errstate(divide="ignore"):
+        columns = [
+            np.log(_mean_cell(group.means(at, top))) - np.log(_mean_cell(group.means(at, bottom)))
+            for at in range(len(group.places))
+        ]
+    values = np.stack(columns, 1)
+    kept = np.isfinite(values[0])
+    if not kept.all():
+        lost = ", ".join(evidence.networks[p].name for p, k in zip(group.places, kept, strict=True) if not k)
+        return Found(reason=f"an exchange changes nothing at all in {lost} (blocks that share their weights)")
+    return Found(
+        group.places, values, notes=notes_on(group, claim), curves=over_depth(group, bottom), axis="relative depth",
+        n=len(group.pairing),
+    )  # fmt: skip
+
+
+def _block_of(evidence: Evidence, place: int, steps: int, key: Key) -> int:
+    """The length of the blocks that were moved; four where none is declared."""
+    span = evidence.networks[place].span
+    return span.block if span is not None else 4
+
+
+def _mean_cell(means: Float[ndarray, "row *cell"]) -> Float[ndarray, "row"]:
+    if means.ndim == 3:
+        size = means.shape[-1]
+        means = means[:, *np.triu_indices(size, 1)]
+    return np.nanmean(means, -1)
+
+
+@quantity("symmetry")
+def symmetry(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+    """Over all pairs of blocks, the mean cosine at the same phase less that at other phases, of stored layers.
+
+    C is read in blocks of A's length. No prompt takes part, so nothing is resampled.
+    """
+    name, part, scope = claim.of
+    spans = {p: evidence.networks[p].span for p in a}
+    block = next((s.block for s in spans.values() if s is not None), 0)
+    if not block:
+        return Found(reason="no span is declared in its networks")
+    columns, places, curves = [], [], []
+    for place in (*a, *c):
+        matrix = _stored(evidence, place, Key(name, part, scope))
+        span = evidence.networks[place].span
+        if matrix is None:
+            continue
+        start, end = (0, len(matrix) // block * block)
+        if span is not None and span.kind == "grown" and span.layer is not None:
+            start, end = span.layer, span.layer + span.block * span.count
+        at_phase = _phases(matrix[start:end, start:end], block)
+        columns.append(at_phase[0] - at_phase[1:].mean())
+        places.append(place)
+        curves.append(Curve(place, np.arange(block, dtype=float), at_phase, *(np.full((2, block), np.nan))))
+    if not places:
+        return Found(reason=f"{name} was not measured")
+    rows = np.tile(np.array(columns), (evidence.resamples + 1, 1))
+    return Found(tuple(places), rows, curves=tuple(curves), axis="phases apart", n=1)
+
+
+def _stored(evidence: Evidence, place: int, key: Key) -> Float[ndarray, "layer layer"] | None:
+    for signature in evidence.networks[place].signatures:
+        table = signature.matrices
+        rows = table[(table["metric"] == key.metric) & (table["part"] == key.part) & (table["agg"] == "mean")]
+        if len(rows):
+            size = int(rows[["row", "col"]].max().max()) + 1
+            matrix = np.full((size, size), np.nan)
+            matrix[rows["row"].to_numpy(int), rows["col"].to_numpy(int)] = rows["value"]
+            return np.where(np.isnan(matrix), matrix.T, matrix)
+    return None
+
+
+def _phases(matrix: Float[ndarray, "layer layer"], block: int) -> Float[ndarray, "apart"]:
+    """Mean over pairs of layers in different blocks, by how many phases they are apart (cyclically)."""
+    index = np.arange(len(matrix))
+    other = index[:, None] // block != index[None] // block
+    apart = (index[None] - index[:, None]) % block
+    return np.array([np.nanmean(matrix[other & (apart == k)]) for k in range(block)])
