@@ -1,4 +1,4 @@
-"""The whole recipe: ``python -m data.recipe.family [PART...] [--out DIR] [--seeds 2 1] [--jobs 2] [--smoke]``.
+"""The whole recipe: ``python -m data.recipe.family [PART...] [--out DIR] [--seeds 2 1 3] [--jobs 2] [--smoke]``.
 
 Parts, all of them by default: ``train`` (the four arms, exported with scores and cards), ``tables``,
 ``similarity`` (of copied layers' weights) and ``signatures``. Killed in the middle, the same command goes
@@ -20,7 +20,7 @@ import torch
 from .compute import stored_layers
 from .export import export, sha256
 from .recipe import ARMS, GROWN, Recipe, read_recipe
-from .results import read_results, write_csv, write_tables
+from .results import beside, read_csv, read_results, read_tables, write_csv, write_tables
 from .signatures import ALONG_METRICS, PROMPTS, Wanted, sign
 from .signatures import COLUMNS as SIGNATURE_COLUMNS
 from .similarity import COLUMNS as SIMILARITY_COLUMNS
@@ -29,8 +29,10 @@ from .train import train
 
 HERE = Path(__file__).resolve().parent
 SHIPPED = HERE.parent / "checkpoints" / "SHA256SUMS"
-SEEDS = (2, 1)
-"""The seed whose weights ship, and the one whose grown arms did not learn to look up."""
+SEEDS = (2, 1, 3)
+"""The seed whose weights ship, the one whose grown arms did not learn to look up, and a third."""
+BLOCKS = ("midas-block2", "midas-block8", "looped-block2")
+"""Arms with blocks of another length, for the question whether the period follows the block (``--arms``)."""
 PARTS = ("train", "tables", "similarity", "signatures")
 SNAPSHOT_COLUMNS = ("arm", "seed", "step", "tokens", "layers", "sha256")
 
@@ -64,6 +66,7 @@ class Member:
     """One arm with one seed.
 
     Attributes:
+        arm: the arm, as its file and the tables call it.
         work: where its state and snapshots live.
         folder: where it is exported to.
     """
@@ -97,13 +100,16 @@ class Member:
         return done and marker.read_text(encoding="utf-8") == _stamp(self)
 
 
-def members(out: Path, work: Path, seeds: Sequence[int], smoke: bool = False) -> list[Member]:
-    """All members; those of the first seed are exported to ``out/checkpoints``, others stay in ``work``."""
+def members(
+    out: Path, work: Path, seeds: Sequence[int], smoke: bool = False, arms: Sequence[str] = ARMS
+) -> list[Member]:
+    """All members; those that ship are exported to ``out/checkpoints``, others stay in ``work``."""
     found = []
     for seed in seeds:
         place = work / f"seed{seed}"
-        home = out / "checkpoints" if seed == seeds[0] else place
-        found += [Member(a, seed, place / f"family-{a}.work", home / f"family-{a}", smoke) for a in ARMS]
+        for arm in arms:
+            home = out / "checkpoints" if seed == seeds[0] and arm in ARMS else place
+            found.append(Member(arm, seed, place / f"family-{arm}.work", home / f"family-{arm}", smoke))
     return found
 
 
@@ -144,16 +150,24 @@ def _orphaned() -> bool:
     return parent is not None and not parent.is_alive()
 
 
-def make_tables(family: Sequence[Member], out: Path) -> None:
+def make_tables(family: Sequence[Member], out: Path, add: bool = False) -> None:
     """Accuracies, sizes and costs, and the hashes of what ships and of every snapshot."""
-    write_tables(out / "results", [read_results(m.folder) for m in family])
-    write_csv(out / "results" / "snapshots.csv", SNAPSHOT_COLUMNS, _snapshot_rows(family))
+    results = out / "results"
+    found = [read_results(m.folder) for m in family]
+    write_tables(results, beside(read_tables(results), found) if add else found)
+    _write(results / "snapshots.csv", SNAPSHOT_COLUMNS, list(_snapshot_rows(family)), add)
+    if add:
+        return
     shipped = [m.folder for m in family if m.folder.parent == out / "checkpoints"]
     lines = [f"{sha256(f / 'model.safetensors')}  {f.name}/model.safetensors\n" for f in shipped]
     (out / "checkpoints" / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
     if not family[0].smoke and SHIPPED.parent.resolve() != (out / "checkpoints").resolve():
         for folder in shipped:
             print(f"{folder.name}: {_against_shipped(folder)}")
+
+
+def _write(path: Path, columns: Sequence[str], rows: list[dict[str, object]], add: bool) -> None:
+    write_csv(path, columns, beside(read_csv(path), rows) if add else rows)
 
 
 def _snapshot_rows(family: Sequence[Member]) -> Iterator[dict[str, object]]:
@@ -176,21 +190,23 @@ def _against_shipped(folder: Path) -> str:
     return "other weights than those that ship (another processor or version rounds differently)"
 
 
-def make_similarity(family: Sequence[Member], out: Path) -> None:
+def make_similarity(family: Sequence[Member], out: Path, add: bool = False) -> None:
     """Cosines of copied layers' weights at every snapshot beside the baseline's, and their figure."""
     rows: list[dict[str, object]] = []
     baselines = {m.seed: {p.name: cosines(p) for p in m.snapshots} for m in family if m.arm == "baseline"}
-    for member in (m for m in family if m.arm in GROWN):
+    for member in (m for m in family if m.arm in GROWN and m.seed in baselines):
         for path in member.snapshots:
             labels = {"arm": member.arm, "seed": member.seed, "step": int(path.name),
                       "tokens": int(path.name) * member.recipe.tokens_per_step}  # fmt: skip
             rows += compare(path, baselines[member.seed][path.name], member.recipe.block, labels)
+    if add:
+        rows = beside(read_csv(out / "results" / "similarity.csv"), rows)
     write_csv(out / "results" / "similarity.csv", SIMILARITY_COLUMNS, rows)
     (out / "results" / "similarity.md").write_text(summary_table(rows) + "\n", encoding="utf-8")
     draw(rows, out / "results" / "similarity.svg")
 
 
-def make_signatures(family: Sequence[Member], out: Path) -> None:
+def make_signatures(family: Sequence[Member], out: Path, add: bool = False) -> None:
     """Signatures of every member, and along the training of the first seed's that are not looped."""
     rows = []
     for member, step, wanted in _wanted(family):
@@ -202,7 +218,7 @@ def make_signatures(family: Sequence[Member], out: Path) -> None:
             "sha256": sha256(wanted.checkpoint / "model.safetensors"),
         })  # fmt: skip
         print(wanted.name, flush=True)
-    write_csv(out / "signatures" / "index.csv", SIGNATURE_COLUMNS, rows)
+    _write(out / "signatures" / "index.csv", SIGNATURE_COLUMNS, rows, add)
 
 
 def _wanted(family: Sequence[Member]) -> Iterator[tuple[Member, int, Wanted]]:
@@ -211,7 +227,7 @@ def _wanted(family: Sequence[Member]) -> Iterator[tuple[Member, int, Wanted]]:
         for prompts in PROMPTS:
             label = f"family-{member.arm}, seed {member.seed}"
             yield member, end, Wanted(f"{name}-{prompts}", member.folder, label, prompts)
-        if member.arm == "looped" or member.seed != family[0].seed:
+        if member.arm == "looped" or member.arm not in ARMS or member.seed != SEEDS[0]:
             continue
         for step in member.sizes.along:
             path = member.work / "snapshots" / f"{step:06d}"
@@ -227,7 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"no part is called {unknown[0]!r}; there are {', '.join(PARTS)}")
     torch.set_num_threads(args.jobs)
     seeds = args.seeds or (SEEDS[:1] if args.smoke else SEEDS)
-    family = members(args.out, args.work or args.out / "work", seeds, args.smoke)
+    family = members(args.out, args.work or args.out / "work", seeds, args.smoke, args.arms)
     parts = args.parts or PARTS
     if "train" in parts:
         train_all(family, args.jobs)
@@ -238,7 +254,7 @@ def main(arguments: list[str] | None = None) -> int:
     makers = {"tables": make_tables, "similarity": make_similarity, "signatures": make_signatures}
     for part, make in makers.items():
         if part in parts:
-            make(family, args.out)
+            make(family, args.out, args.add)
     return 0
 
 
@@ -249,7 +265,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} [all]")
     parser.add_argument("--out", type=Path, default=Path("family"), help="where everything goes [./family]")
     parser.add_argument("--work", type=Path, help="where unfinished work and snapshots live [OUT/work]")
-    parser.add_argument("--seeds", type=int, nargs="+", help="the first one's weights are exported [2 1]")
+    parser.add_argument("--seeds", type=int, nargs="+", help="the first one's weights are exported [2 1 3]")
+    parser.add_argument(
+        "--arms", nargs="+", default=ARMS, choices=(*ARMS, *BLOCKS), metavar="ARM",
+        help=f"{', '.join((*ARMS, *BLOCKS))} [{' '.join(ARMS)}]",
+    )  # fmt: skip
+    parser.add_argument("--add", action="store_true", help="to the tables and signatures of OUT, which stay")
     parser.add_argument("--jobs", type=int, default=2, help="arms trained at the same time, one thread each [2]")
     parser.add_argument("--smoke", action="store_true", help="24 steps of narrow models, not compiled")
     return parser

@@ -41,6 +41,11 @@ class Recipe:
     warmup: int = 150
 
     @property
+    def label(self) -> str:
+        """What tables call it: the arm, and its block where that is not the family's (``midas-block2``)."""
+        return self.name.removeprefix("family-")
+
+    @property
     def tokens_per_step(self) -> int:
         """Predicted tokens of one step."""
         return self.rows * self.shape.context

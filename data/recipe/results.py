@@ -33,7 +33,7 @@ def results(run: Run, digest: str, scored: int) -> dict[str, Any]:
     recipe, shape = run.recipe, run.model.shape
     loss, answer_loss = mixture_loss(run.model, recipe)
     return {
-        "arm": recipe.arm, "seed": recipe.seed, "layers": shape.layers,
+        "arm": recipe.label, "seed": recipe.seed, "layers": shape.layers,
         "steps": len(shape.order) if shape.order else shape.layers,
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "tokens": run.step * recipe.tokens_per_step, "training_flops": training_flops(recipe),
@@ -58,6 +58,46 @@ def write_tables(folder: Path, found: Sequence[dict[str, Any]]) -> None:
     rows = [{"arm": r["arm"], "seed": r["seed"], **s} for r in found for s in r["scores"]]
     write_csv(folder / "accuracy.csv", SCORE_COLUMNS, rows)
     (folder / "tables.md").write_text(f"{arms_table(found)}\n\n{tasks_table(found)}\n", encoding="utf-8")
+
+
+def read_tables(folder: Path) -> list[dict[str, Any]]:
+    """What :func:`write_tables` wrote, as it was given; nothing where there are no tables."""
+    if not (folder / "arms.csv").exists():
+        return []
+    scores = read_csv(folder / "accuracy.csv")
+    return [
+        {**row, "scores": [_without_member(s) for s in scores if (s["arm"], s["seed"]) == (row["arm"], row["seed"])]}
+        for row in read_csv(folder / "arms.csv")
+    ]
+
+
+def _without_member(score: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in score.items() if k not in ("arm", "seed")}
+
+
+def beside(old: Iterable[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Old rows of other members, then the new ones."""
+    members = {(r["arm"], int(r["seed"])) for r in new}
+    return [*(r for r in old if (r["arm"], int(r["seed"])) not in members), *new]
+
+
+def read_csv(path: Path) -> list[dict[str, Any]]:
+    """Rows as :func:`write_csv` was given them: numbers, truth values, None for an empty cell, else text."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{k: _value(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(cell: str) -> Any:
+    if cell in ("", "True", "False"):
+        return {"": None, "True": True, "False": False}[cell]
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    return cell
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
