@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -94,12 +94,14 @@ class Evidence:
     Attributes:
         runs: a row a run: ``run, network, task, item, condition, loss, exact``; the item names a question.
         seed: of the bootstrap. resamples: how many.
+        weights: other weights of the prompts or items than resampling gives (:meth:`reweighted`).
     """
 
     networks: tuple[Network, ...]
     runs: pd.DataFrame
     seed: int = 0
     resamples: int = RESAMPLES
+    weights: Float[ndarray, "row prompt"] | None = None
     _groups: dict[tuple, Group | None] = field(default_factory=dict, repr=False)
     _hashes: dict[int, str] = field(default_factory=dict, repr=False)
 
@@ -129,7 +131,12 @@ class Evidence:
         key = (places, tuple(id(chosen[p]) for p in places))
         if key not in self._groups:
             self._groups[key] = self._paired(places, [s for s in chosen.values() if s is not None], name)
-        return self._groups[key]
+        found = self._groups[key]
+        return found if found is None or self.weights is None else replace(found, weights=self.weights)
+
+    def reweighted(self, weights: Float[ndarray, "row prompt"]) -> Evidence:
+        """The same evidence with other weights of the prompts (or items) of the claim that is asked for next."""
+        return replace(self, weights=weights)
 
     def _paired(self, places: tuple[int, ...], signatures: Sequence[Signature], name: str) -> Group:
         inputs = tuple(
@@ -166,7 +173,7 @@ class Evidence:
         stacked = {
             v: np.stack([t.loc[shared, n][list(conditions)].to_numpy(float) for n in there]) for v, t in tables.items()
         }
-        weights = self._task_weights(tasks)
+        weights = self._task_weights(tasks) if self.weights is None else _by_task(self.weights, tasks)
         places = tuple(names[n] for n in there)
         return Items(places, tuple(map(int, conditions)), tasks, stacked["loss"], stacked["exact"], weights)
 
@@ -194,3 +201,13 @@ def _holds(signature: Signature, keys: Sequence[Key]) -> bool:
 
 def _set_of(signature: Signature) -> str:
     return str(signature.info.get("options", {}).get("prompts"))
+
+
+def _by_task(weights: Float[ndarray, "row item"], tasks: Sequence[str]) -> Float[ndarray, "row item"]:
+    """Weights that sum to one, with every task weighing the same."""
+    names, out = np.array(tasks), np.zeros_like(weights, dtype=float)
+    for task in dict.fromkeys(tasks):
+        own = weights[:, names == task]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            out[:, names == task] = own / own.sum(1, keepdims=True) / len(set(tasks))
+    return out

@@ -63,7 +63,7 @@ def read_members(roles: str | Mapping[str, Any] | None, loading: LoadOptions) ->
             of one network in two roles.
     """
     if roles is None:
-        roles = _family()
+        roles = family_roles()
     if not isinstance(roles, (str, Mapping)):
         raise InputError(f"roles are a text or a mapping from role to networks; found {shown(roles)}")
     given = split_roles(roles) if isinstance(roles, str) else dict(roles)
@@ -154,7 +154,7 @@ def joined(members: Sequence[Member], member: Member, key: Key) -> Member:
     return member
 
 
-def _family() -> dict[str, list[str]]:
+def family_roles() -> dict[str, list[str]]:
     """The reference family: its checkpoints, and what was measured of other seeds, where that is at hand."""
     missing = missing_checkpoints()
     if missing:

@@ -1,0 +1,94 @@
+"""How far networks of one recipe differ when they are trained apart: ``python -m data.studies.spread [FOLDER...]``.
+
+Every number that a claim of ``depthsig replicate`` is judged by, of every network of the reference family that is at
+hand: the shipped checkpoints, the shipped tables of other seeds, and checkpoints in the folders named (as
+``WORK/seed3`` of the recipe). Within each arm the networks differ in their seed and in nothing else; the standard
+deviation is pooled over arms. It is written to ``spread.csv`` and, as ``network_sd`` and ``network_df`` of each claim,
+into ``criteria.toml``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from depthsig.commands.replicate import replicate
+from depthsig.commands.replicating.taking_part import family_roles
+from depthsig.replication.criteria import criteria
+from depthsig.signature.replications.replication import Replication
+
+HERE = Path(__file__).resolve().parent
+CRITERIA = HERE.parents[1] / "depthsig" / "replication" / "criteria.toml"
+COLUMNS = ("claim", "arm", "networks", "mean", "sd")
+
+
+def measured(folders: Iterable[Path], out: Path, quick: bool) -> list[Replication]:
+    """Every paper's claims of the family, with the checkpoints in these folders as further seeds."""
+    roles: dict[str, list[str]] = {role: list(names) for role, names in family_roles().items()}
+    for folder in folders:
+        for role in roles:
+            if (folder / f"family-{role}").is_dir():
+                roles[role].append(str(folder / f"family-{role}"))
+    return [replicate(p, roles=roles, quick=quick, out=out / p, resume=True) for p in criteria().papers]
+
+
+def spread(found: Iterable[Replication]) -> pd.DataFrame:
+    """Rows of ``spread.csv``: each arm's networks, their mean and standard deviation, claim by claim."""
+    frames = []
+    for one in found:
+        roles = {n["name"]: n["role"] for n in one.info["networks"]}
+        frames.append(one.networks.assign(own=one.networks["network"].map(roles)))
+    table = pd.concat(frames, ignore_index=True)
+    # Over the steps of another arm's span a network has another number: these are apart by the role of the row.
+    table = table.drop_duplicates(["claim", "network", "value"])
+    rows = []
+    for (claim, _role, own), values in table.groupby(["claim", "role", "own"], sort=True)["value"]:
+        if len(values) > 1:
+            rows.append(dict(zip(COLUMNS, (claim, own, len(values), values.mean(), values.std()), strict=True)))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def pooled(table: pd.DataFrame) -> dict[str, tuple[float, int]]:
+    """Of each claim: the standard deviation pooled over arms, and its degrees of freedom."""
+    found = {}
+    for claim, rows in table.groupby("claim"):
+        df = int((rows["networks"] - 1).sum())
+        found[str(claim)] = (float((((rows["networks"] - 1) * rows["sd"] ** 2).sum() / df) ** 0.5), df)
+    return found
+
+
+def written(text: str, told: dict[str, tuple[float, int]]) -> str:
+    """``criteria.toml`` with each claim's spread in its place."""
+    head, *claims = re.split(r"(?m)^(?=\[\[claims\]\])", text)
+    out = [head]
+    for claim in claims:
+        claim = re.sub(r"(?m)^network_(sd|df) = .*\n", "", claim)
+        name = re.search(r'(?m)^id = "(.+)"$', claim)
+        assert name is not None
+        if name[1] in told:
+            sd, df = told[name[1]]
+            claim = re.sub(r"(?m)^(source = .*\n)", rf"\g<1>network_sd = {sd:.4g}\nnetwork_df = {df}\n", claim, count=1)
+        out.append(claim)
+    return "".join(out)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m data.studies.spread", description=__doc__)
+    parser.add_argument("folders", nargs="*", type=Path, help="folders that hold family-ARM checkpoints of other seeds")
+    parser.add_argument("--work", type=Path, default=Path("spread-work"), help="where the replications go")
+    parser.add_argument("--quick", action="store_true", help="on few prompts")
+    args = parser.parse_args(arguments)
+    table = spread(measured(args.folders, args.work, args.quick))
+    table.to_csv(HERE / "spread.csv", index=False, float_format="%.7g", lineterminator="\n")
+    CRITERIA.write_text(written(CRITERIA.read_text(encoding="utf-8"), pooled(table)), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
