@@ -42,7 +42,7 @@ class Contrast:
     Attributes:
         low, high: over prompts and networks. prompts_low, prompts_high: over prompts alone.
         network_sd, network_df: how far networks were taken to differ; NaN and 0 where that is not known.
-        own: whether the arms' own networks told it.
+        own: whether the arms' own networks told it. arms: how many are held against each other.
     """
 
     estimate: float
@@ -53,15 +53,25 @@ class Contrast:
     network_sd: float
     network_df: int
     own: bool
+    arms: int = 2
 
     def verdict(self, above: bool) -> str:
-        """``supported``, ``contradicted`` or ``undecided``."""
+        """``supported``, ``contradicted`` or ``undecided``.
+
+        Between arms nothing is decided where it is not known how far networks differ: prompts are no
+        replicates of a training run. Against a number the verdict is about these networks.
+        """
+        if self.arms > 1 and np.isnan(self.network_sd):
+            return "undecided"
         return verdict(self.low, self.high, above=above)
 
     def note(self) -> str:
         """Where the interval comes from."""
         if np.isnan(self.network_sd):
-            return "how far networks trained apart differ is not known: the interval is about these networks"
+            return (
+                "how far networks trained apart differ is not known: the interval is over prompts alone, about these "
+                "networks" + ("; 3 an arm would decide between arms" if self.arms > 1 else "")
+            )
         whose = "of these arms" if self.own else "of the reference family"
         prompts = (
             ""
@@ -95,7 +105,7 @@ def contrast(sides: Sequence[Side], claim: Claim) -> Contrast:
         wide = (np.nan, np.nan)  # nothing was resampled: there is no interval
     else:
         wide = (low, high)
-    return Contrast(estimate, float(wide[0]), float(wide[1]), low, high, float(sd), int(df), own)
+    return Contrast(estimate, float(wide[0]), float(wide[1]), low, high, float(sd), int(df), own, len(sides))
 
 
 def _pooled(sides: Sequence[Side], df: int) -> float:

@@ -74,13 +74,22 @@ def unlearned_networks(networks: Sequence[Network]) -> dict[int, str]:
     return found
 
 
+def verdict_of(evidence: Evidence, claim: Claim, role: str, *, untrained: bool = False) -> dict[str, Any]:
+    """One row of ``replication.csv``.
+
+    Args:
+        untrained: of re-initialised networks, which need not have learned anything.
+    """
+    return _judged(evidence, claim, role, {} if untrained else unlearned_networks(evidence.networks))[0]
+
+
 Places = dict[str, tuple[int, ...]]
 
 
 def _judged(
     evidence: Evidence, claim: Claim, role: str, unlearned: dict[int, str]
 ) -> tuple[dict[str, Any], Found, Places]:
-    sides = _sides(evidence, claim, role)
+    sides = sides_of(evidence, claim, role)
     everyone = tuple(p for places in sides.values() for p in places)
     left_out = [said for place, said in unlearned.items() if place in everyone]
     sides = {name: tuple(p for p in places if p not in unlearned) for name, places in sides.items()}
@@ -133,7 +142,7 @@ def _judged(
     )
 
 
-def _sides(evidence: Evidence, claim: Claim, role: str) -> Places:
+def sides_of(evidence: Evidence, claim: Claim, role: str) -> Places:
     """The arms by name: A, and C where it is a role; before and after of each where a change is claimed."""
     roles = [role, claim.against] if isinstance(claim.against, str) else [role]
     if claim.change:
@@ -160,7 +169,7 @@ def _notes(
     said = []
     if claim.also == "recurs" and not all(p < ALPHA for p in found.recurs.values()):
         said.append(f"no period of the block at {ALPHA:g}")
-    if found.n and found.n < MIN_PROMPTS and found.n != 1:
+    if 0 < found.n < MIN_PROMPTS:
         said.append(f"{found.n} prompts are too few for an interval")
     counts = ", ".join(f"{len(there)} of {name}" for name, there in places.items())
     return [*said, f"networks: {counts}", *found.notes, measured.note(), *left_out]

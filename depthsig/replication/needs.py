@@ -16,7 +16,7 @@ PRIMITIVE, WORD_PROBLEMS = "lookup", "gsm8k"
 """The built-in prompts that claims name, or that a claim is measured on which names none."""
 _PERIODS = ("period", "period_of", "period_beside_control", "period_own_block")
 _RUNS = {
-    "repeat_change": "repeat", "repeat_beyond": "repeat", "repeat_slope": "repeat", "exact_answers": "repeat",
+    "repeat_change": "repeat", "repeat_best": "repeat", "repeat_slope": "repeat", "exact_answers": "repeat",
     "shots_slope": "shots", "pruning": "pruning",
 }  # fmt: skip
 

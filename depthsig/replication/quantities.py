@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from depthsig.metrics import entry
 from depthsig.replication.criteria import Claim
-from depthsig.replication.evidence import Evidence, Group
+from depthsig.replication.evidence import Evidence, Group, Items
 from depthsig.statistics.convergence import percentile_intervals, weighted_means
 from depthsig.tables.samples import Key
 from depthsig.tables.score_rows import statistic
@@ -43,7 +43,7 @@ class Found:
         reason: why there is nothing; empty where there is something.
         recurs: by place, the combined p of the block's period.
         curves: what lies behind the numbers. axis: what they run over.
-        n: how many prompts or items.
+        basis: the prompts or items that it is of; None where none takes part.
     """
 
     places: tuple[int, ...] = ()
@@ -54,7 +54,12 @@ class Found:
     recurs: Mapping[int, float] = field(default_factory=dict)
     curves: tuple[Curve, ...] = ()
     axis: str = ""
-    n: int = 0
+    basis: Group | Items | None = None
+
+    @property
+    def n(self) -> int:
+        """How many prompts or items."""
+        return 0 if self.basis is None else self.basis.weights.shape[1]
 
 
 Quantity = Callable[[Evidence, Claim, tuple[int, ...], tuple[int, ...]], Found]
@@ -111,7 +116,7 @@ def _of_profile(evidence: Evidence, claim: Claim, wanted: Sequence[int], number:
     values = np.stack([number(group.means(at, key)) for at in range(len(group.places))], 1)
     return Found(
         group.places, values, notes=notes_on(group, claim), curves=over_depth(group, key), axis="relative depth",
-        n=len(group.pairing),
+        basis=group,
     )  # fmt: skip
 
 
@@ -130,7 +135,7 @@ def score(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ..
     shown = over_depth(group, source) if entry(source.metric).kind == "profile" else ()
     return Found(
         group.places, np.stack(columns, 1), notes=notes_on(group, claim), curves=shown, axis="relative depth",
-        n=len(group.pairing),
+        basis=group,
     )  # fmt: skip
 
 
@@ -150,7 +155,7 @@ def relative_score(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tupl
     profile = Key(entry(key.metric).needs[0])
     shown = evidence.group(claim.prompts, [key, profile], (*a, *c))
     return Found(
-        group.places, np.stack(columns, 1), notes=notes_on(group, claim), n=len(group.pairing),
+        group.places, np.stack(columns, 1), notes=notes_on(group, claim), basis=group,
         curves=() if shown is None else over_depth(shown, profile), axis="relative depth",
     )  # fmt: skip
 
@@ -229,7 +234,7 @@ def log_ratio(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int
         return Found(reason=f"an exchange changes nothing at all in {lost} (blocks that share their weights)")
     return Found(
         group.places, values, notes=notes_on(group, claim), curves=over_depth(group, bottom), axis="relative depth",
-        n=len(group.pairing),
+        basis=group,
     )  # fmt: skip
 
 
@@ -273,7 +278,7 @@ def symmetry(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int,
     if not places:
         return Found(reason=f"{name} was not measured")
     rows = np.tile(np.array(columns), (evidence.resamples + 1, 1))
-    return Found(tuple(places), rows, curves=tuple(curves), axis="phases apart", n=1)
+    return Found(tuple(places), rows, curves=tuple(curves), axis="phases apart")
 
 
 def _stored(evidence: Evidence, place: int, key: Key) -> Float[ndarray, "layer layer"] | None:

@@ -38,7 +38,7 @@ def _found(
     notes: tuple[str, ...] = (f"{len(set(items.tasks))} tasks, {len(items.tasks)} items",)
     if measure == "loss" and run == "repeat":
         notes += (f"exact answers as it is {', '.join(f'{x:.2f}' for x in exact)}",)
-    return Found(items.places, numbers, notes=notes, curves=curves, axis=axis, n=len(items.tasks))
+    return Found(items.places, numbers, notes=notes, curves=curves, axis=axis, basis=items)
 
 
 @quantity("repeat_change")
@@ -51,14 +51,15 @@ def repeat_change(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple
     )  # fmt: skip
 
 
-@quantity("repeat_beyond")
-def repeat_beyond(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
-    """The loss at so many times, above the smaller one of twice and three times."""
-    times = int(claim.of[0])
-    return _found(
-        evidence, "repeat", (*a, *c), "times in all", "loss",
-        lambda items, means: means[..., items.at(times)] - np.minimum(means[..., items.at(2)], means[..., items.at(3)]),
-    )  # fmt: skip
+@quantity("repeat_best")
+def repeat_best(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+    """The smaller loss of once and four times, above the smaller one of twice and three times."""
+
+    def number(items: Items, means: Float[ndarray, "row network condition"]) -> Float[ndarray, "row network"]:
+        once, twice, thrice, four = (means[..., items.at(times)] for times in (1, 2, 3, 4))
+        return np.minimum(once, four) - np.minimum(twice, thrice)
+
+    return _found(evidence, "repeat", (*a, *c), "times in all", "loss", number)
 
 
 @quantity("repeat_slope")
@@ -105,5 +106,5 @@ def pruning(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, 
     said = ", ".join(f"{evidence.networks[p].name} {value:.2f}" for p, value in start.items())
     return Found(
         found.places, found.values, notes=(*found.notes, f"starting loss {said}"), curves=found.curves, axis=found.axis,
-        n=found.n,
+        basis=found.basis,
     )  # fmt: skip
