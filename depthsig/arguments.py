@@ -82,7 +82,10 @@ KINDS: dict[str, Kind] = {
     "span": (_is_span, "text, as '4:8'"),
     "times": (_is_counts, "a list of whole numbers, as [1, 2], or text, as '1,2'"),
     "tokenizer": (callable, "a tokenizer of transformers, as AutoTokenizer.from_pretrained() gives it"),
-    "roles": (lambda value: isinstance(value, (str, Mapping)), "a dictionary by role, or text"),
+    **dict.fromkeys(
+        ("roles", "reworded", "random_ablation"),
+        (lambda value: isinstance(value, (str, Mapping)), "a dictionary by role, or text"),
+    ),
     "forward": (callable, "a function of a model and its ids"), "ax": _AXES,
     "run": (lambda value: hasattr(value, "summary"), "a run of wandb, as wandb.init() makes it"),
     "to": (
