@@ -113,7 +113,10 @@ def compare(
         "versions": versions(TABLES_ONLY), "models": [i.record(who.of(p)) for p, i in enumerate(inputs)],
         "roles": {role: [inputs[p].name for p in places] for role, places in who.members.items()},
         "roles_from": who.said,
-        "options": {"roles": _text(roles), "seed": seed, "resamples": resamples, "points": POINTS, **_strict_record(strict, others, "place")},
+        "options": {
+            "roles": _text(roles), "seed": seed, "resamples": resamples, "points": POINTS,
+            **_strict_record(strict, others, "place"),
+        },
         "prompts": {"n": len(pairing), "same_tokens": pairing.same_tokens},
         "profiles": {"compared": [str(k) for k in measured.compared], "left_out": measured.left},
         "metrics": own_entries(inputs), "warnings": warnings,

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from depthsig.comparison.curves import Arm
-from depthsig.comparison.strict.testable import TRUE_LEVEL, Outcome, Testable
+from depthsig.comparison.strict.arm_claim import TRUE_LEVEL, ArmClaim, Outcome
 from depthsig.statistics.convergence import percentile_interval, verdict
 from depthsig.statistics.resampling import MIN_PROMPTS, bootstrap_counts
 
@@ -20,7 +20,7 @@ FAR = 1.96
 _RESAMPLES = 300
 
 
-def halves_test(claim: Testable, lengths: Int[ndarray, "prompt"], seed: int = 0) -> Outcome:
+def halves_test(claim: ArmClaim, lengths: Int[ndarray, "prompt"], seed: int = 0) -> Outcome:
     """Judge a claim again on disjoint halves of the prompts.
 
     Two kinds of halves. *Random* ones, :data:`SPLITS` times: of every two prompts that follow each other by
@@ -37,10 +37,9 @@ def halves_test(claim: Testable, lengths: Int[ndarray, "prompt"], seed: int = 0)
         return Outcome(
             NAME, "not tested", f"{claim.prompts} prompts; halves of {MIN_PROMPTS} need {2 * MIN_PROMPTS} or more"
         )
-    arms = claim.at_estimate()
     drawn = random_halves(lengths, SPLITS, seed)
-    each = claim.claimed(claim.quantity(np.concatenate([drawn, ~drawn]).astype(float), arms))
-    rows = claim.quantity(claim.weights, arms)[1:]
+    each = claim.claimed(claim.quantity(np.concatenate([drawn, ~drawn]).astype(float), claim.evenly(2 * len(drawn))))
+    rows = claim.quantity(claim.weights, claim.evenly(len(claim.weights)))[1:]
     spread = np.nanstd(rows) * np.sqrt(2) if len(rows) else np.inf
     share = float(np.mean(each > 0))
     against = int(np.sum(each < -FAR * spread))
@@ -85,7 +84,7 @@ def fixed_halves(lengths: Int[ndarray, "prompt"]) -> dict[str, Bool[ndarray, "pr
     return found
 
 
-def _split(claim: Testable, name: str, first: Bool[ndarray, "prompt"], level: float, seed: int) -> str:
+def _split(claim: ArmClaim, name: str, first: Bool[ndarray, "prompt"], level: float, seed: int) -> str:
     """What is wrong with the claim on two halves, in words; empty if nothing is."""
     rows = min([_RESAMPLES, len(claim.weights) - 1])
     both = [
@@ -113,6 +112,6 @@ def _resampled(half: Bool[ndarray, "prompt"], rows: int, seed: int) -> Float[nda
     return found
 
 
-def _rows_of(claim: Testable, rows: int) -> tuple[Arm, ...]:
+def _rows_of(claim: ArmClaim, rows: int) -> tuple[Arm, ...]:
     """The arms in as many resamples of their networks: the same networks for both halves."""
     return tuple(Arm(arm.role, arm.places, arm.weights[:rows]) for arm in claim.arms)

@@ -9,8 +9,7 @@ from math import comb
 
 import numpy as np
 
-from depthsig.comparison.curves import Arm
-from depthsig.comparison.strict.testable import TRUE_LEVEL, Outcome, Testable, Values
+from depthsig.comparison.strict.arm_claim import TRUE_LEVEL, ArmClaim, Outcome, Values
 
 NAME = "permuted labels"
 MOST_LABELLINGS = 5000
@@ -33,37 +32,36 @@ class Permutation:
     labellings: int
 
 
-def permute_labels(claim: Testable, values: Values, seed: int = 0) -> Permutation:
+def permute_labels(claim: ArmClaim, values: Values, seed: int = 0, most: int = MOST_LABELLINGS) -> Permutation:
     """The exact p of the claim when networks are dealt out to the arms in every distinct way (Fisher 1935, § 21).
 
     Args:
         values: what each network gives on all prompts; the first row counts.
-        seed: of the labellings where there are more than :data:`MOST_LABELLINGS`, which are drawn then
-            (Phipson & Smyth 2010: the true one counts among them).
+        seed: of the labellings where there are more than ``most``, which are drawn then (Phipson & Smyth 2010:
+            the true one counts among them).
     """
     sizes = [len(arm.places) for arm in claim.arms]
     total, left = 1, sum(sizes)
     for size in sizes:
         total, left = total * comb(left, size), left - size
     everyone = tuple(place for arm in claim.arms for place in arm.places)
-    every = total <= MOST_LABELLINGS
-    dealt = labellings(everyone, sizes) if every else _drawn(everyone, sizes, MOST_LABELLINGS - 1, seed)
+    every = total <= most
+    dealt = labellings(everyone, sizes) if every else _drawn(everyone, sizes, most - 1, seed)
 
     def quantity(members: Sequence[Sequence[int]]) -> float:
-        arms = [_alike(arm.role, places) for arm, places in zip(claim.arms, members, strict=True)]
-        return float(claim.claimed(claim.contrast(values[:1], arms))[0])
+        return float(claim.claimed(claim.contrast(values[:1], claim.evenly(1, members)))[0])
 
     true = quantity([arm.places for arm in claim.arms])
     if np.isnan(true):
         return Permutation(np.nan, np.nan, total)
     found = np.array([quantity(members) for members in dealt])
     as_large = int(np.sum(found >= true - _TIE * max(1.0, abs(true))))
-    count, as_large = (total, as_large) if every else (MOST_LABELLINGS, as_large + 1)
+    count, as_large = (total, as_large) if every else (most, as_large + 1)
     alike = 2 if claim.symmetric and len(sizes) > 2 and sizes[0] == sizes[1] else 1
     return Permutation(as_large / count, (alike if every else 1) / count, count)
 
 
-def permuted_labels(claim: Testable, values: Values, seed: int = 0) -> Outcome:
+def permuted_labels(claim: ArmClaim, values: Values, seed: int = 0) -> Outcome:
     """Whether the claim holds for the true roles and not for roles dealt out at random.
 
     Passed with p of at most .05; failed with a larger one although the networks would allow it, or although
@@ -105,7 +103,3 @@ def _drawn(everyone: Sequence[int], sizes: Sequence[int], count: int, seed: int)
     for _ in range(count):
         order = rng.permutation(np.array(everyone))
         yield [order[end - size : end].tolist() for end, size in zip(ends, sizes, strict=True)]
-
-
-def _alike(role: str, places: Sequence[int]) -> Arm:
-    return Arm(role, tuple(places), np.full((1, len(places)), 1 / len(places)))

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from depthsig.comparison.strict.testable import Outcome
+from depthsig.comparison.strict.arm_claim import Outcome
 from depthsig.statistics.convergence import percentile_interval
 
 CHEAP, PLACEBO = "cheap baseline", "placebo"

@@ -13,8 +13,8 @@ from numpy import ndarray
 from depthsig.comparison.curves import Arm, resampled
 from depthsig.comparison.inputs import per_prompt
 from depthsig.comparison.recurrence import strength_of
+from depthsig.comparison.strict.arm_claim import ArmClaim, Measure, closeness
 from depthsig.comparison.strict.grounds import Ground
-from depthsig.comparison.strict.testable import Measure, Testable, closeness
 from depthsig.metrics import entry
 from depthsig.metrics.rules import CHEAP_LATE, LATE, Member
 from depthsig.signature.tested import TestedSpan, choose_span
@@ -130,9 +130,9 @@ def distances_of(ground: Ground, keys: Sequence[Key]) -> Measure:
     return measure
 
 
-def testable_of(
+def arm_claim_of(
     ground: Ground, claim: str, members: Sequence[Member] = (), keys: Sequence[Key] = ()
-) -> tuple[Testable, Strengths | None] | None:
+) -> tuple[ArmClaim, Strengths | None] | None:
     """A claim of ``compare`` as its unit tests need it; None where its quantity was not measured.
 
     Args:
@@ -142,9 +142,9 @@ def testable_of(
     arms = tuple(ground.arms.values())
     if claim == "convergence":
         measure = distances_of(ground, keys)
-        return Testable(arms, measure, ground.weights, closeness, above=False, symmetric=True), None
+        return ArmClaim(arms, measure, ground.weights, closeness, above=False, symmetric=True), None
     if claim == "recurrence":
         strengths = Strengths.of(ground, arms[0], members)
-        return Testable(arms, strengths.measure, ground.weights), strengths
+        return ArmClaim(arms, strengths.measure, ground.weights), strengths
     late = late_share_of(ground, LATE_SOURCE)
-    return None if late is None else (Testable(arms, late, ground.weights), None)
+    return None if late is None else (ArmClaim(arms, late, ground.weights), None)

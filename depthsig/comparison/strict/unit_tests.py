@@ -1,4 +1,4 @@
-"""Unit tests of the supported claims of a comparison: nuisances they survive, negatives they fail on, baselines they beat.
+"""Unit tests of a comparison's supported claims: what they survive, where they must fail, and what they must beat.
 
 A claim *stands* where every test passed, *falls* where one failed, and is *untested* where none failed but
 some say nothing. The label test alone keeps claims of nothing from standing more often than .05, as its p is
@@ -7,7 +7,7 @@ exact whatever networks and prompts are like.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -17,8 +17,8 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from depthsig.comparison.curves import Arm
 from depthsig.comparison.inputs import Input, check_alike, pair_prompts
+from depthsig.comparison.strict.arm_claim import ArmClaim, Outcome, Passed
 from depthsig.comparison.strict.grounds import Ground, judge
 from depthsig.comparison.strict.halves import halves_test
 from depthsig.comparison.strict.negatives import labellings, permuted_labels
@@ -26,11 +26,10 @@ from depthsig.comparison.strict.placebos import CHEAP, PLACEBO, cheap_baseline, 
 from depthsig.comparison.strict.quantities import (
     LATE_SOURCE,
     Strengths,
+    arm_claim_of,
     cheapest,
     late_share_of,
-    testable_of,
 )
-from depthsig.comparison.strict.testable import Outcome, Testable
 from depthsig.errors import InputError
 from depthsig.metrics.rules import Member
 from depthsig.statistics.convergence import prompt_weights
@@ -54,8 +53,8 @@ class Others:
 
 
 def unit_tests(
-    ground: Ground, claims: pd.DataFrame, compared: Sequence[Key], members: dict[str, Sequence[Member]], others: Others,
-    seed: int, tick: Callable[[float], None],
+    ground: Ground, claims: pd.DataFrame, compared: Sequence[Key], members: Mapping[str, Sequence[Member]],
+    others: Others, seed: int, tick: Callable[[float], None],
 ) -> pd.DataFrame:  # fmt: skip
     """Test every supported claim; a row a claim and test, with what all of a claim's tests say together.
 
@@ -103,7 +102,7 @@ class _Trial:
     ) -> None:  # fmt: skip
         self.claim, self.roles, self.others, self.seed = claim, roles, others, seed
         self.ground = ground.only(roles)
-        made = testable_of(self.ground, claim, members, compared)
+        made = arm_claim_of(self.ground, claim, members, compared)
         assert made is not None, "a supported claim was measured"
         testable, self.strengths = made
         raw, self.values = testable.measure, testable.measure(testable.weights)
@@ -111,15 +110,15 @@ class _Trial:
         def measure(weights: Float[ndarray, "row prompt"]) -> Float[ndarray, "row *model"]:
             return self.values if weights is testable.weights else raw(weights)
 
-        self.testable: Testable = replace(testable, measure=measure)
+        self.about: ArmClaim = replace(testable, measure=measure)
 
     def run(self) -> Iterator[Outcome]:
         """Every test that the claim has, in a fixed order."""
         first, rows = self.ground.inputs[0], self.ground.pairing.rows[0]
         lengths = first.signature.prompts.set_index("prompt").loc[rows, "n_tokens"].to_numpy(int)
-        yield halves_test(self.testable, lengths, self.seed)
+        yield halves_test(self.about, lengths, self.seed)
         yield self._reworded()
-        yield permuted_labels(self.testable, self.values, self.seed)
+        yield permuted_labels(self.about, self.values, self.seed)
         yield self._reinitialised()
         if self.claim == "late":
             yield self._random_ablation()
@@ -127,8 +126,8 @@ class _Trial:
         else:
             yield self._wrong_blocks(self.strengths) if self.strengths is not None else self._shuffled()
 
-    def _rows(self, testable: Testable | None = None) -> Float[ndarray, "row"]:
-        one = testable or self.testable
+    def _rows(self, one: ArmClaim | None = None) -> Float[ndarray, "row"]:
+        one = one or self.about
         return one.claimed(one.quantity(one.weights))
 
     def _reworded(self) -> Outcome:
@@ -151,7 +150,7 @@ class _Trial:
         if np.isnan(row["ci_low"]):
             return Outcome(test, "not tested", f"{row['note']}{said}", row["estimate"])
         same = row["verdict"] == "supported"
-        passed = "yes" if same == (passing == "supported") else "no"
+        passed: Passed = "yes" if same == (passing == "supported") else "no"
         note = f"{row['verdict']} there{said}"
         return Outcome(test, passed, note, row["estimate"], row["ci_low"], row["ci_high"])
 
@@ -196,8 +195,8 @@ class _Trial:
         if measure is None:
             return Outcome(RANDOM, "not tested", f"{LATE_SOURCE} was not measured with --ablation random")
         arms, size, values = tuple(both.arms.values()), len(self.ground.inputs), measure(both.weights)
-        skipped = self.testable.contrast(values[:, :size], arms)
-        random = self.testable.contrast(values[:, size:], arms)
+        skipped = self.about.contrast(values[:, :size], arms)
+        random = self.about.contrast(values[:, size:], arms)
         note = f"skipped {skipped[0]:+.3g}, with random directions of the same norm {random[0]:+.3g}"
         return placebo(skipped - random, note, RANDOM)
 
@@ -206,38 +205,33 @@ class _Trial:
         if found is None:
             return Outcome(CHEAP, "not tested", "no norms of contributions in all of them; analyze the group residual")
         key, measure = found
-        cheap = self._rows(replace(self.testable, measure=measure))
+        cheap = self._rows(replace(self.about, measure=measure))
         return cheap_baseline(self._rows(), cheap, f"the last third's share of {key}")
 
     def _wrong_blocks(self, strengths: Strengths) -> Outcome:
         sizes = strengths.wrong()
         if not sizes:
             return Outcome(PLACEBO, "not tested", "no wrong block fits into the span three times")
-        arms = self.testable.arms
-        beyond = [self.testable.contrast(strengths.beyond(one, self.testable.weights), arms) for one in sizes.values()]
+        arms = self.about.arms
+        beyond = [self.about.contrast(strengths.beyond(one, self.about.weights), arms) for one in sizes.values()]
         named = ", ".join(map(str, sizes))
         wrong = self._rows()[0] - np.mean([rows[0] for rows in beyond])
         note = f"the difference in strength beyond that of wrong blocks ({named}), whose mean is {wrong:+.3g}"
         return placebo(np.mean(beyond, axis=0), note)
 
     def _shuffled(self) -> Outcome:
-        arms = self.testable.arms
+        arms = self.about.arms
         sizes = [len(arm.places) for arm in arms]
         if max(sizes) == 1:
             return Outcome(PLACEBO, "not tested", "one network an arm: shuffled roles say what the true ones say")
         everyone = [place for arm in arms for place in arm.places]
         true = tuple(tuple(sorted(arm.places)) for arm in arms)
         others = (one for one in labellings(everyone, sizes) if tuple(tuple(sorted(m)) for m in one) != true)
-        found = [
-            self.testable.contrast(
-                self.values, [Arm(a.role, places, np.full((1, len(places)), 1 / len(places))) for a, places in
-                              zip(arms, one, strict=True)],
-            )
-            for one in islice(others, _SHUFFLES)
-        ]  # fmt: skip
+        rows = len(self.values)
+        found = [self.about.contrast(self.values, self.about.evenly(rows, one)) for one in islice(others, _SHUFFLES)]
         mean = np.mean(found, axis=0)
         note = f"beyond the mean over {len(found)} ways to shuffle the roles, {mean[0]:+.3g}"
-        return placebo(self._rows() - self.testable.claimed(mean), note)
+        return placebo(self._rows() - self.about.claimed(mean), note)
 
 
 def _texts(ground: Ground) -> set[str]:

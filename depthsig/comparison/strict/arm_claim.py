@@ -59,7 +59,7 @@ def closeness(distances: Float[ndarray, "row model model"], arms: Sequence[Arm])
 
 
 @dataclass(frozen=True, eq=False)
-class Testable:
+class ArmClaim:
     """A claim that a contrast of arms lies above 0, or below.
 
     Attributes:
@@ -100,9 +100,13 @@ class Testable:
         """The claim's quantity under other weights of the prompts, by default of the arms as they are."""
         return self.contrast(self.measure(weights), self.arms if arms is None else arms)
 
-    def at_estimate(self) -> tuple[Arm, ...]:
-        """The arms with every network counted alike, in any number of rows."""
-        return tuple(arm.at_estimate() for arm in self.arms)
+    def evenly(self, rows: int, members: Sequence[Sequence[int]] | None = None) -> tuple[Arm, ...]:
+        """The arms with every network counted alike in all of so many rows, by default with their own networks."""
+        members = [arm.places for arm in self.arms] if members is None else members
+        return tuple(
+            Arm(arm.role, tuple(places), np.full((rows, len(places)), 1 / len(places)))
+            for arm, places in zip(self.arms, members, strict=True)
+        )
 
     def claimed(self, quantity: Float[ndarray, "row"]) -> Float[ndarray, "row"]:
         """The quantity with the sign that makes the claimed direction positive."""
