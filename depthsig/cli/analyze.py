@@ -117,7 +117,7 @@ def analyze(
     ablation: Annotated[
         str | None,
         typer.Option(
-            help="What stands in its place: zero or mean.",
+            help="What stands in its place: zero, mean, or random (itself less a random vector of its norm).",
             show_default="zero",
             autocompletion=opt.candidates.ablations,
             rich_help_panel=opt.WHAT,

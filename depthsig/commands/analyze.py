@@ -30,6 +30,7 @@ from depthsig.progress import Progress
 from depthsig.signature import Signature
 from depthsig.signature.folders.choosing import IDENTITY, identity_of
 from depthsig.signature.folders.writing import ensure_writable, leave
+from depthsig.terms import Ablation
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ def analyze(
     agg: Literal["mean", "max", "both"] | None = None, n: int | EllipsisType | None = ...,
     max_tokens: int | None = None, chat_template: bool = False,
     positions: Literal["all", "answer", "last"] | None = None,
-    keep_first: bool | None = None, ablation: Literal["zero", "mean"] | None = None, lens: Any = None,
+    keep_first: bool | None = None, ablation: Ablation | None = None, lens: Any = None,
     control: bool | None = None,
     order: str | None = None, loop: str | None = None, grown: str | None = None, iterations: Iterations | None = None,
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
@@ -81,7 +82,8 @@ def analyze(
         chat_template: use the tokenizer's template.
         positions: measure at ``all`` positions, at those that predict the ``answer``, or at the ``last``. Default: all.
         keep_first: average lens and residual metrics over position 0 too. Default: False.
-        ablation: what stands in the place of what is taken away: ``zero``, or the ``mean``. Default: zero.
+        ablation: what stands in the place of what is taken away: ``zero``, the ``mean``, or ``random``: itself less a
+            random vector of its own norm, drawn by ``seed``. Default: zero.
         lens: a tuned lens for ``tuned.*``: its folder, or what ``fit_lens(...).lens`` is.
         control: measure the architecture with re-initialised weights, too; True: all that the model's own
             analysis measures. Default: where periods are tested on a span, and of it what they are tested on.

@@ -12,7 +12,7 @@ from depthsig.errors import InputError, shown
 from depthsig.metrics.entries.fields import Metric
 from depthsig.metrics.registry import needed, select
 from depthsig.metrics.rules import DEFAULT_METRICS, FAMILY, OF_LAYERS, WITH_LENS, WITH_LOOP, WITH_SPAN
-from depthsig.terms import PARTS, POSITIONS, SCOPES, Part
+from depthsig.terms import ABLATIONS, PARTS, POSITIONS, SCOPES, Part
 
 Names = str | Sequence[str]
 """``"a,b"`` and ``["a", "b"]`` are the same list."""
@@ -33,10 +33,11 @@ class Request:
         chat_template: use the tokenizer's template.
         positions: measure at ``all``, ``answer`` or ``last``.
         keep_first: average lens and residual metrics over position 0 too.
-        ablation: what stands in the place of a part: ``zero`` or ``mean``.
+        ablation: what stands in the place of a part: ``zero``, ``mean``, or ``random``: the part, less a random
+            vector of its own norm.
         memory: to use beside the model, in bytes or as ``4GiB``.
         batch_size: at most so many prompts at once.
-        seed: of generated prompts and of the bootstrap.
+        seed: of generated prompts, of random ablations and of the bootstrap.
         control: measure the architecture with re-initialised weights, too; None: where periods are
             tested on a span.
         lens: the tuned lens of ``tuned.*``: its folder, or the lens itself.
@@ -78,7 +79,7 @@ class Request:
         _choice("scopes", self.scopes, SCOPES)
         _choice("positions", (self.positions,), POSITIONS)
         _choice("agg", (self.agg,), ("mean", "max", "both"))
-        _choice("ablation", (self.ablation,), ("zero", "mean"))
+        _choice("ablation", (self.ablation,), ABLATIONS)
         for name in ("control", "keep_first", "chat_template"):
             check_switch(name, getattr(self, name))
         for name, least in (("n", 1), ("max_tokens", 2), ("cuts", 1), ("batch_size", 1), ("seed", 0)):
