@@ -41,6 +41,7 @@ class Request:
         control: measure the architecture with re-initialised weights, too; None: where periods are
             tested on a span.
         lens: the tuned lens of ``tuned.*``: its folder, or the lens itself.
+        reword: put prompts in other words (:func:`depthsig.prompts.reword`), by this seed; None: as they are.
 
     Raises:
         InputError: for options that cannot be used as given.
@@ -62,6 +63,7 @@ class Request:
     seed: int = 0
     control: bool | None = None
     lens: Any = None
+    reword: int | None = None
     selected: tuple[Metric, ...] = field(init=False, repr=False, compare=False)
     """The entries that were asked for."""
     needed: Mapping[str, Metric] = field(init=False, repr=False, compare=False)
@@ -82,7 +84,7 @@ class Request:
         _choice("ablation", (self.ablation,), ABLATIONS)
         for name in ("control", "keep_first", "chat_template"):
             check_switch(name, getattr(self, name))
-        for name, least in (("n", 1), ("max_tokens", 2), ("cuts", 1), ("batch_size", 1), ("seed", 0)):
+        for name, least in (("n", 1), ("max_tokens", 2), ("cuts", 1), ("batch_size", 1), ("seed", 0), ("reword", 0)):
             check_least(name, getattr(self, name), least)
         if self.seed >= LARGEST_SEED:
             raise InputError(f"--seed {shown(self.seed)} is too large; it must be below {LARGEST_SEED}")
