@@ -28,102 +28,16 @@ _COPIED_WORDS = re.compile(r"[a-z]+(?: [a-z]+)+>")
 _SUMS = re.compile(r"(?:\d+\+\d+=\d*[;\n]?)+")
 _SUM = re.compile(r"(\d+)\+(\d+)=")
 
-_WOMEN = [
-    "Amanda",
-    "Amy",
-    "Ann",
-    "Beatrice",
-    "Brittany",
-    "Carla",
-    "Cecilia",
-    "Cindy",
-    "Debra",
-    "Dorothy",
-    "Elaine",
-    "Eliza",
-    "Elvira",
-    "Emily",
-    "Ethel",
-    "Eva",
-    "Gretchen",
-    "Janet",
-    "Jennie",
-    "Jenna",
-    "Jessica",
-    "Jill",
-    "Judy",
-    "Julia",
-    "Laura",
-    "Mandy",
-    "Marcia",
-    "Marie",
-    "Marilyn",
-    "Marissa",
-    "Mary",
-    "Melanie",
-    "Mia",
-    "Olivia",
-    "Polly",
-    "Rachel",
-    "Rosie",
-    "Sally",
-    "Samantha",
-    "Sandra",
-    "Sara",
-    "Sarah",
-    "Siobhan",
-    "Sophia",
-    "Suzy",
-    "Sylvie",
-    "Wendi",
-]
-_MEN = [
-    "Aaron",
-    "Allen",
-    "Amir",
-    "Ben",
-    "Billy",
-    "Bobby",
-    "Brandon",
-    "Brian",
-    "Carl",
-    "Carlos",
-    "Charlie",
-    "Cody",
-    "Daniel",
-    "Dave",
-    "David",
-    "Dylan",
-    "Fred",
-    "Gerald",
-    "Greg",
-    "Harry",
-    "Henry",
-    "Jake",
-    "Jamal",
-    "James",
-    "Jerome",
-    "Jimmy",
-    "John",
-    "Johnny",
-    "Joseph",
-    "Josh",
-    "Leo",
-    "Lloyd",
-    "Lucas",
-    "Peter",
-    "Raymond",
-    "Seth",
-    "Stephen",
-    "Steve",
-    "Ted",
-    "Tim",
-    "Tom",
-    "Tommy",
-    "Vincent",
-    "Walt",
-    "Zaid",
-]
+_WOMENS_NAMES = """
+Amanda Amy Ann Beatrice Brittany Carla Cecilia Cindy Debra Dorothy Elaine Eliza Elvira Emily Ethel Eva Gretchen
+Janet Jennie Jenna Jessica Jill Judy Julia Laura Mandy Marcia Marie Marilyn Marissa Mary Melanie Mia Olivia Polly
+Rachel Rosie Sally Samantha Sandra Sara Sarah Siobhan Sophia Suzy Sylvie Wendi
+"""
+_MENS_NAMES = """
+Aaron Allen Amir Ben Billy Bobby Brandon Brian Carl Carlos Charlie Cody Daniel Dave David Dylan Fred Gerald Greg
+Harry Henry Jake Jamal James Jerome Jimmy John Johnny Joseph Josh Leo Lloyd Lucas Peter Raymond Seth Stephen Steve
+Ted Tim Tom Tommy Vincent Walt Zaid
+"""
 _THINGS = (
     # Of one kind, counted alike, and with the same article.
     ("lemon", "pear", "plum", "banana"), ("apple", "apricot", "avocado"), ("cookie", "cupcake", "muffin"),
@@ -225,7 +139,7 @@ def _exchanged(which: set[int]) -> Callable[[str], str]:
 
 def _names_and_things(full: str, rng: np.random.Generator) -> tuple[Callable[[str], str], bool]:
     """What changes names and things, and whether there are any in the text."""
-    change = {**cycle(_WOMEN, rng), **cycle(_MEN, rng)}
+    change = {**cycle(_WOMENS_NAMES.split(), rng), **cycle(_MENS_NAMES.split(), rng)}
     for kind in _THINGS:
         for one, other in cycle(kind, rng).items():
             change |= {one: other, _plural(one): _plural(other)}

@@ -87,7 +87,7 @@ def test_names_that_differ_stay_different() -> None:
     text = "Amy, Ann, Mia and Eva; Tom, Ben and Leo. "
     for seed in range(20):
         names = re.findall(r"[A-Z]\w+", reword([text], seed)[0].text.split(". ", 1)[1])
-        assert len(set(names)) == 7 and not set(names) & {"Amanda Amy"}
+        assert len(set(names)) == 7
 
 
 def test_other_text_gets_a_sentence_before_it() -> None:

@@ -11,7 +11,7 @@ from depthsig.comparison.strict.arm_claim import TRUE_LEVEL, ArmClaim, Outcome
 from depthsig.statistics.convergence import percentile_interval, verdict
 from depthsig.statistics.resampling import MIN_PROMPTS, bootstrap_counts
 
-NAME = "halves"
+HALVES = "halves"
 SPLITS = 100
 """Ways to halve the prompts at random."""
 AGREE = 0.95
@@ -35,7 +35,7 @@ def halves_test(claim: ArmClaim, lengths: Int[ndarray, "prompt"], seed: int = 0)
     """
     if claim.prompts < 2 * MIN_PROMPTS:
         return Outcome(
-            NAME, "not tested", f"{claim.prompts} prompts; halves of {MIN_PROMPTS} need {2 * MIN_PROMPTS} or more"
+            HALVES, "not tested", f"{claim.prompts} prompts; halves of {MIN_PROMPTS} need {2 * MIN_PROMPTS} or more"
         )
     drawn = random_halves(lengths, SPLITS, seed)
     each = claim.claimed(claim.quantity(np.concatenate([drawn, ~drawn]).astype(float), claim.evenly(2 * len(drawn))))
@@ -50,7 +50,7 @@ def halves_test(claim: ArmClaim, lengths: Int[ndarray, "prompt"], seed: int = 0)
         found = _split(claim, name, one, TRUE_LEVEL / len(splits), seed + number)
         said += [found] if found else []
         wrong = wrong or bool(found)
-    return Outcome(NAME, "no" if wrong else "yes", "; ".join(said), share)
+    return Outcome(HALVES, "no" if wrong else "yes", "; ".join(said), share)
 
 
 def random_halves(lengths: Int[ndarray, "prompt"], splits: int, seed: int) -> Bool[ndarray, "split prompt"]:

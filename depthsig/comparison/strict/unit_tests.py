@@ -23,7 +23,7 @@ from depthsig.comparison.strict.grounds import Ground, judge
 from depthsig.comparison.strict.halves import halves_test
 from depthsig.comparison.strict.negatives import labellings, permuted_labels
 from depthsig.comparison.strict.placebos import CHEAP, PLACEBO, cheap_baseline, placebo
-from depthsig.comparison.strict.quantities import (
+from depthsig.comparison.strict.claim_quantities import (
     LATE_SOURCE,
     Strengths,
     arm_claim_of,

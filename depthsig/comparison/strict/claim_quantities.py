@@ -23,7 +23,7 @@ from depthsig.statistics.periodicity import wrong_sizes
 from depthsig.tables.samples import Key
 from depthsig.tables.score_rows import statistic
 
-WEIGHTS = Float[ndarray, "row prompt"]
+_Weights = Float[ndarray, "row prompt"]
 LATE_SOURCE = Key(entry(LATE[0]).needs[0], *LATE[1:])
 """The profile whose last third is read."""
 
@@ -37,7 +37,7 @@ def late_share_of(ground: Ground, key: Key) -> Measure | None:
             return None
         sources.append((values, statistic(entry(LATE[0]), one.steps, key.scope)))
 
-    def measure(weights: WEIGHTS) -> Float[ndarray, "row model"]:
+    def measure(weights: _Weights) -> Float[ndarray, "row model"]:
         return np.stack([share(weighted_means(values, weights)) for values, share in sources], 1)
 
     return measure
@@ -74,7 +74,7 @@ class Strengths:
         spans = tuple((known[place],) if place in known else every for place in range(len(ground.inputs)))
         return cls(ground, spans, tuple(members))
 
-    def measure(self, weights: WEIGHTS) -> Float[ndarray, "row model"]:
+    def measure(self, weights: _Weights) -> Float[ndarray, "row model"]:
         """The mean strength over the family."""
         return self._mean(weights, self.spans, self.members)
 
@@ -97,14 +97,14 @@ class Strengths:
         return found
 
     def beyond(
-        self, size: tuple[tuple[tuple[TestedSpan, ...], ...], tuple[Member, ...]], weights: WEIGHTS
+        self, size: tuple[tuple[tuple[TestedSpan, ...], ...], tuple[Member, ...]], weights: _Weights
     ) -> Float[ndarray, "row model"]:
         """How much more the block is found than a wrong one, over the same members."""
         spans, members = size
         return self._mean(weights, self.spans, members) - self._mean(weights, spans, members)
 
     def _mean(
-        self, weights: WEIGHTS, spans: Sequence[Sequence[TestedSpan]], members: Sequence[Member]
+        self, weights: _Weights, spans: Sequence[Sequence[TestedSpan]], members: Sequence[Member]
     ) -> Float[ndarray, "row model"]:
         columns = []
         for one, rows, own in zip(self.ground.inputs, self.ground.pairing.rows, spans, strict=True):
@@ -116,7 +116,7 @@ class Strengths:
 def distances_of(ground: Ground, keys: Sequence[Key]) -> Measure:
     """Distances between networks, the mean over the profiles ``keys``."""
 
-    def measure(weights: WEIGHTS) -> Float[ndarray, "row model model"]:
+    def measure(weights: _Weights) -> Float[ndarray, "row model model"]:
         size = len(ground.inputs)
         total = np.zeros((len(weights), size, size))
         for key in keys:
