@@ -67,6 +67,7 @@ def _is_counts(value: Any) -> bool:
 Kind = tuple[Callable[[Any], bool], str]
 _TEXT: Kind = (_is_text, "text")
 _WHOLE: Kind = (_is_whole, "a whole number")
+_SEED: Kind = (_is_seed, "a whole number, 0 or more")
 _NUMBER: Kind = (_is_number, "a number")
 _PATH: Kind = (_is_path, "a path, as text or a Path")
 _NAMED: Kind = (_is_text, "a name, as text")
@@ -74,7 +75,7 @@ _AXES: Kind = (lambda value: hasattr(value, "fill_between"), "axes of matplotlib
 
 KINDS: dict[str, Kind] = {
     "n": _WHOLE, "max_tokens": _WHOLE, "draws": _WHOLE, "steps": _WHOLE, "resamples": _WHOLE, "step": _WHOLE,
-    "prompt": _WHOLE, "seed": (_is_seed, "a whole number, 0 or more"), "lr": _NUMBER, "weight_decay": _NUMBER,
+    "prompt": _WHOLE, "reword": _SEED, "seed": _SEED, "lr": _NUMBER, "weight_decay": _NUMBER,
     "preset": _NAMED, "revision": _TEXT, "device": (_is_text, "text, as 'cpu'"),
     "metric": _NAMED, "score": _NAMED, "part": _NAMED, "scope": _NAMED, "name": _NAMED, "kind": _NAMED,
     "out": _PATH, "directory": _PATH, "into": _PATH, "plugin": (_is_paths, "the path of a file, or a list of them"),
@@ -82,7 +83,10 @@ KINDS: dict[str, Kind] = {
     "span": (_is_span, "text, as '4:8'"),
     "times": (_is_counts, "a list of whole numbers, as [1, 2], or text, as '1,2'"),
     "tokenizer": (callable, "a tokenizer of transformers, as AutoTokenizer.from_pretrained() gives it"),
-    "roles": (lambda value: isinstance(value, (str, Mapping)), "a dictionary by role, or text"),
+    **dict.fromkeys(
+        ("roles", "reworded", "random_ablation"),
+        (lambda value: isinstance(value, (str, Mapping)), "a dictionary by role, or text"),
+    ),
     "forward": (callable, "a function of a model and its ids"), "ax": _AXES,
     "run": (lambda value: hasattr(value, "summary"), "a run of wandb, as wandb.init() makes it"),
     "to": (

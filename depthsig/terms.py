@@ -8,11 +8,13 @@ Part = Literal["layer", "attn", "mlp"]
 Scope = Literal["current", "future"]
 Agg = Literal["mean", "max"]
 Positions = Literal["all", "answer", "last"]
+Ablation = Literal["zero", "mean", "random"]
 
 PARTS: tuple[Part, ...] = get_args(Part)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 AGGS: tuple[Agg, ...] = get_args(Agg)
 POSITIONS: tuple[Positions, ...] = get_args(Positions)
+ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
 
 NONE = "-"
 """What stands in ``part``, ``scope`` and ``metric`` where the column does not apply."""

@@ -117,9 +117,19 @@ def analyze(
     ablation: Annotated[
         str | None,
         typer.Option(
-            help="What stands in its place: zero or mean.",
+            help="What stands in its place: zero, mean, or random (itself less a random vector of its norm).",
             show_default="zero",
             autocompletion=opt.candidates.ablations,
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = None,
+    reword: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Put the prompts in other words, by this seed: other symbols, names or things.",
+            metavar="SEED",
+            show_default="as they are",
             rich_help_panel=opt.WHAT,
         ),
     ] = None,
@@ -186,7 +196,7 @@ def analyze(
             "prompts": prompts, "metrics": metrics, "parts": parts, "scopes": scopes, "cuts": cuts, "agg": agg,
             "n": ... if n is None else n, "max_tokens": max_tokens, "chat_template": chat_template,
             "positions": positions, "keep_first": keep_first, "ablation": ablation, "memory": memory,
-            "batch_size": batch_size, "seed": seed, "control": control, "lens": lens,
+            "batch_size": batch_size, "seed": seed, "control": control, "lens": lens, "reword": reword,
         },
         quick=quick, budget=budget, preset=preset,
     )  # fmt: skip

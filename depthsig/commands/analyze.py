@@ -30,6 +30,7 @@ from depthsig.progress import Progress
 from depthsig.signature import Signature
 from depthsig.signature.folders.choosing import IDENTITY, identity_of
 from depthsig.signature.folders.writing import ensure_writable, leave
+from depthsig.terms import Ablation
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ def analyze(
     agg: Literal["mean", "max", "both"] | None = None, n: int | EllipsisType | None = ...,
     max_tokens: int | None = None, chat_template: bool = False,
     positions: Literal["all", "answer", "last"] | None = None,
-    keep_first: bool | None = None, ablation: Literal["zero", "mean"] | None = None, lens: Any = None,
+    keep_first: bool | None = None, ablation: Ablation | None = None, reword: int | None = None, lens: Any = None,
     control: bool | None = None,
     order: str | None = None, loop: str | None = None, grown: str | None = None, iterations: Iterations | None = None,
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
@@ -81,7 +82,10 @@ def analyze(
         chat_template: use the tokenizer's template.
         positions: measure at ``all`` positions, at those that predict the ``answer``, or at the ``last``. Default: all.
         keep_first: average lens and residual metrics over position 0 too. Default: False.
-        ablation: what stands in the place of what is taken away: ``zero``, or the ``mean``. Default: zero.
+        ablation: what stands in the place of what is taken away: ``zero``, the ``mean``, or ``random``: itself less a
+            random vector of its own norm, drawn by ``seed``. Default: zero.
+        reword: put the prompts in other words, by this seed: the same tasks with other symbols, names or things, or
+            a sentence before them (:func:`depthsig.prompts.reword`). Default: as they are.
         lens: a tuned lens for ``tuned.*``: its folder, or what ``fit_lens(...).lens`` is.
         control: measure the architecture with re-initialised weights, too; True: all that the model's own
             analysis measures. Default: where periods are tested on a span, and of it what they are tested on.
@@ -117,7 +121,7 @@ def analyze(
             "prompts": prompts, "metrics": metrics, "parts": parts, "scopes": scopes, "cuts": cuts, "agg": agg, "n": n,
             "max_tokens": max_tokens, "chat_template": chat_template, "positions": positions, "keep_first": keep_first,
             "ablation": ablation, "memory": memory, "batch_size": batch_size, "seed": seed, "control": control,
-            "lens": lens,
+            "lens": lens, "reword": reword,
         },
         quick=quick, budget=budget, preset=preset,
     )  # fmt: skip
@@ -187,7 +191,7 @@ class Job:
         return ready_prompts(
             self.prompts, model, n=request.n if isinstance(n_listed, EllipsisType) else n_listed, n_named=request.n,
             max_tokens=request.max_tokens, chat_template=request.chat_template, positions=request.positions,
-            seed=request.seed,
+            seed=request.seed, reword=request.reword,
         )  # fmt: skip
 
     def run(self, place: Place | None, *, resume: bool, show: Progress) -> Signature:

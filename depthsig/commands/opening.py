@@ -18,6 +18,7 @@ from depthsig.model import Model, open_model
 from depthsig.plan.declared import PlanOptions
 from depthsig.progress import Progress
 from depthsig.prompts import BUILTIN, TokenPrompt, load_prompts, tokenize
+from depthsig.prompts import reword as reworded
 from depthsig.terms import Positions
 
 _NO_LIMIT = 1 << 30
@@ -99,7 +100,7 @@ class ReadyPrompts:
 
 def ready_prompts(
     prompts: Any, model: Model, *, n: int | None = None, n_named: int | None = None, max_tokens: int = 256,
-    chat_template: bool = False, positions: Positions | str = "all", seed: int = 0,
+    chat_template: bool = False, positions: Positions | str = "all", seed: int = 0, reword: int | None = None,
 ) -> ReadyPrompts:  # fmt: skip
     """Prompts by a name, from a file or as given, tokenised and held against the model's vocabulary.
 
@@ -107,6 +108,7 @@ def ready_prompts(
         prompts: a name, a file, or a list of strings, dicts or token ids; None: what the checkpoint
             names, else ``gsm8k``.
         n: the first n of a list; None for all. n_named: the same, of a name or a file.
+        reword: put them in other words, by this seed.
 
     Raises:
         InputError: for prompts that are not there, or cannot be used.
@@ -114,6 +116,8 @@ def ready_prompts(
     prompts = default_prompts(model) if prompts is None else prompts
     named = isinstance(prompts, (str, Path))
     texts = load_prompts(prompts, n=n_named if named else n, seed=seed)
+    if reword is not None:
+        texts = reworded(texts, reword)
     tokens = token_prompts(texts, model, max_tokens=max_tokens, chat_template=chat_template, positions=positions)
     return ReadyPrompts(tokens, str(prompts) if named else "given", not named)
 

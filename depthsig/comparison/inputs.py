@@ -131,8 +131,11 @@ def numbers_hash(signature: Signature) -> str:
     return digest.hexdigest()
 
 
-def check_alike(inputs: Sequence[Input]) -> list[str]:
+def check_alike(inputs: Sequence[Input], but: str = "") -> list[str]:
     """Whether the signatures were measured in the same way.
+
+    Args:
+        but: an option of :data:`MUST_AGREE` that may differ.
 
     Returns:
         What is different but does not forbid comparing, a sentence each.
@@ -142,6 +145,8 @@ def check_alike(inputs: Sequence[Input]) -> list[str]:
     """
     options = [i.signature.info.get("options", {}) for i in inputs]
     for name, default in MUST_AGREE.items():
+        if name == but:
+            continue
         found = {i.name: o.get(name, default) for i, o in zip(inputs, options, strict=True)}
         if len(set(map(str, found.values()))) > 1:
             option = "--" + name.replace("_", "-")

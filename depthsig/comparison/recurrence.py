@@ -50,7 +50,7 @@ def read_strengths(one: Input, rows: ndarray, span: TestedSpan, weights: WEIGHTS
     for member in FAMILY:
         test = tests.get(member)
         if test is not None and test.testable:
-            values = _strength(one, rows, member, span, weights)
+            values = strength_of(one, rows, member, span, weights)
             if values is not None and np.isfinite(values[0]):
                 strengths[member] = values
     p = {member: test.p for member, test in tests.items() if test.testable}
@@ -58,7 +58,10 @@ def read_strengths(one: Input, rows: ndarray, span: TestedSpan, weights: WEIGHTS
     return Reading(strengths, p, combined_p(tests)[0], reasons)
 
 
-def _strength(one: Input, rows: ndarray, member: Member, span: TestedSpan, weights: WEIGHTS) -> ndarray | None:
+def strength_of(
+    one: Input, rows: ndarray, member: Member, span: TestedSpan, weights: WEIGHTS
+) -> Float[ndarray, "row"] | None:
+    """Strength of one member of the family over a span in every row; None where it was not measured."""
     of_member, n = entry(member[0]), span.block * span.count
     matrix = of_member.kind == "matrix"
     values = per_prompt(one, rows, Key(*member), one.steps, matrix=matrix)

@@ -61,8 +61,8 @@ def run_step(
             continue
         change = _values(block, kind, hidden)
         keep = want_update and hidden.dtype in HALF and layer.has_parts
-        if change is not None or keep:
-            post.append((sub.module, _part_hook(sub, hidden, change, kept if keep else None, kind)))
+        if change is not None or keep or _turns(block, kind):
+            post.append((sub.module, _part_hook(sub, block, change, kept if keep else None, kind)))
     with hooked(post=post):
         out = call(hidden, block.prompts)
     if share_memory(out, hidden):
@@ -73,6 +73,9 @@ def run_step(
     skipped = _values(block, "layer", hidden)
     if skipped is not None:
         out = _replaced(out, *skipped, base=hidden)
+        update = None
+    if _turns(block, "layer"):
+        out = _turned(block, "layer", out, out.float() - hidden.float() if update is None else update)
         update = None
     out = _changed(block, "output", out)
     if want_update and update is None:
@@ -99,7 +102,7 @@ def _values(
     block: RowBlock, where: str, like: Float[Tensor, "row token d"]
 ) -> tuple[Bool[Tensor, "program prompt token"], Float[Tensor, "#program #prompt #token #d"]] | None:
     """Mask and values of all programs' changes at a place; None where no program has any."""
-    wanted = [[change for change in changes if change.where == where] for changes in block.changes]
+    wanted = [[c for c in changes if c.where == where and c.directions is None] for changes in block.changes]
     if not any(wanted):
         return None
     prompts, tokens = len(like) // len(wanted), like.shape[1]
@@ -122,6 +125,37 @@ def _values(
     return torch.stack(masks), torch.stack([value.expand(shape) for value in values])
 
 
+def _turns(block: RowBlock, where: str) -> list[tuple[int, Change]]:
+    """The programs of which a part is to be turned at a place, with the change."""
+    return [
+        (place, change)
+        for place, changes in enumerate(block.changes)
+        for change in changes
+        if change.where == where and change.directions is not None
+    ]
+
+
+def _turned(
+    block: RowBlock, where: str, state: Float[Tensor, "row token d"], part: Float[Tensor, "row token d"]
+) -> Float[Tensor, "row token d"]:
+    """The state, of which ``part`` is a part, with the changes that turn it, program by program."""
+    each, state = len(state) // len(block.changes), state.clone()
+    for place, change in _turns(block, where):
+        rows = slice(place * each, (place + 1) * each)
+        state[rows] = turned(change, block.mask_of(change), state[rows], part[rows])
+    return state
+
+
+def turned(
+    change: Change, mask: Bool[Tensor, "prompt token"], state: Float[Tensor, "prompt token d"],
+    part: Float[Tensor, "prompt token d"],
+) -> Float[Tensor, "prompt token d"]:  # fmt: skip
+    """``state`` minus ‖part‖·g where the change acts, g its directions: as far away as without the part."""
+    assert change.directions is not None
+    moved = state.float() - part.float().norm(dim=-1, keepdim=True) * change.directions().to(state.device)
+    return torch.where(mask[..., None], moved.to(state.dtype), state)
+
+
 def value_of(change: Change, like: Float[Tensor, "*row token d"]) -> Float[Tensor, "#prompt #token d"]:
     """A change's value, in the dtype of the stream."""
     value = change.value
@@ -134,20 +168,24 @@ def value_of(change: Change, like: Float[Tensor, "*row token d"]) -> Float[Tenso
 
 
 def _part_hook(
-    sub: Sublayer, hidden: Tensor, change: tuple[Tensor, Tensor] | None, kept: dict[str, Tensor] | None, kind: str
+    sub: Sublayer, block: RowBlock, change: tuple[Tensor, Tensor] | None, kept: dict[str, Tensor] | None, kind: str
 ) -> Any:
-    """Replace a sublayer's contribution where the mask says so, and keep it as it is added."""
+    """Replace or turn a sublayer's contribution where the mask says so, and keep it as it is added."""
+    turns = bool(_turns(block, kind))
 
     def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         tensor = first_tensor(output)
         if tensor is None:
             return None
-        shaped = as_residual(tensor, hidden)
+        shaped = as_residual(tensor, block.hidden)
         if change is not None:
             mask, value = change
             shaped = _replaced(shaped, mask, value if sub.scale == 1.0 else value / sub.scale)
+        if turns:
+            added = shaped * sub.scale
+            shaped = _turned(block, kind, added, added) / sub.scale
         if kept is not None:
             kept[kind] = shaped.clone() if sub.scale == 1.0 else shaped * sub.scale
-        return None if change is None else with_first(output, shaped.reshape(tensor.shape))
+        return None if change is None and not turns else with_first(output, shaped.reshape(tensor.shape))
 
     return hook

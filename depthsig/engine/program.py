@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,12 +23,15 @@ class Change:
         positions: token positions; None for all but the first.
         mask: the same per prompt, for edits whose positions differ by prompt.
         value: [d], [token, d] or [prompt, token, d]; None is zero.
+        directions: of a part, instead of a value: unit vectors [prompt, token, d], made when they are needed. The
+            part's contribution u becomes u − ‖u‖·g: as far away as without it, in another direction.
     """
 
     where: Place
     positions: tuple[int, ...] | None = None
     mask: Bool[Tensor, "prompt token"] | None = None
     value: Float[Tensor, "*where d"] | None = None
+    directions: Callable[[], Float[Tensor, "prompt token d"]] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.batch import batches
+from depthsig.engine.clean_run import update_of
 from depthsig.engine.device import upload
 from depthsig.engine.edits import Edit, compile_edit
 from depthsig.engine.inside import inside_order, run_inside
+from depthsig.engine.kernel import turned
 from depthsig.engine.memory import EDITED_TOKENS
 from depthsig.engine.network import Network
 from depthsig.engine.program import Op, Program
@@ -127,6 +129,9 @@ def start_of(clean: Clean, program: Program) -> tuple[Float[Tensor, "prompt toke
     if not _known(clean, k, op):
         return state, ops[k:]
     change = op.changes[0]
+    if change.directions is not None:
+        part = update_of(clean.run, k) if change.where == "layer" else getattr(clean.run, change.where)[k]
+        return turned(change, clean.mask_of(change), clean.run.outputs[k], part), ops[k + 1 :]
     base = None if change.where == "output" else _without(clean, k, change.where)
     return blended(clean, change, clean.run.outputs[k], base), ops[k + 1 :]
 

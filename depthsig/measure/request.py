@@ -12,7 +12,7 @@ from depthsig.errors import InputError, shown
 from depthsig.metrics.entries.fields import Metric
 from depthsig.metrics.registry import needed, select
 from depthsig.metrics.rules import DEFAULT_METRICS, FAMILY, OF_LAYERS, WITH_LENS, WITH_LOOP, WITH_SPAN
-from depthsig.terms import PARTS, POSITIONS, SCOPES, Part
+from depthsig.terms import ABLATIONS, PARTS, POSITIONS, SCOPES, Part
 
 Names = str | Sequence[str]
 """``"a,b"`` and ``["a", "b"]`` are the same list."""
@@ -33,13 +33,15 @@ class Request:
         chat_template: use the tokenizer's template.
         positions: measure at ``all``, ``answer`` or ``last``.
         keep_first: average lens and residual metrics over position 0 too.
-        ablation: what stands in the place of a part: ``zero`` or ``mean``.
+        ablation: what stands in the place of a part: ``zero``, ``mean``, or ``random``: the part, less a random
+            vector of its own norm.
         memory: to use beside the model, in bytes or as ``4GiB``.
         batch_size: at most so many prompts at once.
-        seed: of generated prompts and of the bootstrap.
+        seed: of generated prompts, of random ablations and of the bootstrap.
         control: measure the architecture with re-initialised weights, too; None: where periods are
             tested on a span.
         lens: the tuned lens of ``tuned.*``: its folder, or the lens itself.
+        reword: put prompts in other words (:func:`depthsig.prompts.reword`), by this seed; None: as they are.
 
     Raises:
         InputError: for options that cannot be used as given.
@@ -61,6 +63,7 @@ class Request:
     seed: int = 0
     control: bool | None = None
     lens: Any = None
+    reword: int | None = None
     selected: tuple[Metric, ...] = field(init=False, repr=False, compare=False)
     """The entries that were asked for."""
     needed: Mapping[str, Metric] = field(init=False, repr=False, compare=False)
@@ -78,10 +81,10 @@ class Request:
         _choice("scopes", self.scopes, SCOPES)
         _choice("positions", (self.positions,), POSITIONS)
         _choice("agg", (self.agg,), ("mean", "max", "both"))
-        _choice("ablation", (self.ablation,), ("zero", "mean"))
+        _choice("ablation", (self.ablation,), ABLATIONS)
         for name in ("control", "keep_first", "chat_template"):
             check_switch(name, getattr(self, name))
-        for name, least in (("n", 1), ("max_tokens", 2), ("cuts", 1), ("batch_size", 1), ("seed", 0)):
+        for name, least in (("n", 1), ("max_tokens", 2), ("cuts", 1), ("batch_size", 1), ("seed", 0), ("reword", 0)):
             check_least(name, getattr(self, name), least)
         if self.seed >= LARGEST_SEED:
             raise InputError(f"--seed {shown(self.seed)} is too large; it must be below {LARGEST_SEED}")

@@ -31,6 +31,8 @@ ACTIVATIONS: tuple[str, str] = tuple(_RULES["find_blocks"]["activations"])
 
 LATE: Member = tuple(_RULES["claims"]["late"])
 LATE_SCORES = tuple(_RULES["claims"]["beside_late"])
+CHEAP_LATE: tuple[Member, ...] = tuple((m, part, scope) for m, part, scope in _RULES["claims"]["cheap_late"])
+"""What needs no edited run, and might tell the same of late layers."""
 
 CLAIM_QUANTITIES: dict[str, str] = _RULES["claims"]["quantities"]
 CLAIM_STATEMENTS: dict[str, dict[str, str]] = _RULES["claims"]["statements"]

@@ -3,10 +3,11 @@
 from depthsig.prompts.builtin import BUILTIN, builtin_prompts, load_prompts
 from depthsig.prompts.files import read_prompts
 from depthsig.prompts.prompt import Prompt, TokenPrompt
+from depthsig.prompts.rewording import reword
 from depthsig.prompts.shipped import data_path, shipped_checkpoints
 from depthsig.prompts.tokens import as_prompt, tokenize
 
 __all__ = [
     "BUILTIN", "Prompt", "TokenPrompt", "as_prompt", "builtin_prompts", "data_path", "load_prompts", "read_prompts",
-    "shipped_checkpoints", "tokenize",
+    "reword", "shipped_checkpoints", "tokenize",
 ]  # fmt: skip

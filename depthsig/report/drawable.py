@@ -13,7 +13,7 @@ LARGEST, SMALLEST = 1e100, 1e-100
 """A figure's axes reach beyond its values, and numbers end at 1e308."""
 
 SIGNATURE_TABLES = ("profiles", "matrices", "scores", "tokens_table")
-COMPARISON_TABLES = ("claims", "late", "scores", "recurrence", "profiles", "distances")
+COMPARISON_TABLES = ("claims", "late", "scores", "recurrence", "profiles", "distances", "unit_tests")
 
 Tables = TypeVar("Tables", Signature, Comparison)
 

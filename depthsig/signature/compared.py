@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -24,6 +24,7 @@ from depthsig.signature.reading import read_as, read_table
 from depthsig.signature.records import ComparisonRecord
 from depthsig.signature.tabular import NAME, NUMBER, TEXT, Columns
 from depthsig.terms import NONE
+from depthsig.untrusted import is_there
 
 SCHEMA = "depthsig-compare/2"
 READS = ("depthsig-compare/1", SCHEMA)
@@ -46,9 +47,15 @@ TABLES: dict[str, Columns] = {
         "p_a": NUMBER, "p_c": NUMBER, "note": TEXT,
     },
     "profiles": {"model": TEXT, "role": TEXT, **_PROFILE, "axis": TEXT, "depth": NUMBER, "value": NUMBER, **_INTERVAL},
+    "unit_tests": {
+        "claim": TEXT, "a": TEXT, "c": TEXT, "test": TEXT, "passed": TEXT, "value": NUMBER, **_INTERVAL, "note": TEXT,
+        "strict": TEXT,
+    },
 }  # fmt: skip
 """Every table's columns. ``level`` is ``model`` (two signatures) or ``role`` (two arms, over their seeds);
 the metric ``mean`` is the mean over all the profiles that took part; ``depth`` is relative."""
+ONLY_WHERE_ASKED = frozenset({"unit_tests"})
+"""Tables that have no file where they have no row: those of options, and of later versions."""
 
 
 def _empty() -> pd.DataFrame:
@@ -67,6 +74,8 @@ class Comparison:
         scores: those scores model by model.
         recurrence: strengths of the block period, side by side over the same steps.
         profiles: the compared profiles on relative depth, at unit mean absolute value.
+        unit_tests: with ``strict``, a row a supported claim and test: ``passed`` is ``yes``, ``no`` or ``not tested``,
+            ``strict`` says what all of a claim's tests say together: it ``stands``, ``falls`` or is ``untested``.
     """
 
     info: dict[str, Any]
@@ -76,6 +85,7 @@ class Comparison:
     scores: pd.DataFrame = field(default_factory=_empty, repr=False)
     recurrence: pd.DataFrame = field(default_factory=_empty, repr=False)
     profiles: pd.DataFrame = field(default_factory=_empty, repr=False)
+    unit_tests: pd.DataFrame = field(default_factory=_empty, repr=False)
 
     def __post_init__(self) -> None:
         for name, columns in TABLES.items():
@@ -105,8 +115,14 @@ class Comparison:
         return table
 
     def sentences(self) -> list[str]:
-        """The verdicts in plain language, each with its numbers."""
-        return [say(claim) for claim in self.claims.to_dict("records")]
+        """The verdicts in plain language, each with its numbers, and where they were tested what they fail or pass."""
+        return [say(claim, self.tests_of(claim)) for claim in self.claims.to_dict("records")]
+
+    def tests_of(self, claim: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The rows of the unit tests of one row of the claims; none where it was not tested."""
+        rows = self.unit_tests
+        same = (rows["claim"] == claim["claim"]) & (rows["a"] == claim["a"]) & (rows["c"] == claim["c"])
+        return rows[same].to_dict("records")
 
     def plot(self, name: str, ax: Any = None) -> Any:
         """Draw one figure: ``claims``, ``tree``, ``distances``, ``late.models`` ..., or a compared profile by its id.
@@ -143,7 +159,8 @@ class Comparison:
     def write(self, folder: Path) -> None:
         """Write ``compare.json`` and the tables into a folder that exists."""
         for name, columns in TABLES.items():
-            tabular.write(getattr(self, name), folder / f"{name}.csv", columns)
+            if name not in ONLY_WHERE_ASKED or len(getattr(self, name)):
+                tabular.write(getattr(self, name), folder / f"{name}.csv", columns)
         storage.write_record(folder / RECORD, self.info)
 
     @classmethod
@@ -156,7 +173,8 @@ class Comparison:
         check_arguments(cls.load, locals())
         folder = Path(directory)
         info = read_as(folder / RECORD, READS, ComparisonRecord, _check_names)
-        frames = {name: read_table(folder / f"{name}.csv", columns) for name, columns in TABLES.items()}
+        there = {n: c for n, c in TABLES.items() if n not in ONLY_WHERE_ASKED or is_there(folder / f"{n}.csv")}
+        frames = {name: read_table(folder / f"{name}.csv", columns) for name, columns in there.items()}
         for name, wrong in wrong_comparison(info, frames):
             raise InputError(f"{str(folder / f'{name}.csv')!r} is damaged: {wrong}")
         return cls(info, **frames)
@@ -170,10 +188,24 @@ class Comparison:
         return f"<p>{escape(repr(self))}</p>" + self.claims.to_html(index=False, na_rep="", escape=True)
 
 
-def say(claim: dict[str, Any]) -> str:
-    """One claim's verdict, what it says, its quantity with the interval, and its note, as a line of text."""
-    line = f"{claim['claim']} ({claim['a']}): {claim['verdict']}. {stated(claim)}. {in_numbers(claim)}"
-    return f"{line}. {claim['note']}" if claim["note"] else line
+def say(claim: dict[str, Any], tests: Sequence[Mapping[str, Any]] = ()) -> str:
+    """One claim's verdict, what it says, its quantity with the interval, its note and its unit tests, as a line."""
+    line = f"{claim['claim']} ({claim['a']}): {claim['verdict']}{failing(tests)}. {stated(claim)}. {in_numbers(claim)}"
+    line = f"{line}. {claim['note']}" if claim["note"] else line
+    return f"{line}. {tested_in_words(tests)}" if tests else line
+
+
+def failing(tests: Sequence[Mapping[str, Any]]) -> str:
+    """``, but fails: …`` with the unit tests that a supported claim fails; empty where it fails none."""
+    failed = [f"{one['test']} ({one['note']})" for one in tests if one["passed"] == "no"]
+    return f", but fails: {'; '.join(failed)}" if failed else ""
+
+
+def tested_in_words(tests: Sequence[Mapping[str, Any]]) -> str:
+    """What all unit tests of a claim say together, and which of them say nothing."""
+    names = {passed: [one["test"] for one in tests if one["passed"] == passed] for passed in ("yes", "not tested")}
+    said = [f"strict: {tests[0]['strict']}", f"passes {', '.join(names['yes']) or 'no test'}"]
+    return "; ".join([*said, *([f"not tested: {', '.join(names['not tested'])}"] if names["not tested"] else [])])
 
 
 def stated(claim: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from numpy import ndarray
 from depthsig.errors import shown
 from depthsig.metrics import Metric
 from depthsig.metrics.registry import with_own
-from depthsig.signature.records import CLAIMS, VERDICTS
+from depthsig.signature.records import CLAIMS, PASSED, STRICT, VERDICTS
 from depthsig.signature.schema import TABLES
 from depthsig.signature.tabular import INTEGER, NUMBER, Columns
 from depthsig.terms import described
@@ -87,9 +87,10 @@ def wrong_comparison(info: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]
     known: dict[str, dict[str, Sequence[str]]] = {
         "claims": {"claim": CLAIMS, "verdict": VERDICTS}, "scores": {"model": names},
         "profiles": {"model": names, "metric": list(entries)},
+        "unit_tests": {"claim": CLAIMS, "passed": PASSED, "strict": STRICT},
     }  # fmt: skip
     for table, columns in known.items():
-        for column, allowed in columns.items():
+        for column, allowed in columns.items() if table in tables else ():
             other = tables[table][column][~tables[table][column].isin(allowed)]
             if len(other):
                 yield table, f"{column} {shown(other.iloc[0])} is none of its {', '.join(allowed)[:200]}"

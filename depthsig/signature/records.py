@@ -217,6 +217,9 @@ class ComparedOptions(Record):
 
     seed: Seed = 0
     resamples: Index
+    strict: bool = False
+    reworded: dict[str, list[str]] = {}
+    random_ablation: dict[str, list[str]] = {}
 
 
 class ComparisonRecord(Record):
@@ -337,3 +340,8 @@ def as_record(info: Mapping[str, Any], kind: type[Kind]) -> Kind:
         raise InputError(f"{shown(place)} is missing")
     says = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     raise InputError(f"{shown(place)} is {shown(first['input'], 40)}; {says}")
+
+
+PASSED = ("yes", "no", "not tested")
+STRICT = ("stands", "falls", "untested")
+"""What a unit test of a claim may say, and all of its tests together."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from depthsig.terms import PARTS, POSITIONS, SCOPES
+from depthsig.terms import ABLATIONS, PARTS, POSITIONS, SCOPES
 
 
 def checkpoints(incomplete: str) -> list[str]:
@@ -65,7 +65,7 @@ def positions(incomplete: str) -> list[str]:
 
 def ablations(incomplete: str) -> list[str]:
     """What stands in the place of what is taken away."""
-    return _beginning(incomplete, ("zero", "mean"))
+    return _beginning(incomplete, ABLATIONS)
 
 
 def aggregations(incomplete: str) -> list[str]:

@@ -30,6 +30,26 @@ def compare(
             rich_help_panel=opt.WHAT,
         ),
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Put every supported claim to unit tests.", rich_help_panel=opt.HOW),
+    ] = False,
+    reworded: Annotated[
+        str | None,
+        typer.Option(
+            help="The same networks on reworded or other prompts, as --roles; with --strict.",
+            metavar="ROLE=DIR,...",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = None,
+    random_ablation: Annotated[
+        str | None,
+        typer.Option(
+            help="The same networks and prompts, measured with --ablation random, as --roles; with --strict.",
+            metavar="ROLE=DIR,...",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -62,16 +82,21 @@ def compare(
     if out is None:
         ensure_results()
     else:
-        _refuse_overlap(out, given)
+        beside = [folder for text in (reworded, random_ablation) if text for folder in _folders(text)]
+        _refuse_overlap(out, [*given, *beside])
         ensure_writable(out, RECORD)
     places = opt.Places(out, RECORD)
     with opt.plain_warnings():
-        found = run(given, roles=roles, seed=seed, progress=opt.progress(no_progress))
+        found = run(
+            given, roles=roles, strict=strict, reworded=reworded, random_ablation=random_ablation, seed=seed,
+            progress=opt.progress(no_progress),
+        )  # fmt: skip
         places("comparison", found.info[IDENTITY])
         _refuse_overlap(places.target, given)
         report = save(found, places.target)
     if json:
-        tables = {n: codec.loads(getattr(found, n).to_json(orient="records")) for n in ("claims", "distances", "late")}
+        names = ("claims", "distances", "late", *(["unit_tests"] if strict else []))
+        tables = {n: codec.loads(getattr(found, n).to_json(orient="records")) for n in names}
         told = {"out": str(places.target), "report": str(report), **found.info, **tables}
         opt.print_json(told)
     else:
@@ -79,6 +104,13 @@ def compare(
         typer.echo(f"report: {report}{places.replaced}")
     if open:
         opt.open_page(report)
+
+
+def _folders(text: str) -> list[Path]:
+    """The folders that are named by role."""
+    from depthsig.comparison.roles import folders, split_roles  # start-up time
+
+    return [Path(name) for value in split_roles(text).values() for name in folders(value)]
 
 
 def _refuse_overlap(out: Path, given: list[Path]) -> None:

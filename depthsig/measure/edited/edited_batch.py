@@ -16,12 +16,14 @@ from depthsig.engine.device import Pending, upload
 from depthsig.engine.memory import Budget
 from depthsig.engine.program import Change, Program
 from depthsig.engine.rows import Clean
+from depthsig.measure.edited.directions import random_directions
 from depthsig.measure.providers import Provider, Work
 from depthsig.measure.token_rows import TokenRows
 from depthsig.measure.where import Where, measured, tokens_at
 from depthsig.metrics import Metric
 from depthsig.prompts import TokenPrompt
 from depthsig.tables.samples import Samples
+from depthsig.terms import Part
 
 
 @dataclass
@@ -101,6 +103,12 @@ class EditedBatch:
     def changed(self, step: int, change: Change, name: str = "") -> Program:
         """The clean run with one execution changed; of the final state, with step = S."""
         return Program.clean(self.work.steps).with_change(step, change, name)
+
+    def directions(self, step: int, part: Part) -> Callable[[], Float[Tensor, "prompt token d"]]:
+        """Random unit vectors for the prompts' tokens at a step's part, made when they are asked for."""
+        _, tokens, width = self.clean.shape
+        seed, here = self.work.request.seed, self.here
+        return lambda: self.upload(random_directions(here, tokens, width, step=step, part=part, seed=seed))
 
     def done(self, runs: float) -> None:
         """Report that many edited runs of the batch."""

@@ -91,4 +91,6 @@ class Isolated:
         added = update_of(run, step) if part is None else part.float()
         if self.cases.means:
             added = added - batch.means.parts[case.part][step].float()
+        if self.cases.random:
+            added = added.norm(dim=-1, keepdim=True) * batch.directions(step, case.part)()
         return torch.where(case.edited[..., None], (state.float() - added).to(state.dtype), state)

@@ -61,6 +61,11 @@ class Cases:
         return self.work.request.ablation == "mean"
 
     @property
+    def random(self) -> bool:
+        """Whether a random direction of the same norm is taken away instead."""
+        return self.work.request.ablation == "random"
+
+    @property
     def needs_parts(self) -> bool:
         """Whether attention and MLP contributions must be known."""
         return set(self.parts) != {"layer"}
@@ -151,7 +156,8 @@ class Skipping:
 
     def _program(self, batch: EditedBatch, case: Case, step: int) -> Program:
         value = batch.means.parts[case.part][step] if self.cases.means else None
-        change = Change(case.part, mask=case.edited, value=value)
+        directions = batch.directions(step, case.part) if self.cases.random else None
+        change = Change(case.part, mask=case.edited, value=value, directions=directions)
         return batch.changed(step, change, f"skip {step}.{case.part}, {case.scope} {case.cut}")
 
 

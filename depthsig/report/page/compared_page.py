@@ -109,7 +109,7 @@ def render(comparison: Comparison, figures: list[tuple[Drawn, Path]]) -> str:
     groups: dict[str, list[dict[str, Any]]] = {}
     for drawn, path in figures:
         groups.setdefault(drawn.group, []).append(embedded(drawn, path))
-    claims = [{**c, "stated": stated(c), "measured": in_numbers(c)} for c in comparison.claims.to_dict("records")]
+    claims = [_claim(comparison, c) for c in comparison.claims.to_dict("records")]
     compared = {name.split(" ")[0] for name in comparison.info["profiles"]["compared"]}
     data = comparison_data(comparison)
     return page(
@@ -117,8 +117,26 @@ def render(comparison: Comparison, figures: list[tuple[Drawn, Path]]) -> str:
         info=as_record(comparison.info, ComparisonRecord),
         short=compared_in_short(comparison), claims=claims, figures=groups, late=_late_rows(comparison),
         recurrence=_recurrence_rows(comparison), command=command(comparison.info),
+        unit_tests=_unit_rows(comparison),
         definitions=[e for e in comparison.entries.values() if e.id in compared or e.id == LATE[0]],
     )  # fmt: skip
+
+
+def _claim(comparison: Comparison, claim: dict[str, Any]) -> dict[str, Any]:
+    """A claim as the page says it: its words, its numbers, and which of its unit tests it fails."""
+    tests = comparison.tests_of(claim)
+    failed = [one["test"] for one in tests if one["passed"] == "no"]
+    told = {"fails": ", ".join(failed), "strict": tests[0]["strict"] if tests else ""}
+    return {**claim, "stated": stated(claim), "measured": in_numbers(claim), **told}
+
+
+def _unit_rows(comparison: Comparison) -> list[dict[str, str]]:
+    rows = []
+    for r in comparison.unit_tests.to_dict("records"):
+        interval = "" if pd.isna(r["ci_low"]) else f" [{r['ci_low']:+.3g}, {r['ci_high']:+.3g}]"
+        value = "–" if pd.isna(r["value"]) else f"{r['value']:.3g}{interval}"
+        rows.append({**{n: r[n] for n in ("claim", "a", "c", "test", "passed", "strict", "note")}, "value": value})
+    return rows
 
 
 def _late_rows(comparison: Comparison) -> list[dict[str, str]]:
@@ -159,6 +177,13 @@ def command(info: dict[str, Any]) -> str:
     if info["roles"]:
         said = ",".join(f"{role}={'+'.join(paths.get(n, n) for n in names)}" for role, names in info["roles"].items())
         pieces += ["--roles", said]
+    if info["options"].get("strict"):
+        pieces.append("--strict")
+    for option in ("reworded", "random_ablation"):
+        beside = info["options"].get(option, {})
+        if beside:
+            said = ",".join(f"{role}={'+'.join(names)}" for role, names in beside.items())
+            pieces += [f"--{option.replace('_', '-')}", said]
     if info["options"].get("seed"):
         pieces += ["--seed", str(info["options"]["seed"])]
     return shlex.join(pieces)
