@@ -15,6 +15,7 @@ import numpy as np
 from depthsig.arguments import check_arguments
 from depthsig.comparison.claims import judge_claims
 from depthsig.comparison.curves import Arm, comparable, measure_distances
+from depthsig.comparison.held_equal import held_equal
 from depthsig.comparison.inputs import Input, check_alike, open_inputs, own_entries, pair_prompts
 from depthsig.comparison.recurrence import Periods
 from depthsig.comparison.reliance import late_table, model_scores, resampled_scores
@@ -92,7 +93,7 @@ def compare(
     }  # fmt: skip
     comparison = Comparison(
         made_visible(info), claims, measured.distances, late_table(inputs, scores, arms),
-        model_scores(inputs, scores, who.of), recurrence, measured.profiles,
+        model_scores(inputs, scores, who.of), recurrence, measured.profiles, held_equal(inputs, who),
     )  # fmt: skip
     if out is not None:
         comparison.save(out)

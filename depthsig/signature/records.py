@@ -21,6 +21,8 @@ MOST_STEPS = 1 << 15
 Index = Annotated[int, Field(ge=0, lt=1 << 24)]
 Count = Annotated[int, Field(ge=1, lt=1 << 24)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 64)]
+Amount = Annotated[int, Field(ge=0, lt=1 << 120)]
+"""Parameters, bytes and operations: no model has more."""
 Scalar = str | bool | int | float | None
 Named = dict[str, Scalar]
 
@@ -106,6 +108,22 @@ class RecordedCertificate(_Record):
     passed: bool
 
 
+class RecordedCosts(_Record):
+    """What a token costs in inference, and what was spent on training; None where it is not known."""
+
+    parameters: Amount
+    parameters_without_embeddings: Amount
+    parameters_read: Amount | None = None
+    parameters_read_repeated: Amount | None = None
+    matmul_flops: Amount | None = None
+    attention_flops: Amount | None = None
+    kv_bytes: Amount | None = None
+    context: Count
+    training_tokens: Amount | None = None
+    training_flops: Amount | None = None
+    notes: list[str] = []
+
+
 class RecordedLens(_Record):
     """The lens that was used."""
 
@@ -166,6 +184,7 @@ class SignatureRecord(_Record):
     created: str | None = None
     versions: dict[str, str] = {}
     checkpoint: RecordedCheckpoint
+    costs: RecordedCosts | None = None
     dtype: str | None = None
     device: str | None = None
     seed: Seed = 0

@@ -19,7 +19,7 @@ RECORDS = {
 FIGURES, PAGE, CONTROL, FINDINGS = "figures", "report.html", "control", "findings.json"
 RUN = "run.toml"
 """The options of the command that made a result, for its ``--config``; a result from Python has none."""
-COMPARED = ("claims", "distances", "late", "scores", "recurrence", "profiles")
+COMPARED = ("claims", "distances", "late", "scores", "recurrence", "profiles", "held_equal")
 _OWN = {
     SIGNATURE: frozenset({SIGNATURE, *FILES.values(), CONTROL, FINDINGS, FIGURES, PAGE}),
     REPEAT: frozenset({REPEAT, "repeat.csv", "ranking.csv", "prediction.csv", "samples.parquet", FIGURES, PAGE}),
