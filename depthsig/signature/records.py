@@ -269,6 +269,7 @@ class RepeatRecord(_Record):
     tasks: list[str] = []
     span: str | None = None
     n: Index | None = None
+    shots: Index = 0
     seed: Seed = 0
     max_tokens: Index | None = None
 

@@ -222,9 +222,7 @@ def _sizes_of(layer: nn.Module, config: Any) -> _Sizes | None:
     }
     if {"kv_a_proj_with_mqa", "o"} <= groups.keys() and groups.keys() & {"q", "q_b_proj"}:
         # Latent attention keeps what keys and values of all heads are made of.
-        return _Sizes(
-            widths["q" if "q" in groups else "q_b_proj"][0], widths["o"][1], widths["kv_a_proj_with_mqa"][0]
-        )
+        return _Sizes(widths["q" if "q" in groups else "q_b_proj"][0], widths["o"][1], widths["kv_a_proj_with_mqa"][0])
     if {"q", "k", "v", "o"} <= groups.keys():
         return _Sizes(widths["q"][0], widths["o"][1], widths["k"][0] + widths["v"][0])
     attends = any(_ATTENDS.search(path) and list(m.parameters()) for path, m in layer.named_modules())

@@ -129,7 +129,7 @@ def _held_rows(comparison: Comparison) -> list[dict[str, Any]]:
     rows = table[table["level"] == "one"]
     found = []
     for name, one in QUANTITIES.items():
-        values = rows[rows["quantity"] == name].set_index("a")
+        values = rows[rows["quantity"] == name].drop_duplicates("a").set_index("a")
         if values["value_a"].notna().any():
             cells = [value_in_words(values["value_a"].get(model)) for model in comparison.models]
             found.append({"label": one.label, "meaning": one.meaning, "cells": cells, "note": values["note"].iloc[0]})
