@@ -83,7 +83,7 @@ def training_of(recipe: Recipe, step: int) -> dict[str, int]:
 
 
 def costs_of(recipe: Recipe, step: int) -> dict[str, Any]:
-    """What the model of a recipe costs after ``step`` steps: counted on fresh weights of its shape, which is the same."""
+    """What the model of a recipe costs after ``step`` steps: counted on fresh weights of its shape."""
     shape = replace(recipe.shape, layers=stored_layers(recipe, step - 1))
     with torch.random.fork_rng():
         module = LlamaForCausalLM(LlamaConfig(**hugging_face_config(shape, {}))).float().eval()

@@ -118,8 +118,8 @@ def analyze(
         {
             "prompts": prompts, "metrics": metrics, "parts": parts, "scopes": scopes, "cuts": cuts, "agg": agg, "n": n,
             "max_tokens": max_tokens, "chat_template": chat_template, "shots": shots, "positions": positions,
-            "keep_first": keep_first, "ablation": ablation, "memory": memory, "batch_size": batch_size, "seed": seed, "control": control,
-            "lens": lens,
+            "keep_first": keep_first, "ablation": ablation, "memory": memory, "batch_size": batch_size, "seed": seed,
+            "control": control, "lens": lens,
         },
         quick=quick, budget=budget, preset=preset,
     )  # fmt: skip

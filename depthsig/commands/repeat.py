@@ -96,7 +96,8 @@ def repeat(
     model: Any, task: Names | Path | Sequence[str | Path] | None = None, *, tokenizer: Any = None,
     span: str | tuple[int, int] | None = None,
     times: str | Sequence[int] = (1, 2), damping: str | float | Sequence[float] = 1.0, n: int = 100,
-    shots: int = 0, predict: bool = False, order: str | None = None, grown: str | None = None, iterations: Iterations | None = None,
+    shots: int = 0, predict: bool = False, order: str | None = None, grown: str | None = None,
+    iterations: Iterations | None = None,
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
     revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False,
@@ -185,21 +186,14 @@ def study(
 
 
 def _signature(
-    model: Model,
-    tasks: Sequence[str | Path],
-    n: int,
-    shots: int,
-    seed: int,
-    max_tokens: int,
-    progress: Progress | None,
+    model: Model, tasks: Sequence[str | Path], n: int, shots: int, seed: int, max_tokens: int, progress: Progress | None
 ) -> Signature:
     """A signature on the first prompts of the tasks themselves."""
     prompts: list[Any] = []
     for task in tasks:
-        ready = load_task(task, model, n if shots else min(n, PREDICT_PROMPTS), seed, max_tokens, shots)[
-            :PREDICT_PROMPTS
-        ]
-        prompts += [Prompt("", ids=p.ids) for p in ready]
+        # Examples are of the prompts that no task asks, so that with them all are read that are asked.
+        ready = load_task(task, model, n if shots else min(n, PREDICT_PROMPTS), seed, max_tokens, shots)
+        prompts += [Prompt("", ids=p.ids) for p in ready[:PREDICT_PROMPTS]]
     return analyze(
         model, prompts, metrics=METRICS, scopes=("current",), parts=("layer",), max_tokens=max_tokens,
         progress=progress or False,

@@ -15,7 +15,7 @@ import pandas as pd
 
 from depthsig.comparison.inputs import Input
 from depthsig.comparison.roles import Roles
-from depthsig.signature.costs import DIFFERS, EQUAL, HELD_COLUMNS, QUANTITIES, UNKNOWN
+from depthsig.signature.costs import DIFFERS, EQUAL, HELD_COLUMNS, HELD_QUANTITIES, UNKNOWN
 from depthsig.terms import NONE
 
 ALIKE = 0.01
@@ -40,13 +40,13 @@ def held_equal(inputs: Sequence[Input], roles: Roles) -> pd.DataFrame:
     notes = {"flops": f"at a context of {context} tokens" if known else "", "kv_bytes": _dtypes(infos)}
     rows = []
     for one, own in zip(inputs, values, strict=True):
-        rows += [_row("one", one.name, NONE, q, own[q], np.nan, notes) for q in QUANTITIES]
+        rows += [_row("one", one.name, NONE, q, own[q], np.nan, notes) for q in HELD_QUANTITIES]
     for a, b in combinations(range(len(inputs)), 2):
         pair = inputs[a].name, inputs[b].name
-        rows += [_row("model", *pair, q, values[a][q], values[b][q], notes) for q in QUANTITIES]
+        rows += [_row("model", *pair, q, values[a][q], values[b][q], notes) for q in HELD_QUANTITIES]
     arms = {role: [values[place] for place in places] for role, places in roles.members.items()}
     for a_role, b_role in combinations(arms, 2):
-        for q in QUANTITIES:
+        for q in HELD_QUANTITIES:
             of_a, of_b = ([one[q] for one in arms[role]] for role in (a_role, b_role))
             apart = [r for r, v in ((a_role, of_a), (b_role, of_b)) if not all(alike(v[0], x) for x in v)]
             said = {q: "; ".join(filter(None, [notes.get(q, ""), *(f"members of {r} differ" for r in apart)]))}
@@ -61,7 +61,7 @@ def costs_of(info: Mapping[str, Any], context: int) -> Values:
         context: tokens at which FLOPs are told.
     """
     costs = info.get("costs") or {}
-    found = {name: _number(costs.get(name)) for name in QUANTITIES}
+    found = {name: _number(costs.get(name)) for name in HELD_QUANTITIES}
     found["steps"] = float(len(info["plan"]))
     found["layers"] = _number(info["checkpoint"].get("n_layers"))
     found["flops"] = _number(costs.get("matmul_flops")) + context * _number(costs.get("attention_flops"))
@@ -83,7 +83,7 @@ def _row(
     both = of_a == of_a and of_b == of_b
     verdict = NONE if level == "one" else UNKNOWN if not both else EQUAL if alike(of_a, of_b) else DIFFERS
     return {
-        "level": level, "a": a, "b": b, "quantity": quantity, "unit": QUANTITIES[quantity].unit, "value_a": of_a,
+        "level": level, "a": a, "b": b, "quantity": quantity, "unit": HELD_QUANTITIES[quantity].unit, "value_a": of_a,
         "value_b": of_b, "factor": of_a / of_b if both and of_b else np.nan, "verdict": verdict,
         "note": notes.get(quantity, ""),
     }  # fmt: skip

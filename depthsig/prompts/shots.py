@@ -66,8 +66,8 @@ def before_others(prompts: Sequence[Prompt], rest: Sequence[Prompt], shots: int,
     check_shots(shots)
     if not any(p.answer for p in prompts):
         raise InputError(
-            f"--shots {shots}: {shown(name)} has no answers to show; the generated prompts, gsm8k and files with `text` "
-            "and `answer` do"
+            f"--shots {shots}: {shown(name)} has no answers to show; the generated prompts, gsm8k and files with "
+            "`text` and `answer` do"
         )
     asked = {p.text.strip() for p in prompts}
     others = {p.text.strip(): p for p in rest if p.answer and p.text.strip() not in asked}

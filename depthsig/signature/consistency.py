@@ -13,7 +13,7 @@ from numpy import ndarray
 from depthsig.errors import shown
 from depthsig.metrics import Metric
 from depthsig.metrics.registry import with_own
-from depthsig.signature.costs import DIFFERS, EQUAL, LEVELS, QUANTITIES, UNKNOWN
+from depthsig.signature.costs import DIFFERS, EQUAL, HELD_QUANTITIES, LEVELS, UNKNOWN
 from depthsig.signature.records import CLAIMS, VERDICTS
 from depthsig.signature.schema import TABLES
 from depthsig.signature.tabular import INTEGER, NUMBER, Columns
@@ -89,7 +89,7 @@ def wrong_comparison(info: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]
         "claims": {"claim": CLAIMS, "verdict": VERDICTS}, "scores": {"model": names},
         "profiles": {"model": names, "metric": list(entries)},
         "held_equal": {
-            "level": LEVELS, "quantity": list(QUANTITIES), "verdict": (NONE, EQUAL, DIFFERS, UNKNOWN),
+            "level": LEVELS, "quantity": list(HELD_QUANTITIES), "verdict": (NONE, EQUAL, DIFFERS, UNKNOWN),
             "a": [*names, *info["roles"]], "b": [NONE, *names, *info["roles"]],
         },
     }  # fmt: skip

@@ -30,7 +30,7 @@ class Quantity:
     meaning: str
 
 
-QUANTITIES: dict[str, Quantity] = {
+HELD_QUANTITIES: dict[str, Quantity] = {
     "steps": Quantity("steps", "steps", "layers that run, each pass of a loop anew"),
     "layers": Quantity("stored layers", "layers", "layers that the checkpoint holds"),
     "parameters": Quantity("parameters", "parameters", "all that are stored, shared ones once"),
@@ -70,9 +70,9 @@ def held_in_words(table: pd.DataFrame) -> list[str]:
     said = []
     for (a, b), pair in groupby(rows, key=lambda r: (str(r["a"]), str(r["b"]))):
         every = list(pair)
-        labels = {verdict: [QUANTITIES[r["quantity"]].label for r in every if r["verdict"] == verdict]
+        labels = {verdict: [HELD_QUANTITIES[r["quantity"]].label for r in every if r["verdict"] == verdict]
                   for verdict in (EQUAL, UNKNOWN)}  # fmt: skip
-        factors = [(QUANTITIES[r["quantity"]].label, r["factor"]) for r in every if r["verdict"] == DIFFERS]
+        factors = [(HELD_QUANTITIES[r["quantity"]].label, r["factor"]) for r in every if r["verdict"] == DIFFERS]
         pieces = [f"same {_listed(labels[EQUAL])}"] if labels[EQUAL] else []
         if factors:
             pieces.append(f"{a} has " + _listed([f"{_times(factor)} the {label}" for label, factor in factors]))

@@ -1,1 +1,1 @@
-"""What a model costs: parameters, FLOPs and KV memory from its modules and its plan, and what its files say of training."""
+"""What a model costs: parameters, FLOPs and KV memory, counted, and what its files say of training."""

@@ -24,8 +24,9 @@ _NO_PRODUCT = re.compile(r"norm|bias|^ln|A_log|ada_?ln|modulation|^time", re.I)
 """Norms, biases and decays; and what is made of a pass's time, once a pass whatever the tokens."""
 _ATTENDS = re.compile(r"attn|attention", re.I)
 _EXPERTS = re.compile(r"(^|\.)experts(\.|$)")
-_CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "top_k_experts", "moe_topk", "moe_top_k",
-           "moe_k")  # fmt: skip
+_CHOSEN = (
+    "num_experts_per_tok", "num_experts_per_token", "experts_per_token", "top_k_experts", "moe_topk", "moe_top_k",
+)  # fmt: skip
 """Where configs say how many experts a token goes through; a router's own ``top_k`` comes after them."""
 
 
@@ -100,7 +101,7 @@ def count_costs(
     stored = {_key(p): p.numel() for p in module.parameters()}
     notes: list[str] = []
     once: dict[Any, Fraction] = {}
-    repeated = products = Fraction(0)
+    repeated, products = Fraction(0), Fraction(0)
     for one in runs:
         active = one.active(config)
         if active is None:
@@ -112,21 +113,22 @@ def count_costs(
             repeated += one.times * size
             if parameter.ndim > 1 and not any(_NO_PRODUCT.search(piece) for piece in (one.leaf, name)):
                 products += 2 * one.times * size
-    read = None if notes else sum(once.values(), Fraction(0))
+    read = not notes
     sizes = _attention_sizes(layers, order, config)
+    shared = bool(getattr(config, "num_kv_shared_layers", None))
     if sizes is None:
         notes.append("a layer's attention has a form whose keys and values are not known")
-    elif getattr(config, "num_kv_shared_layers", 0):
+    elif shared:
         notes.append("layers of this model share keys and values, so its KV memory is not known")
     elif any(not one.q for one in sizes):
         notes.append("what a layer without attention does beside its matrix products is not counted")
-    kv = None if sizes is None or getattr(config, "num_kv_shared_layers", 0) else sum(s.kv for s in sizes)
+    kv = None if sizes is None or shared else sum(s.kv for s in sizes)
     return Costs(
         parameters=sum(stored.values()),
         parameters_without_embeddings=sum(size for key, size in stored.items() if key not in tables),
-        parameters_read=None if read is None else int(read),
-        parameters_read_repeated=None if read is None else int(repeated),
-        matmul_flops=None if read is None else int(products),
+        parameters_read=int(sum(once.values())) if read else None,
+        parameters_read_repeated=int(repeated) if read else None,
+        matmul_flops=int(products) if read else None,
         attention_flops=None if sizes is None else sum(2 * (s.q + s.o) for s in sizes),
         kv_bytes=None if kv is None else kv * next(module.parameters()).element_size(),
         context=min(longest or CONTEXT, CONTEXT),

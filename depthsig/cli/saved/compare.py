@@ -127,11 +127,12 @@ def _show(found: Comparison) -> None:
 
 def _show_held(found: Comparison) -> None:
     """What was held equal: every model's quantities, and in words which of them agree."""
-    from depthsig.signature.costs import QUANTITIES, value_in_words  # start-up time
+    from depthsig.signature.costs import HELD_QUANTITIES, value_in_words  # start-up time
 
     rows = found.held_equal[found.held_equal["level"] == "one"]
-    table = rows.pivot(index="quantity", columns="a", values="value_a").reindex(index=list(QUANTITIES))
-    table = table[found.models].dropna(how="all").rename(index={name: one.label for name, one in QUANTITIES.items()})
+    table = rows.pivot(index="quantity", columns="a", values="value_a").reindex(index=list(HELD_QUANTITIES))
+    table = table[found.models].dropna(how="all")
+    table = table.rename(index={name: one.label for name, one in HELD_QUANTITIES.items()})
     typer.echo("\nwhat was held equal:")
     typer.echo(table.map(value_in_words).rename_axis(None).rename_axis(None, axis=1).to_string())
     for sentence in found.held_in_words():

@@ -22,7 +22,7 @@ from depthsig.report.page.page_files import MADE, write_page
 from depthsig.report.page.templates import embedded, number, page
 from depthsig.report.style import FULL, house_style, new_figure
 from depthsig.signature.compared import RECORD, Comparison, in_numbers, stated
-from depthsig.signature.costs import QUANTITIES, value_in_words
+from depthsig.signature.costs import HELD_QUANTITIES, value_in_words
 from depthsig.signature.folders.kinds import PAGE
 from depthsig.signature.folders.writing import redrawing, writing
 from depthsig.signature.records import ComparisonRecord, as_record
@@ -128,7 +128,7 @@ def _held_rows(comparison: Comparison) -> list[dict[str, Any]]:
     table = comparison.held_equal
     rows = table[table["level"] == "one"]
     found = []
-    for name, one in QUANTITIES.items():
+    for name, one in HELD_QUANTITIES.items():
         values = rows[rows["quantity"] == name].drop_duplicates("a").set_index("a")
         if values["value_a"].notna().any():
             cells = [value_in_words(values["value_a"].get(model)) for model in comparison.models]
