@@ -13,6 +13,7 @@ from depthsig.arguments import check_arguments
 from depthsig.checkpoint.anatomy.adapter import Anatomy, find_anatomy
 from depthsig.checkpoint.anatomy.sharing import shared_pieces, tied_to
 from depthsig.checkpoint.conduct import conducted
+from depthsig.checkpoint.costs.counted import Costs, count_costs
 from depthsig.checkpoint.finite import check_finite
 from depthsig.checkpoint.hooks import refuse_autocast
 from depthsig.checkpoint.loading import LoadOptions
@@ -60,6 +61,15 @@ class Model(Network):
     def tokenizer(self) -> Any:
         """The tokenizer, if there is one."""
         return self.checkpoint.tokenizer
+
+    @property
+    def costs(self) -> Costs:
+        """Parameters, FLOPs and KV memory of a token, counted from the modules and the plan."""
+        layers = [layer.module for layer in self.anatomy.layers]
+        return count_costs(
+            self.module, layers, self.readout.head, self.plan.layers, self.trace.calls, self.checkpoint.config,
+            longest=self.checkpoint.model_max,
+        )  # fmt: skip
 
     def relabelled(
         self, *, order: str | None = None, loop: str | None = None, grown: str | None = None,

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from depthsig.prompts.primitives import TASKS, TRAINING_ONLY, Item, belongs
+from depthsig.prompts.primitives import SEPARATOR, TASKS, TRAINING_ONLY, Item, belongs
 
-SEPARATOR = "\n"  # ends every item
 OTHER_WEIGHT = 0.1
 TEXT = "gsm8k"
 EXCERPT = 96  # bytes of a piece of real text

@@ -21,7 +21,7 @@ from .compute import stored_layers
 from .export import export, sha256
 from .recipe import ARMS, GROWN, Recipe, read_recipe
 from .results import beside, read_csv, read_results, read_tables, write_csv, write_tables
-from .signatures import ALONG_METRICS, PROMPTS, Wanted, sign
+from .signatures import ALONG_METRICS, PROMPTS, Wanted, sign, training_of
 from .signatures import COLUMNS as SIGNATURE_COLUMNS
 from .similarity import COLUMNS as SIMILARITY_COLUMNS
 from .similarity import compare, cosines, draw, summary_table
@@ -226,13 +226,16 @@ def _wanted(family: Sequence[Member]) -> Iterator[tuple[Member, int, Wanted]]:
         name, end = f"{member.arm}-seed{member.seed}", member.recipe.steps
         for prompts in PROMPTS:
             label = f"family-{member.arm}, seed {member.seed}"
-            yield member, end, Wanted(f"{name}-{prompts}", member.folder, label, prompts)
+            training = training_of(member.recipe, end)
+            yield member, end, Wanted(f"{name}-{prompts}", member.folder, label, prompts, training=training)
         if member.arm == "looped" or member.arm not in ARMS or member.seed != SEEDS[0]:
             continue
         for step in member.sizes.along:
             path = member.work / "snapshots" / f"{step:06d}"
             label = f"family-{member.arm}, seed {member.seed}, step {step}"
-            yield member, step, Wanted(f"{name}-step{step}-lookup", path, label, "lookup", ALONG_METRICS)
+            training = training_of(member.recipe, step)
+            wanted = Wanted(f"{name}-step{step}-lookup", path, label, "lookup", ALONG_METRICS, training)
+            yield member, step, wanted
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 from transformers.utils import logging
 
+from depthsig.checkpoint.costs.trained import told_training
 from depthsig.checkpoint.files.agreement import check_agreement
 from depthsig.checkpoint.files.hub import fetch_snapshot
 from depthsig.checkpoint.files.limits import model_max
@@ -52,6 +53,7 @@ class Checkpoint:
         code: files with code of the checkpoint, where it was allowed to run.
         notes: what the files say or hold that is not what runs.
         weights: what the weights were when they were loaded; empty for a live model.
+        trained: tokens and FLOPs of its training, as far as its files tell them.
     """
 
     module: nn.Module = field(repr=False)
@@ -70,6 +72,7 @@ class Checkpoint:
     code: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     weights: Fingerprint = field(default_factory=dict, repr=False)
+    trained: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", visible(self.name))
@@ -130,6 +133,7 @@ def open_checkpoint(
         code=tuple(sorted(files.folder.glob("*.py"))) if options.trust_remote_code else (),
         notes=tuple(notes),
         weights=fingerprint(module),
+        trained=told_training(files.folder) if files.gguf is None else {},
     )
 
 

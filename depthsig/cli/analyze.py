@@ -58,6 +58,7 @@ def analyze(
         typer.Option(help="Cut prompts after this many tokens.", show_default="256", rich_help_panel=opt.WHAT),
     ] = None,
     chat_template: opt.ChatTemplate = False,
+    shots: opt.Shots = 0,
     positions: Annotated[
         str | None,
         typer.Option(
@@ -195,7 +196,7 @@ def analyze(
         {
             "prompts": prompts, "metrics": metrics, "parts": parts, "scopes": scopes, "cuts": cuts, "agg": agg,
             "n": ... if n is None else n, "max_tokens": max_tokens, "chat_template": chat_template,
-            "positions": positions, "keep_first": keep_first, "ablation": ablation, "memory": memory,
+            "shots": shots, "positions": positions, "keep_first": keep_first, "ablation": ablation, "memory": memory,
             "batch_size": batch_size, "seed": seed, "control": control, "lens": lens, "reword": reword,
         },
         quick=quick, budget=budget, preset=preset,

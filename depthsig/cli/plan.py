@@ -33,9 +33,11 @@ def plan(
             device_map=device_map, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
         )  # fmt: skip
     if json:
-        opt.print_json({"checkpoint": model.checkpoint.name, "plan": model.plan.records()})
+        told = {"checkpoint": model.checkpoint.name, "costs": model.costs.record(), "plan": model.plan.records()}
+        opt.print_json(told)
         return
     typer.echo(str(model))
+    typer.echo(str(model.costs))
     for note in model.plan.notes:
         typer.echo(note)
     typer.echo(model.plan.frame().to_string(index=False, na_rep=""))

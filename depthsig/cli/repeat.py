@@ -33,6 +33,7 @@ def repeat(
         str, typer.Option(help="Each more pass goes this far, 0 < α ≤ 1; 1 is naive.", rich_help_panel=opt.WHAT)
     ] = "1",
     n: Annotated[int, typer.Option("-n", help="Prompts of each task.", rich_help_panel=opt.WHAT)] = 100,
+    shots: opt.Shots = 0,
     predict: Annotated[
         bool,
         typer.Option(
@@ -71,10 +72,13 @@ def repeat(
     ensure_results() if out is None else ensure_writable(out, REPEAT)
     from depthsig.commands.repeats.grammar import check_options  # start-up time
 
-    tasks = check_options(task, n=n, span=span, times=times, damping=damping, predict=predict, memory=memory)
+    tasks = check_options(
+        task, n=n, span=span, times=times, damping=damping, predict=predict, memory=memory, shots=shots
+    )
     load = opt.loading(dtype, device, None, revision, trust_remote_code, allow_pickle)
     opt.refuse_early(
-        checkpoint, load, order, grown=grown, iterations=iterations, tasks=tasks, n=n, seed=seed, span=span
+        checkpoint, load, order, grown=grown, iterations=iterations, tasks=tasks, n=n, seed=seed, span=span,
+        shots=shots,
     )  # fmt: skip
     from depthsig.commands.repeat import repeat as run  # start-up time
     from depthsig.report.page.repeated_page import draw  # start-up time
@@ -82,8 +86,8 @@ def repeat(
 
     with opt.plain_warnings():
         found = run(
-            checkpoint, tasks, span=span, times=times, damping=damping, n=n, predict=predict, order=order, grown=grown,
-            iterations=iterations, dtype=dtype, device=device, revision=revision,
+            checkpoint, tasks, span=span, times=times, damping=damping, n=n, shots=shots, predict=predict, order=order,
+            grown=grown, iterations=iterations, dtype=dtype, device=device, revision=revision,
             trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, max_tokens=max_tokens, memory=memory,
             seed=seed, progress=opt.progress(no_progress),
         )  # fmt: skip

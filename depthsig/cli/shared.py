@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FREE", "HOW", "OUTPUT", "WHAT", "WHERE", "AllowPickle", "BatchSize", "ChatTemplate", "Checkpoint", "Config",
     "Count", "Device", "DeviceMap", "Dtype", "Grown", "Iterations", "Json", "Loop", "MaxTokens", "Memory",
-    "MissingArgument", "NoProgress", "Open", "Order", "Places", "Plugin", "Prompts", "Revision", "Seed",
+    "MissingArgument", "NoProgress", "Open", "Order", "Places", "Plugin", "Prompts", "Revision", "Seed", "Shots",
     "TrustRemoteCode", "candidates", "loading", "open_page", "plain_warnings", "print_json", "progress",
     "refuse_early", "settle",
 ]  # fmt: skip
@@ -66,6 +66,9 @@ Count = Annotated[int, typer.Option("-n", help="Use the first n prompts.", rich_
 MaxTokens = Annotated[int, typer.Option(help="Cut prompts after this many tokens.", rich_help_panel=WHAT)]
 ChatTemplate = Annotated[
     bool, typer.Option("--chat-template", help="Use the tokenizer's template.", rich_help_panel=WHAT)
+]
+Shots = Annotated[
+    int, typer.Option(help="Solved examples before each prompt, 0 to 8.", metavar="K", rich_help_panel=WHAT)
 ]
 Plugin = Annotated[
     list[Path] | None,

@@ -41,7 +41,7 @@ def analyze(
     quick: bool = False, budget: str | float | None = None, preset: str | None = None,
     metrics: Names | None = None, parts: Names | None = None, scopes: Names | None = None, cuts: int | None = None,
     agg: Literal["mean", "max", "both"] | None = None, n: int | EllipsisType | None = ...,
-    max_tokens: int | None = None, chat_template: bool = False,
+    max_tokens: int | None = None, chat_template: bool = False, shots: int = 0,
     positions: Literal["all", "answer", "last"] | None = None,
     keep_first: bool | None = None, ablation: Ablation | None = None, reword: int | None = None, lens: Any = None,
     control: bool | None = None,
@@ -80,6 +80,8 @@ def analyze(
         n: the first n prompts; None for all. Default: 20 of a name or a file, all of a list.
         max_tokens: cut prompts after this many tokens. Default: 256.
         chat_template: use the tokenizer's template.
+        shots: put so many solved examples, 0 to 8, before each prompt, in its own format; none is ever measured itself.
+            Prompts that then do not fit are left out.
         positions: measure at ``all`` positions, at those that predict the ``answer``, or at the ``last``. Default: all.
         keep_first: average lens and residual metrics over position 0 too. Default: False.
         ablation: what stands in the place of what is taken away: ``zero``, the ``mean``, or ``random``: itself less a
@@ -119,9 +121,9 @@ def analyze(
     asked = settled(
         {
             "prompts": prompts, "metrics": metrics, "parts": parts, "scopes": scopes, "cuts": cuts, "agg": agg, "n": n,
-            "max_tokens": max_tokens, "chat_template": chat_template, "positions": positions, "keep_first": keep_first,
-            "ablation": ablation, "memory": memory, "batch_size": batch_size, "seed": seed, "control": control,
-            "lens": lens, "reword": reword,
+            "max_tokens": max_tokens, "chat_template": chat_template, "shots": shots, "positions": positions,
+            "keep_first": keep_first, "ablation": ablation, "memory": memory, "batch_size": batch_size, "seed": seed,
+            "control": control, "lens": lens, "reword": reword,
         },
         quick=quick, budget=budget, preset=preset,
     )  # fmt: skip
@@ -191,7 +193,7 @@ class Job:
         return ready_prompts(
             self.prompts, model, n=request.n if isinstance(n_listed, EllipsisType) else n_listed, n_named=request.n,
             max_tokens=request.max_tokens, chat_template=request.chat_template, positions=request.positions,
-            seed=request.seed, reword=request.reword,
+            seed=request.seed, shots=request.shots, reword=request.reword,
         )  # fmt: skip
 
     def run(self, place: Place | None, *, resume: bool, show: Progress) -> Signature:

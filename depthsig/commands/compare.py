@@ -15,6 +15,7 @@ import pandas as pd
 from depthsig.arguments import check_arguments
 from depthsig.comparison.claims import judge_claims
 from depthsig.comparison.curves import comparable, measure_distances
+from depthsig.comparison.held_equal import held_equal
 from depthsig.comparison.inputs import Input, check_alike, open_inputs, own_entries, pair_prompts
 from depthsig.comparison.recurrence import Periods
 from depthsig.comparison.reliance import late_table, model_scores, resampled_scores
@@ -123,7 +124,7 @@ def compare(
     }  # fmt: skip
     comparison = Comparison(
         made_visible(info), claims, measured.distances, late_table(inputs, scores, arms),
-        model_scores(inputs, scores, who.of), recurrence, measured.profiles, tested,
+        model_scores(inputs, scores, who.of), recurrence, measured.profiles, held_equal(inputs, who), tested,
     )  # fmt: skip
     if out is not None:
         comparison.save(out)

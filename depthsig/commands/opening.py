@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,11 @@ from depthsig.checkpoint.fingerprint import check_unchanged
 from depthsig.checkpoint.hooks import refuse_autocast
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.early import Asked, refuse_early
-from depthsig.errors import InputError
+from depthsig.errors import DepthsigWarning, InputError
 from depthsig.model import Model, open_model
 from depthsig.plan.declared import PlanOptions
 from depthsig.progress import Progress
-from depthsig.prompts import BUILTIN, TokenPrompt, load_prompts, tokenize
+from depthsig.prompts import BUILTIN, Prompt, TokenPrompt, load_prompts, tokenize
 from depthsig.prompts import reword as reworded
 from depthsig.terms import Positions
 
@@ -100,7 +101,8 @@ class ReadyPrompts:
 
 def ready_prompts(
     prompts: Any, model: Model, *, n: int | None = None, n_named: int | None = None, max_tokens: int = 256,
-    chat_template: bool = False, positions: Positions | str = "all", seed: int = 0, reword: int | None = None,
+    chat_template: bool = False, positions: Positions | str = "all", seed: int = 0, shots: int = 0,
+    reword: int | None = None,
 ) -> ReadyPrompts:  # fmt: skip
     """Prompts by a name, from a file or as given, tokenised and held against the model's vocabulary.
 
@@ -108,18 +110,53 @@ def ready_prompts(
         prompts: a name, a file, or a list of strings, dicts or token ids; None: what the checkpoint
             names, else ``gsm8k``.
         n: the first n of a list; None for all. n_named: the same, of a name or a file.
+        shots: so many solved examples before each; those that then do not fit are left out, as a cut would take the
+            question.
         reword: put them in other words, by this seed.
 
     Raises:
-        InputError: for prompts that are not there, or cannot be used.
+        InputError: for prompts that are not there, or cannot be used, or none of which fits with its examples.
     """
     prompts = default_prompts(model) if prompts is None else prompts
     named = isinstance(prompts, (str, Path))
-    texts = load_prompts(prompts, n=n_named if named else n, seed=seed)
+    texts = load_prompts(prompts, n=n_named if named else n, seed=seed, shots=shots)
     if reword is not None:
         texts = reworded(texts, reword)
+    if shots:
+        texts = _that_fit(texts, model, shots, max_tokens, chat_template)
     tokens = token_prompts(texts, model, max_tokens=max_tokens, chat_template=chat_template, positions=positions)
     return ReadyPrompts(tokens, str(prompts) if named else "given", not named)
+
+
+def _that_fit(texts: Sequence[Prompt], model: Model, shots: int, max_tokens: int, chat_template: bool) -> list[Prompt]:
+    limit = longest(model, max_tokens)
+    whole = token_prompts(texts, model, max_tokens=None, chat_template=chat_template)
+    fits = [len(one.ids) <= limit for one in whole]
+    if not any(fits):
+        raise InputError(too_long(shots, limit, min(len(one.ids) for one in whole), model))
+    if not all(fits):
+        lost = fits.count(False)
+        warnings.warn(
+            f"{lost} of {len(texts)} prompts are left out: with {shots} examples they are longer than {limit} tokens",
+            DepthsigWarning,
+            stacklevel=3,
+        )
+    return [text for text, fit in zip(texts, fits, strict=True) if fit]
+
+
+def longest(model: Model, max_tokens: int) -> int:
+    """How many tokens a prompt may have."""
+    return min(max_tokens, model.checkpoint.model_max or max_tokens)
+
+
+def too_long(shots: int, limit: int, least: int, model: Model) -> str:
+    """Why no prompt fits with its examples, and what would."""
+    reaches = model.checkpoint.model_max
+    further = " or a larger --max-tokens" if reaches is None or reaches > limit else ""
+    return (
+        f"--shots {shots}: no prompt fits with its examples in {limit} tokens (the shortest has {least}); "
+        f"fewer shots{further} would do"
+    )
 
 
 def token_prompts(

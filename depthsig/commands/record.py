@@ -15,6 +15,7 @@ import torch
 
 from depthsig import __version__
 from depthsig.checkpoint.anatomy.patterns import layer_patterns
+from depthsig.checkpoint.costs.trained import SAYS
 from depthsig.commands.opening import ReadyPrompts
 from depthsig.engine.certificates import Certificate
 from depthsig.errors import DepthsigWarning
@@ -56,6 +57,7 @@ def describe(
             "vocabulary": model.readout.vocab or None,
             "layer_patterns": layer_patterns(checkpoint.config, len(model.anatomy.layers)),
         },
+        "costs": costs_record(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "seed": request.seed,
@@ -76,6 +78,12 @@ def describe(
         "warnings": list(dict.fromkeys([*checkpoint.notes, *messages, *plan.notes])),
     })  # fmt: skip
     return made
+
+
+def costs_record(model: Model) -> dict[str, Any]:
+    """What a model costs, as ``signature.json`` keeps it: what is counted, and what its files say of training."""
+    told = model.checkpoint.trained
+    return {**model.costs.record(), **{name: told.get(name) for name in SAYS}}
 
 
 def _given_prompts(prompts: ReadyPrompts) -> dict[str, Any]:

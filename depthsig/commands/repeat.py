@@ -96,7 +96,8 @@ def repeat(
     model: Any, task: Names | Path | Sequence[str | Path] | None = None, *, tokenizer: Any = None,
     span: str | tuple[int, int] | None = None,
     times: str | Sequence[int] = (1, 2), damping: str | float | Sequence[float] = 1.0, n: int = 100,
-    predict: bool = False, order: str | None = None, grown: str | None = None, iterations: Iterations | None = None,
+    shots: int = 0, predict: bool = False, order: str | None = None, grown: str | None = None,
+    iterations: Iterations | None = None,
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
     revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False,
@@ -114,6 +115,7 @@ def repeat(
         times: how often the span runs in all, as ``1,2,3`` or numbers.
         damping: each more pass goes this far, above 0 and at most 1; 1 is naive.
         n: prompts of each task.
+        shots: so many solved examples, 0 to 8, before each prompt; none is ever asked itself.
         predict: does the signature tell which span is worth it? (all spans)
         order, grown, iterations: what runs, and its labels, as for :func:`depthsig.analyze`.
         forward: for live models that are not called as ``module(ids)``: ``f(module, ids)``.
@@ -131,16 +133,18 @@ def repeat(
     check_arguments(repeat, locals())
     if span is not None and not isinstance(span, str):
         span = f"{span[0]}:{span[1]}"  # a pair, which reads as one and is recorded as text
-    tasks = check_options(task, n=n, span=span, times=times, damping=damping, predict=predict, memory=memory)
+    tasks = check_options(
+        task, n=n, span=span, times=times, damping=damping, predict=predict, memory=memory, shots=shots
+    )
     if out is not None:
         ensure_writable(out, REPEAT)
     show = Progress.of(progress)
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     given = Given(model, tokenizer, loading, PlanOptions(order, None, grown, iterations), forward)
-    opened = given.open(seed, show, Asked(tasks=tasks, n=n, span=span, seed=seed))
+    opened = given.open(seed, show, Asked(tasks=tasks, n=n, span=span, seed=seed, shots=shots))
     found = study(
-        opened, tasks, span=span, times=times, damping=damping, n=n, seed=seed, max_tokens=max_tokens, memory=memory,
-        predict=predict, progress=show,
+        opened, tasks, span=span, times=times, damping=damping, n=n, shots=shots, seed=seed, max_tokens=max_tokens,
+        memory=memory, predict=predict, progress=show,
     )  # fmt: skip
     if out is not None:
         found.save(out)
@@ -149,21 +153,21 @@ def repeat(
 
 def study(
     model: Model, tasks: Sequence[str | Path], *, span: str | None = None, times: str | Sequence[int] = (1, 2),
-    damping: str | float | Sequence[float] = 1.0, n: int = 100, seed: int = 0, max_tokens: int = 256,
-    memory: str | int = "1GiB", predict: bool = False, progress: Progress | None = None,
+    damping: str | float | Sequence[float] = 1.0, n: int = 100, shots: int = 0, seed: int = 0,
+    max_tokens: int = 256, memory: str | int = "1GiB", predict: bool = False, progress: Progress | None = None,
 ) -> Study:  # fmt: skip
     """As :func:`repeat`, of a loaded model: repeats on tasks, the spans ranked, and the signature asked."""
     counts, alphas = parse_times(times), parse_damping(damping)
-    options = {"n": n, "seed": seed, "max_tokens": max_tokens, "memory": memory}
+    options = {"n": n, "shots": shots, "seed": seed, "max_tokens": max_tokens, "memory": memory}
     scores = repeat_task(
         model, tasks, span=span, times=counts, damping=alphas, progress=progress,
-        n=n, seed=seed, max_tokens=max_tokens, memory=memory,
+        n=n, shots=shots, seed=seed, max_tokens=max_tokens, memory=memory,
     )  # fmt: skip
     frames = {"repeat": scores.table()}
     if counts:
         frames["ranking"] = pd.concat([scores.ranking(t, d) for t in counts for d in alphas], ignore_index=True)
     if predict and counts:
-        signature = _signature(model, tasks, n, seed, max_tokens, progress)
+        signature = _signature(model, tasks, n, shots, seed, max_tokens, progress)
         tables = [prediction_table(scores, signature, model.plan, times=t, damping=d) for t in counts for d in alphas]
         frames["prediction"] = pd.concat(tables, ignore_index=True)
     asked = {"tasks": [str(t) for t in tasks], "span": span, "times": list(counts), "damping": list(alphas), **options}
@@ -182,13 +186,14 @@ def study(
 
 
 def _signature(
-    model: Model, tasks: Sequence[str | Path], n: int, seed: int, max_tokens: int, progress: Progress | None
+    model: Model, tasks: Sequence[str | Path], n: int, shots: int, seed: int, max_tokens: int, progress: Progress | None
 ) -> Signature:
     """A signature on the first prompts of the tasks themselves."""
     prompts: list[Any] = []
     for task in tasks:
-        ready = load_task(task, model, min(n, PREDICT_PROMPTS), seed, max_tokens)
-        prompts += [Prompt("", ids=p.ids) for p in ready]
+        # Examples are of the prompts that no task asks, so that with them all are read that are asked.
+        ready = load_task(task, model, n if shots else min(n, PREDICT_PROMPTS), seed, max_tokens, shots)
+        prompts += [Prompt("", ids=p.ids) for p in ready[:PREDICT_PROMPTS]]
     return analyze(
         model, prompts, metrics=METRICS, scopes=("current",), parts=("layer",), max_tokens=max_tokens,
         progress=progress or False,

@@ -21,7 +21,7 @@ from depthsig.signature import Signature
 from depthsig.statistics.resampling import MIN_PROMPTS
 from depthsig.tables.samples import Key
 
-MUST_AGREE = {"positions": "all", "ablation": "zero", "keep_first": False, "chat_template": False}
+MUST_AGREE = {"positions": "all", "ablation": "zero", "keep_first": False, "chat_template": False, "shots": 0}
 """Options (with their defaults) that change what a profile is: signatures that differ in one are not compared."""
 
 

@@ -12,6 +12,7 @@ from depthsig.errors import InputError, shown
 from depthsig.metrics.entries.fields import Metric
 from depthsig.metrics.registry import needed, select
 from depthsig.metrics.rules import DEFAULT_METRICS, FAMILY, OF_LAYERS, WITH_LENS, WITH_LOOP, WITH_SPAN
+from depthsig.prompts.shots import check_shots
 from depthsig.terms import ABLATIONS, PARTS, POSITIONS, SCOPES, Part
 
 Names = str | Sequence[str]
@@ -31,6 +32,7 @@ class Request:
         n: the first n prompts; None for all.
         max_tokens: prompts are cut after so many tokens.
         chat_template: use the tokenizer's template.
+        shots: so many solved examples before each prompt.
         positions: measure at ``all``, ``answer`` or ``last``.
         keep_first: average lens and residual metrics over position 0 too.
         ablation: what stands in the place of a part: ``zero``, ``mean``, or ``random``: the part, less a random
@@ -55,6 +57,7 @@ class Request:
     n: int | None = 20
     max_tokens: int = 256
     chat_template: bool = False
+    shots: int = 0
     positions: str = "all"
     keep_first: bool = False
     ablation: str = "zero"
@@ -82,6 +85,7 @@ class Request:
         _choice("positions", (self.positions,), POSITIONS)
         _choice("agg", (self.agg,), ("mean", "max", "both"))
         _choice("ablation", (self.ablation,), ABLATIONS)
+        check_shots(self.shots)
         for name in ("control", "keep_first", "chat_template"):
             check_switch(name, getattr(self, name))
         for name, least in (("n", 1), ("max_tokens", 2), ("cuts", 1), ("batch_size", 1), ("seed", 0), ("reword", 0)):

@@ -40,6 +40,7 @@ class Trace:
         varying: the first layer that is given other arguments in another pass (a time), or None.
         reads: the first layer whose output also depends on what other layers left when they ran (keys
             and values, a router's state, chosen tokens), or None.
+        calls: how often each module outside the layers was called, by name.
     """
 
     layers: tuple[int, ...]
@@ -50,6 +51,7 @@ class Trace:
     normed: tuple[bool, ...] = ()
     varying: int | None = None
     reads: int | None = None
+    calls: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def is_chain(self) -> bool:
@@ -79,6 +81,7 @@ class _Seen:
     gaps: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     arguments: dict[int, list] = field(default_factory=dict)
     varying: int | None = None
+    calls: dict[str, int] = field(default_factory=dict)
 
 
 def trace_forward(module: nn.Module, layers: Sequence[Layer], readout: Readout | None = None) -> Trace:
@@ -99,7 +102,7 @@ def trace_forward(module: nn.Module, layers: Sequence[Layer], readout: Readout |
     normed = [s in two.gaps and _is_normed(module, readout, *two.gaps[s]) for s in range(len(two.layers))]
     return Trace(
         tuple(two.layers), tuple(two.chained), two.outputs, two.width, tuple(two.boundaries), tuple(normed),
-        two.varying, reading_layer(module, layers, two.inputs, two.results),
+        two.varying, reading_layer(module, layers, two.inputs, two.results), two.calls,
     )  # fmt: skip
 
 
@@ -174,6 +177,7 @@ class _Watch:
 
     def _leave(self, m: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         self.depth -= 1
+        self.seen.calls[self.names[id(m)]] = self.seen.calls.get(self.names[id(m)], 0) + 1
         if self.depth == 0 and self.last is not None:
             tensors = (hidden_of(args, kwargs), first_tensor(output))
             kept = [None if t is None else t.clone() for t in tensors]

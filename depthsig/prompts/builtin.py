@@ -13,6 +13,7 @@ from depthsig.prompts.files import is_file_name, read_prompts
 from depthsig.prompts.primitives import TASKS, generate
 from depthsig.prompts.prompt import Prompt
 from depthsig.prompts.shipped import data_path
+from depthsig.prompts.shots import before_generated, before_others
 from depthsig.prompts.tokens import as_prompt
 from depthsig.untrusted import is_there
 
@@ -70,7 +71,7 @@ def _lines(name: str) -> list[str]:
     return data_path("prompts", name).read_bytes().decode("utf-8").removesuffix("\n").split("\n")
 
 
-def load_prompts(source: Any, n: int | None = DEFAULT_N, seed: int = 0) -> list[Prompt]:
+def load_prompts(source: Any, n: int | None = DEFAULT_N, seed: int = 0, shots: int = 0) -> list[Prompt]:
     """Prompts from a built-in name, a file (:func:`depthsig.prompts.read_prompts`), or a sequence.
 
     Args:
@@ -78,14 +79,18 @@ def load_prompts(source: Any, n: int | None = DEFAULT_N, seed: int = 0) -> list[
             dicts, token ids or :class:`Prompt`. Text that is neither a name nor a file and holds white
             space is one prompt, which a warning says.
         n: the first n (None: all of a sequence or file; 20 generated ones).
-        seed: of generated prompts.
+        seed: of generated prompts, and of the choice of examples.
+        shots: so many solved examples before each (:mod:`depthsig.prompts.shots`); which prompts are asked does not
+            depend on it.
 
     Raises:
-        InputError: if nothing usable is there.
+        InputError: if nothing usable is there, or there are no examples.
 
     >>> [p.text for p in load_prompts(["One", "Two", "Three"], n=2)]
     ['One', 'Two']
     """
+    if shots:
+        return _with_examples(source, n, seed, shots)
     if isinstance(source, (str, Path)):
         return _by_name(source, n, seed)
     if isinstance(source, (Mapping, Prompt, bytes)) or not isinstance(source, Iterable):
@@ -98,6 +103,21 @@ def load_prompts(source: Any, n: int | None = DEFAULT_N, seed: int = 0) -> list[
     if not found:
         raise InputError("the list of prompts is empty; give at least one string, dict or list of token ids")
     return found[:n]
+
+
+def _with_examples(source: Any, n: int | None, seed: int, shots: int) -> list[Prompt]:
+    """Prompts with solved examples before them: generated apart, or of what is not asked in a set that ends."""
+    with warnings.catch_warnings():
+        if n is not None:
+            warnings.simplefilter("ignore", DepthsigWarning)  # what is left out is where examples come from
+        every = load_prompts(source, n if _is_task(source) else None, seed)
+    if _is_task(source):
+        return before_generated(str(source), every, shots, seed)
+    return before_others(every[:n], every[n:] if n is not None else [], shots, seed, str(source))
+
+
+def _is_task(source: Any) -> bool:
+    return isinstance(source, (str, Path)) and str(source) in TASKS
 
 
 def _by_name(source: str | Path, n: int | None, seed: int) -> list[Prompt]:

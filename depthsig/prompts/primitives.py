@@ -19,6 +19,8 @@ from depthsig.errors import InputError
 from depthsig.prompts.prompt import Prompt
 from depthsig.prompts.words import LETTERS, NAMES, THINGS, WORDS
 
+SEPARATOR = "\n"
+"""What ends an item where others follow, as in training."""
 HELD_OUT_SHARE = 16
 """One item in this many is held out."""
 

@@ -18,6 +18,7 @@ from depthsig.metrics.registry import with_own
 from depthsig.metrics.rules import CLAIM_QUANTITIES, CLAIM_STATEMENTS
 from depthsig.signature import storage, tabular
 from depthsig.signature.consistency import wrong_comparison
+from depthsig.signature.costs import HELD_COLUMNS, held_in_words
 from depthsig.signature.folders.kinds import COMPARE
 from depthsig.signature.folders.writing import writing
 from depthsig.signature.reading import read_as, read_table
@@ -26,8 +27,9 @@ from depthsig.signature.tabular import NAME, NUMBER, TEXT, Columns
 from depthsig.terms import NONE
 from depthsig.untrusted import is_there
 
-SCHEMA = "depthsig-compare/2"
-READS = ("depthsig-compare/1", SCHEMA)
+SCHEMA = "depthsig-compare/3"
+READS = ("depthsig-compare/1", "depthsig-compare/2", SCHEMA)
+"""Schemas that are read; before the third there was no table of what was held equal."""
 RECORD = COMPARE
 
 _INTERVAL = {"ci_low": NUMBER, "ci_high": NUMBER}
@@ -46,6 +48,7 @@ TABLES: dict[str, Columns] = {
         "a": TEXT, "c": TEXT, **_PROFILE, "strength_a": NUMBER, "strength_c": NUMBER, "difference": NUMBER, **_INTERVAL,
         "p_a": NUMBER, "p_c": NUMBER, "note": TEXT,
     },
+    "held_equal": HELD_COLUMNS,
     "profiles": {"model": TEXT, "role": TEXT, **_PROFILE, "axis": TEXT, "depth": NUMBER, "value": NUMBER, **_INTERVAL},
     "unit_tests": {
         "claim": TEXT, "a": TEXT, "c": TEXT, "test": TEXT, "passed": TEXT, "value": NUMBER, **_INTERVAL, "note": TEXT,
@@ -74,6 +77,8 @@ class Comparison:
         scores: those scores model by model.
         recurrence: strengths of the block period, side by side over the same steps.
         profiles: the compared profiles on relative depth, at unit mean absolute value.
+        held_equal: parameters, FLOPs, KV memory and training of each, and where two are equal; empty where a folder
+            of an earlier version was read.
         unit_tests: with ``strict``, a row a supported claim and test: ``passed`` is ``yes``, ``no`` or ``not tested``,
             ``strict`` says what all of a claim's tests say together: it ``stands``, ``falls`` or is ``untested``.
     """
@@ -85,6 +90,7 @@ class Comparison:
     scores: pd.DataFrame = field(default_factory=_empty, repr=False)
     recurrence: pd.DataFrame = field(default_factory=_empty, repr=False)
     profiles: pd.DataFrame = field(default_factory=_empty, repr=False)
+    held_equal: pd.DataFrame = field(default_factory=_empty, repr=False)
     unit_tests: pd.DataFrame = field(default_factory=_empty, repr=False)
 
     def __post_init__(self) -> None:
@@ -123,6 +129,10 @@ class Comparison:
         rows = self.unit_tests
         same = (rows["claim"] == claim["claim"]) & (rows["a"] == claim["a"]) & (rows["c"] == claim["c"])
         return rows[same].to_dict("records")
+
+    def held_in_words(self) -> list[str]:
+        """What was held equal between roles, or where there are none between models, a sentence for every two."""
+        return held_in_words(self.held_equal)
 
     def plot(self, name: str, ax: Any = None) -> Any:
         """Draw one figure: ``claims``, ``tree``, ``distances``, ``late.models`` ..., or a compared profile by its id.
@@ -174,6 +184,8 @@ class Comparison:
         folder = Path(directory)
         info = read_as(folder / RECORD, READS, ComparisonRecord, _check_names)
         there = {n: c for n, c in TABLES.items() if n not in ONLY_WHERE_ASKED or is_there(folder / f"{n}.csv")}
+        if info["schema"] != SCHEMA:
+            del there["held_equal"]
         frames = {name: read_table(folder / f"{name}.csv", columns) for name, columns in there.items()}
         for name, wrong in wrong_comparison(info, frames):
             raise InputError(f"{str(folder / f'{name}.csv')!r} is damaged: {wrong}")

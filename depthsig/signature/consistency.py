@@ -13,10 +13,11 @@ from numpy import ndarray
 from depthsig.errors import shown
 from depthsig.metrics import Metric
 from depthsig.metrics.registry import with_own
+from depthsig.signature.costs import DIFFERS, EQUAL, HELD_QUANTITIES, LEVELS, UNKNOWN
 from depthsig.signature.records import CLAIMS, PASSED, STRICT, VERDICTS
 from depthsig.signature.schema import TABLES
 from depthsig.signature.tabular import INTEGER, NUMBER, Columns
-from depthsig.terms import described
+from depthsig.terms import NONE, described
 
 FARTHEST = 1e9
 """Distances are of profiles at unit mean, and cannot be much more than 2."""
@@ -87,6 +88,10 @@ def wrong_comparison(info: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]
     known: dict[str, dict[str, Sequence[str]]] = {
         "claims": {"claim": CLAIMS, "verdict": VERDICTS}, "scores": {"model": names},
         "profiles": {"model": names, "metric": list(entries)},
+        "held_equal": {
+            "level": LEVELS, "quantity": list(HELD_QUANTITIES), "verdict": (NONE, EQUAL, DIFFERS, UNKNOWN),
+            "a": [*names, *info["roles"]], "b": [NONE, *names, *info["roles"]],
+        },
         "unit_tests": {"claim": CLAIMS, "passed": PASSED, "strict": STRICT},
     }  # fmt: skip
     for table, columns in known.items():
@@ -96,6 +101,9 @@ def wrong_comparison(info: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]
                 yield table, f"{column} {shown(other.iloc[0])} is none of its {', '.join(allowed)[:200]}"
     if wrong := _impossible(tables["recurrence"], {"p_a": NUMBER, "p_c": NUMBER}):
         yield "recurrence", wrong
+    held = dict.fromkeys(("value_a", "value_b", "factor"), INTEGER)  # they count something, or compare counts
+    if wrong := _impossible(tables["held_equal"], held):
+        yield "held_equal", wrong
     wrong = _wrong_distances(tables["distances"], names)
     if wrong:
         yield "distances", wrong

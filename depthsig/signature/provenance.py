@@ -67,7 +67,7 @@ def _why_not(info: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     return ""
 
 
-_ON_BY_DEFAULT = {"device": "auto"}
+_ON_BY_DEFAULT = {"device": "auto", "shots": 0}
 
 
 def _options(options: Mapping[str, Any]) -> list[str]:

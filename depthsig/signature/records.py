@@ -21,6 +21,8 @@ MOST_STEPS = 1 << 15
 Index = Annotated[int, Field(ge=0, lt=1 << 24)]
 Count = Annotated[int, Field(ge=1, lt=1 << 24)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 64)]
+Amount = Annotated[int, Field(ge=0, lt=1 << 120)]
+"""Parameters, bytes and operations: no model has more."""
 Scalar = str | bool | int | float | None
 Named = dict[str, Scalar]
 
@@ -108,6 +110,22 @@ class RecordedCertificate(Record):
     passed: bool
 
 
+class RecordedCosts(Record):
+    """What a token costs in inference, and what was spent on training; None where it is not known."""
+
+    parameters: Amount
+    parameters_without_embeddings: Amount
+    parameters_read: Amount | None = None
+    parameters_read_repeated: Amount | None = None
+    matmul_flops: Amount | None = None
+    attention_flops: Amount | None = None
+    kv_bytes: Amount | None = None
+    context: Count
+    training_tokens: Amount | None = None
+    training_flops: Amount | None = None
+    notes: list[str] = []
+
+
 class RecordedLens(Record):
     """The lens that was used."""
 
@@ -168,6 +186,7 @@ class SignatureRecord(Record):
     created: str | None = None
     versions: dict[str, str] = {}
     checkpoint: RecordedCheckpoint
+    costs: RecordedCosts | None = None
     dtype: str | None = None
     device: str | None = None
     seed: Seed = 0
@@ -255,6 +274,7 @@ class RepeatRecord(Record):
     tasks: list[str] = []
     span: str | None = None
     n: Index | None = None
+    shots: Index = 0
     seed: Seed = 0
     max_tokens: Index | None = None
 

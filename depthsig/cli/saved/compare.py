@@ -95,7 +95,7 @@ def compare(
         _refuse_overlap(places.target, given)
         report = save(found, places.target)
     if json:
-        names = ("claims", "distances", "late", *(["unit_tests"] if strict else []))
+        names = ("claims", "distances", "late", "held_equal", *(["unit_tests"] if strict else []))
         tables = {n: codec.loads(getattr(found, n).to_json(orient="records")) for n in names}
         told = {"out": str(places.target), "report": str(report), **found.info, **tables}
         opt.print_json(told)
@@ -143,6 +143,7 @@ def _show(found: Comparison) -> None:
         typer.echo("left out: " + "; ".join(f"{n}: {why}" for n, why in info["profiles"]["left_out"].items()))
     for sentence in found.sentences():
         typer.echo(f"\n{sentence}.")
+    _show_held(found)
     score, part, scope = LATE
     late = found.scores[found.scores["scope"].eq(scope) & found.scores["part"].eq(part)]
     if len(late):
@@ -153,6 +154,20 @@ def _show(found: Comparison) -> None:
         typer.echo(table.rename_axis(None).rename_axis(None, axis=1).to_string(float_format=lambda v: f"{v:.3f}"))
     typer.echo("\nmean distance of profiles:")
     typer.echo(found.distance_matrix().to_string(float_format=lambda v: f"{v:.3f}"))
+
+
+def _show_held(found: Comparison) -> None:
+    """What was held equal: every model's quantities, and in words which of them agree."""
+    from depthsig.signature.costs import HELD_QUANTITIES, value_in_words  # start-up time
+
+    rows = found.held_equal[found.held_equal["level"] == "one"]
+    table = rows.pivot(index="quantity", columns="a", values="value_a").reindex(index=list(HELD_QUANTITIES))
+    table = table[found.models].dropna(how="all")
+    table = table.rename(index={name: one.label for name, one in HELD_QUANTITIES.items()})
+    typer.echo("\nwhat was held equal:")
+    typer.echo(table.map(value_in_words).rename_axis(None).rename_axis(None, axis=1).to_string())
+    for sentence in found.held_in_words():
+        typer.echo(f"{sentence}.")
 
 
 def _given(info: dict) -> list[tuple[str, list[str]]]:

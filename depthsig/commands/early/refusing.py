@@ -32,7 +32,7 @@ class Asked:
 
     Attributes:
         prompts: a name or a file; what comes as objects is checked when it is tokenised.
-        n, seed: of them, and of tasks.
+        n, seed, shots: of them, and of tasks.
         lens: the folder of a lens.
         tasks: names and files of prompts with answers.
         span: layers ``A:B`` to repeat.
@@ -43,6 +43,7 @@ class Asked:
     prompts: Any = None
     n: int | None = None
     seed: int = 0
+    shots: int = 0
     lens: Any = None
     tasks: Sequence[str | Path] = ()
     span: str | None = None
@@ -53,7 +54,7 @@ class Asked:
 def asked_of(prompts: Any, request: Request) -> Asked:
     """What an analysis asks."""
     looping = tuple(dict.fromkeys(one.family for one in request.on("loop")))
-    return Asked(prompts, request.n, request.seed, request.lens, looping=looping)
+    return Asked(prompts, request.n, request.seed, request.shots, request.lens, looping=looping)
 
 
 def refuse_early(source: Any, loading: LoadOptions, plan: PlanOptions, asked: Asked | None = None) -> None:
@@ -93,10 +94,10 @@ def _check_files(asked: Asked) -> None:
         lens_files(asked.lens)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is to be told is told when they are used
-        if isinstance(asked.prompts, (str, Path)) and str(asked.prompts) not in BUILTIN:
-            load_prompts(asked.prompts, n=asked.n, seed=asked.seed)
+        if isinstance(asked.prompts, (str, Path)) and (asked.shots or str(asked.prompts) not in BUILTIN):
+            load_prompts(asked.prompts, n=asked.n, seed=asked.seed, shots=asked.shots)
         for task in asked.tasks:
-            answered_prompts(load_prompts(task, n=asked.n, seed=asked.seed), task)
+            answered_prompts(load_prompts(task, n=asked.n, seed=asked.seed, shots=asked.shots), task)
 
 
 def check_order_given(order: str | None) -> None:

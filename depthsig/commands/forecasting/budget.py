@@ -74,6 +74,8 @@ def sizes(request: Request, short: InShort) -> Iterator[Request]:
         }
         if not by_part:
             del wanted["scopes"], wanted["cuts"]
+        if request.shots:
+            del wanted["max_tokens"]  # with its examples a prompt is used whole or not at all
         new = {name: value for name, value in wanted.items() if name not in short.given}
         sized = replace(request, **new)
         key = tuple(getattr(sized, name) for name in CHOSEN if name != "cuts" or "future" in sized.scopes)

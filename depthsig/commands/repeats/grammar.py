@@ -12,6 +12,7 @@ from depthsig.errors import InputError, shown, written
 from depthsig.measure.request import Names, as_tuple
 from depthsig.prompts import Prompt
 from depthsig.prompts.primitives import TASKS
+from depthsig.prompts.shots import check_shots
 
 MAX_TIMES = 64
 
@@ -72,6 +73,7 @@ def answered_prompts(prompts: Sequence[Prompt], task: str | Path) -> list[Prompt
 def check_options(
     task: Names | Path | Sequence[str | Path] | None, *, n: int, span: str | None, times: str | Sequence[int],
     damping: str | float | Sequence[float], predict: bool, memory: str | int = "1GiB",
+    shots: int = 0,
 ) -> list[str | Path]:  # fmt: skip
     """Refuse what can be known to be wrong without a model; returns the tasks.
 
@@ -79,6 +81,7 @@ def check_options(
         InputError: naming the option.
     """
     parse_memory(memory)
+    check_shots(shots)
     if n < 1:
         raise InputError(f"-n is {n}; it must be 1 or more")
     if predict and span is not None:

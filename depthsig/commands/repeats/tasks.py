@@ -15,7 +15,7 @@ from numpy import ndarray
 from torch.nn import functional as F
 
 from depthsig.checkpoint.hooks import undisturbed
-from depthsig.commands.opening import token_prompts
+from depthsig.commands.opening import longest, token_prompts, too_long
 from depthsig.commands.repeats.grammar import answered_prompts, parse_damping, parse_times
 from depthsig.engine.batch import batches
 from depthsig.engine.edits import Edit, OrderEdit, Repeat, compile_edit
@@ -163,18 +163,20 @@ def _inside_passes(model: Model, edit: Edit) -> bool:
     return all(all(model.trace.chained[a + 1 : b]) for a, b in spans)
 
 
-def load_task(name: str | Path, model: Model, n: int, seed: int, max_tokens: int) -> list[TokenPrompt]:
-    """A task's prompts with their whole answers.
+def load_task(name: str | Path, model: Model, n: int, seed: int, max_tokens: int, shots: int = 0) -> list[TokenPrompt]:
+    """A task's prompts with their whole answers, after ``shots`` solved examples each.
 
     Raises:
         InputError: for a task without answers, or none that fits.
     """
-    prompts = load_prompts(name, n=n, seed=seed)
+    prompts = load_prompts(name, n=n, seed=seed, shots=shots)
     answered = answered_prompts(prompts, name)
-    limit = min(max_tokens, model.checkpoint.model_max or max_tokens)
+    limit = longest(model, max_tokens)
     ready = token_prompts(answered, model, max_tokens=None, positions="answer")
     kept = [p for p in ready if p.positions and len(p.ids) <= limit]
     lost = len(prompts) - len(kept)
+    if not kept and shots and min(len(p.ids) for p in ready) > limit:
+        raise InputError(f"task {str(name)!r}: {too_long(shots, limit, min(len(p.ids) for p in ready), model)}")
     if not kept:
         raise InputError(
             f"task {str(name)!r}: no prompt has an answer within {limit} tokens that begins after the second token"
@@ -196,6 +198,7 @@ def repeat_task(
     times: str | Sequence[int] = (2,),
     damping: str | float | Sequence[float] = 1.0,
     n: int = 100,
+    shots: int = 0,
     seed: int = 0,
     max_tokens: int = 256,
     memory: str | int = "1GiB",
@@ -208,7 +211,7 @@ def repeat_task(
         span: one span of layers ``A:B``; None for every one that can be repeated.
         times: how often a span runs in all. damping: α of x ← x + α(F(x) − x) for each pass after
             the first; 1 is naive.
-        n: prompts a task.
+        n: prompts a task. shots: solved examples before each.
 
     Raises:
         InputError: for a span that straddles a loop's border, a task without answers, bad counts.
@@ -225,13 +228,13 @@ def repeat_task(
             )
         spans = [(wanted.start, wanted.end)]
     runs = tuple(Run(a, b, t, d) for a, b in spans for t in counts for d in alphas)
-    ready = {_name(task): load_task(task, model, n, seed, max_tokens) for task in tasks}
+    ready = {_name(task): load_task(task, model, n, seed, max_tokens, shots) for task in tasks}
     show = progress or Progress(False)
     found: dict[str, dict[str, ndarray]] = {}
     edits = [None, *(repeat_edit(model.plan, (r.start, r.end), r.times, r.damping) for r in runs)]
     with show.stage("repeats", len(edits) * sum(map(len, ready.values()))) as tick:
         for task, prompts in ready.items():
-            found[task] = measure_edits(model, prompts, edits, parse_memory(memory), tick)
+            found[task] = measure_answers(model, prompts, edits, parse_memory(memory), tick)
     return TaskScores(
         runs,
         loss={t: f["loss"][:, 1:] for t, f in found.items()},
@@ -247,10 +250,14 @@ def _name(task: str | Path) -> str:
 
 
 @torch.no_grad()
-def measure_edits(
+def measure_answers(
     model: Model, prompts: Sequence[TokenPrompt], edits: Sequence[Edit | None], memory: int, tick: Any
 ) -> dict[str, ndarray]:
-    """Loss and accuracy [prompt, edit]."""
+    """Loss and accuracy of answers [prompt, edit], under the names of :class:`TaskScores`.
+
+    Args:
+        edits: None is the model as it is. tick: told of every prompt and edit that is done.
+    """
     programs = [compile_edit(edit, len(model.plan)) for edit in edits]
     found = {name: np.full((len(prompts), len(edits)), np.nan) for name in ("loss", "accuracy")}
     for batch in batches([p.ids for p in prompts], model.device, max_tokens=sizes(model.device).step_tokens):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from depthsig.commands.repeats.tasks import load_task, measure_edits
+from depthsig.commands.repeats.tasks import load_task, measure_answers
 from depthsig.engine.edits import Repeat
 from depthsig.engine.memory import parse_memory
 from depthsig.errors import InputError
@@ -48,7 +48,7 @@ def repeat_runs(
     ready = {task: load_task(task, model, n, seed, max_tokens) for task in tasks}
     with show.stage("a block run again", len(edits) * sum(map(len, ready.values()))) as tick:
         for task, prompts in ready.items():
-            found = measure_edits(model, prompts, edits, parse_memory(memory), tick)
+            found = measure_answers(model, prompts, edits, parse_memory(memory), tick)
             for column, times in enumerate(TIMES):
                 frames.append(pd.DataFrame({
                     "run": "repeat", "task": task, "item": [p.index for p in prompts], "condition": times,

@@ -22,6 +22,7 @@ from depthsig.report.page.page_files import MADE, write_page
 from depthsig.report.page.templates import embedded, number, page
 from depthsig.report.style import FULL, house_style, new_figure
 from depthsig.signature.compared import RECORD, Comparison, in_numbers, stated
+from depthsig.signature.costs import HELD_QUANTITIES, value_in_words
 from depthsig.signature.folders.kinds import PAGE
 from depthsig.signature.folders.writing import redrawing, writing
 from depthsig.signature.records import ComparisonRecord, as_record
@@ -116,8 +117,8 @@ def render(comparison: Comparison, figures: list[tuple[Drawn, Path]]) -> str:
         "compare.html.j2", data, places=[one["id"] for one in data["sections"]],
         info=as_record(comparison.info, ComparisonRecord),
         short=compared_in_short(comparison), claims=claims, figures=groups, late=_late_rows(comparison),
-        recurrence=_recurrence_rows(comparison), command=command(comparison.info),
-        unit_tests=_unit_rows(comparison),
+        recurrence=_recurrence_rows(comparison), held=_held_rows(comparison),
+        held_said=comparison.held_in_words(), command=command(comparison.info), unit_tests=_unit_rows(comparison),
         definitions=[e for e in comparison.entries.values() if e.id in compared or e.id == LATE[0]],
     )  # fmt: skip
 
@@ -137,6 +138,19 @@ def _unit_rows(comparison: Comparison) -> list[dict[str, str]]:
         value = "–" if pd.isna(r["value"]) else f"{r['value']:.3g}{interval}"
         rows.append({**{n: r[n] for n in ("claim", "a", "c", "test", "passed", "strict", "note")}, "value": value})
     return rows
+
+
+def _held_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """A row a quantity that is known of any model, with a cell a model."""
+    table = comparison.held_equal
+    rows = table[table["level"] == "one"]
+    found = []
+    for name, one in HELD_QUANTITIES.items():
+        values = rows[rows["quantity"] == name].drop_duplicates("a").set_index("a")
+        if values["value_a"].notna().any():
+            cells = [value_in_words(values["value_a"].get(model)) for model in comparison.models]
+            found.append({"label": one.label, "meaning": one.meaning, "cells": cells, "note": values["note"].iloc[0]})
+    return found
 
 
 def _late_rows(comparison: Comparison) -> list[dict[str, str]]:

@@ -22,7 +22,7 @@ RUN = "run.toml"
 REPLICATED = ("replication", "networks", "curves")
 SIGNATURES, LATEX, RUNS = "signatures", "replication.tex", "runs.parquet"
 """Of a replication: the analyses behind it, its table for a paper, and what was run beside them."""
-COMPARED = ("claims", "distances", "late", "scores", "recurrence", "profiles", "unit_tests")
+COMPARED = ("claims", "distances", "late", "scores", "recurrence", "profiles", "held_equal", "unit_tests")
 _OWN = {
     SIGNATURE: frozenset({SIGNATURE, *FILES.values(), CONTROL, FINDINGS, FIGURES, PAGE}),
     REPEAT: frozenset({REPEAT, "repeat.csv", "ranking.csv", "prediction.csv", "samples.parquet", FIGURES, PAGE}),

@@ -1,0 +1,1 @@
+"""What a model costs: parameters, FLOPs and KV memory, counted, and what its files say of training."""
