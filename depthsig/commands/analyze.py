@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from depthsig.arguments import check_arguments
 from depthsig.checkpoint.loading import LoadOptions
+from depthsig.commands.calibration.calibration_prompts import with_calibration
 from depthsig.commands.early import asked_of
 from depthsig.commands.forecasting.budget import Begun, begun_at, heard, nothing_begun, within
 from depthsig.commands.lenses.checked import check_lens, open_lens
@@ -43,7 +44,7 @@ def analyze(
     max_tokens: int | None = None, chat_template: bool = False,
     positions: Literal["all", "answer", "last"] | None = None,
     keep_first: bool | None = None, ablation: Literal["zero", "mean"] | None = None, lens: Any = None,
-    control: bool | None = None,
+    calibration: Any = None, control: bool | None = None,
     order: str | None = None, loop: str | None = None, grown: str | None = None, iterations: Iterations | None = None,
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
@@ -83,6 +84,8 @@ def analyze(
         keep_first: average lens and residual metrics over position 0 too. Default: False.
         ablation: what stands in the place of what is taken away: ``zero``, or the ``mean``. Default: zero.
         lens: a tuned lens for ``tuned.*``: its folder, or what ``fit_lens(...).lens`` is.
+        calibration: prompts that the readouts of ``truncation`` metrics are fitted on, none of them measured: as
+            ``prompts``. Default: of the built-in set that is measured the next ones, else ``gsm8k``.
         control: measure the architecture with re-initialised weights, too; True: all that the model's own
             analysis measures. Default: where periods are tested on a span, and of it what they are tested on.
         order: run the layers in this order, as ``0:4,4:8x4,8:12``.
@@ -117,7 +120,7 @@ def analyze(
             "prompts": prompts, "metrics": metrics, "parts": parts, "scopes": scopes, "cuts": cuts, "agg": agg, "n": n,
             "max_tokens": max_tokens, "chat_template": chat_template, "positions": positions, "keep_first": keep_first,
             "ablation": ablation, "memory": memory, "batch_size": batch_size, "seed": seed, "control": control,
-            "lens": lens,
+            "lens": lens, "calibration": calibration,
         },
         quick=quick, budget=budget, preset=preset,
     )  # fmt: skip
@@ -184,11 +187,12 @@ class Job:
 
     def _prompts(self, model: Model, request: Request, n_listed: int | EllipsisType | None = ...) -> ReadyPrompts:
         """The prompts of a request; of a list as many as of a name, where nothing else is said."""
-        return ready_prompts(
+        ready = ready_prompts(
             self.prompts, model, n=request.n if isinstance(n_listed, EllipsisType) else n_listed, n_named=request.n,
             max_tokens=request.max_tokens, chat_template=request.chat_template, positions=request.positions,
             seed=request.seed,
         )  # fmt: skip
+        return with_calibration(ready, model, request)
 
     def run(self, place: Place | None, *, resume: bool, show: Progress) -> Signature:
         """Measure, with the control where one is due.
@@ -199,7 +203,9 @@ class Job:
         """
         with recorded_warnings() as messages:
             ready = self.prepare(show, begun_at(place) if resume and place is not None else nothing_begun)
-            known = {} if place is None else identity(ready.model, ready.prompts.tokens, ready.request)
+            known = {} if place is None else identity(
+                ready.model, ready.prompts.tokens, ready.request, ready.prompts.calibrating
+            )
             name = identity_of(known)
             out = None if place is None else place(ready.model.checkpoint.name, name)
 

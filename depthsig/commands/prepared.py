@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from depthsig.commands.calibration.calibrating import recalibrated
 from depthsig.commands.certified import certified
 from depthsig.commands.control import control_request, reinitialised
 from depthsig.commands.opening import ReadyPrompts
@@ -26,9 +27,11 @@ from depthsig.measure.token_rows import tokens_table
 from depthsig.model import Model
 from depthsig.progress import Progress
 from depthsig.signature import Signature
+from depthsig.tables.made_profiles import with_made
 from depthsig.tables.periods import beside_control, period_scores
 from depthsig.tables.samples import matrices_table, profiles_table, samples_table
 from depthsig.tables.score_rows import scores_table
+from depthsig.untrusted import made_visible
 
 
 @dataclass
@@ -101,14 +104,19 @@ class Prepared:
         for message in verdict.warnings:
             warnings.warn(message, DepthsigWarning, stacklevel=3)
         with watch.stage("measure"):
-            samples, rows = run_schedule(Work(model, request, prompts, verdict, request.lens), units, show)
+            work = recalibrated(Work(model, request, prompts, verdict, request.lens), self.prompts.calibration, show)
+            samples, rows = run_schedule(work, units, show)
         info = describe(model, request, certificates, self.prompts, self.given, messages)
         info["options"]["asked"] = dict(self.asked)
+        if work.recalibrated is not None:
+            info["calibration"] = made_visible(dict(work.recalibrated.record))
         with watch.stage("tables"):
             plan, aggs, seed = model.plan.frame(), request.aggs, request.seed
             signature = Signature(
                 info=info,
-                profiles=profiles_table(samples, request.wanted, plan, aggs, seed),
+                profiles=with_made(
+                    profiles_table(samples, request.wanted, plan, aggs, seed), samples, request.selected, plan, aggs, seed
+                ),
                 matrices=matrices_table(samples, request.wanted, aggs, seed),
                 scores=scores_table(samples, request.selected, len(plan), aggs, seed),
                 prompts=prompts_table(prompts, cuts_of(request, prompts)),

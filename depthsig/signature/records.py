@@ -114,6 +114,19 @@ class RecordedLens(_Record):
     content_hash: str | None = None
 
 
+class RecordedCalibration(_Record):
+    """What the readouts of truncated runs were fitted on, and what was chosen for k = 1 .. S−1 steps."""
+
+    prompts: Scalar = None
+    objects: bool = False
+    n: Index
+    tokens: Index
+    held_out: Index
+    sha256: list[str] = []
+    temperature: list[float] = []
+    ridge: list[float | None] = []
+
+
 class RandomState(_Record):
     """The seed of a random initial state."""
 
@@ -175,6 +188,7 @@ class SignatureRecord(_Record):
     certificates: list[RecordedCertificate] = []
     control: str | None = None
     lens: RecordedLens | None = None
+    calibration: RecordedCalibration | None = None
     options: dict[str, Scalar | list[Scalar] | Named]
     given: RecordedGiven | None = None
     metrics: OwnMetrics = []
