@@ -24,7 +24,7 @@ from torch.nn.functional import pad
 
 from depthsig.commands.calibration.calibration_tokens import CalibrationTokens, FollowingLoss
 
-STRENGTHS = (10.0, 1.0, 0.1, 0.01, 0.001)
+STRENGTHS = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """λ, in nats, from strong to weak."""
 WORTH, MOST_ITERATIONS = 1e-4, 20
 """Nats of the objective that a step must gain for another to follow, and steps at most, for every λ."""
