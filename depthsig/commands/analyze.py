@@ -203,9 +203,8 @@ class Job:
         """
         with recorded_warnings() as messages:
             ready = self.prepare(show, begun_at(place) if resume and place is not None else nothing_begun)
-            known = {} if place is None else identity(
-                ready.model, ready.prompts.tokens, ready.request, ready.prompts.calibrating
-            )
+            given = ready.prompts
+            known = {} if place is None else identity(ready.model, given.tokens, ready.request, given.calibrating)
             name = identity_of(known)
             out = None if place is None else place(ready.model.checkpoint.name, name)
 

@@ -24,6 +24,7 @@ from depthsig.measure.resume import Units
 from depthsig.measure.schedule import cuts_of
 from depthsig.measure.schedule import measure as run_schedule
 from depthsig.measure.token_rows import tokens_table
+from depthsig.metrics.entries.runs import RECALIBRATED
 from depthsig.model import Model
 from depthsig.progress import Progress
 from depthsig.signature import Signature
@@ -103,8 +104,11 @@ class Prepared:
         verdict = judge(certificates, only_parts=request.only_parts)
         for message in verdict.warnings:
             warnings.warn(message, DepthsigWarning, stacklevel=3)
+        work = Work(model, request, prompts, verdict, request.lens)
+        if self.prompts.calibration is not None and request.on(*RECALIBRATED):
+            with watch.stage("calibration"):
+                work = recalibrated(work, self.prompts.calibration, show)
         with watch.stage("measure"):
-            work = recalibrated(Work(model, request, prompts, verdict, request.lens), self.prompts.calibration, show)
             samples, rows = run_schedule(work, units, show)
         info = describe(model, request, certificates, self.prompts, self.given, messages)
         info["options"]["asked"] = dict(self.asked)
@@ -112,11 +116,10 @@ class Prepared:
             info["calibration"] = made_visible(dict(work.recalibrated.record))
         with watch.stage("tables"):
             plan, aggs, seed = model.plan.frame(), request.aggs, request.seed
+            profiles = profiles_table(samples, request.wanted, plan, aggs, seed)
             signature = Signature(
                 info=info,
-                profiles=with_made(
-                    profiles_table(samples, request.wanted, plan, aggs, seed), samples, request.selected, plan, aggs, seed
-                ),
+                profiles=with_made(profiles, samples, request.selected, plan, aggs, seed),
                 matrices=matrices_table(samples, request.wanted, aggs, seed),
                 scores=scores_table(samples, request.selected, len(plan), aggs, seed),
                 prompts=prompts_table(prompts, cuts_of(request, prompts)),

@@ -121,6 +121,7 @@ class RecordedCalibration(_Record):
     objects: bool = False
     n: Index
     tokens: Index
+    width: Index | None = None
     held_out: Index
     sha256: list[str] = []
     temperature: list[float] = []

@@ -24,12 +24,12 @@ from torch.nn.functional import pad
 
 from depthsig.commands.calibration.calibration_tokens import CalibrationTokens, FollowingLoss
 
-STRENGTHS = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+STRENGTHS = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """λ, in nats, from strong to weak."""
-WORTH, MOST_ITERATIONS = 1e-4, 20
-"""Nats of the objective that a step must gain for another to follow, and steps at most, for every λ."""
+WORTH, WORTH_TRYING, MOST_ITERATIONS = 1e-4, 2e-3, 30
+"""Nats that a step must gain for another to follow, in the end and while λ is chosen; steps at most, for every λ."""
 PATIENCE = 2
-"""So many λ in a row that did not help end the search."""
+"""So many λ that do no better than the identity end the search; once one has helped, one that does not."""
 KEPT = 8
 """Steps that L-BFGS remembers."""
 DAMPING = 1e-2
@@ -98,16 +98,16 @@ def fit_affine(
     best, ridge, chosen = loss.value(tokens.states[held], tokens.targets[held]), None, matrix
     worse = 0
     for strength in STRENGTHS:
-        matrix = fit.minimised(matrix, strength, ~held)
+        matrix = fit.minimised(matrix, strength, ~held, WORTH_TRYING)
         value = loss.value(space.moved(tokens.states, matrix, held), tokens.targets[held])
         if value < best:
             best, ridge, chosen, worse = value, strength, matrix, 0
             continue
         worse += 1
-        if worse == PATIENCE:
+        if ridge is not None or worse == PATIENCE:
             break
     if ridge is not None:
-        chosen = fit.minimised(chosen, ridge, torch.ones_like(held))
+        chosen = fit.minimised(chosen, ridge, torch.ones_like(held), WORTH)
     return AffineMap(*space.folded(chosen), ridge)
 
 
@@ -119,7 +119,7 @@ class _Fit:
     seed: int
     tick: Callable[[float], None]
 
-    def minimised(self, start: Matrix, strength: float, some: Bool[Tensor, "token"]) -> Matrix:
+    def minimised(self, start: Matrix, strength: float, some: Bool[Tensor, "token"], worth: float) -> Matrix:
         """The map of one λ on some of the tokens."""
         ridge = strength / len(self.space.mean)
         targets, inputs = self.tokens.targets[some], self.space.inputs[some]
@@ -140,12 +140,12 @@ class _Fit:
             new, lower, new_slope = found
             memory.keep(new - matrix, new_slope - slope)
             gained, matrix, value, slope = value - lower, new, lower, new_slope
-            if gained < WORTH:
+            if gained < worth:
                 break
         return matrix
 
     def _along(
-        self, matrix: Matrix, value: float, slope: Matrix, towards: Matrix, targets: Int[Tensor, "token"],
+        self, matrix: Matrix, value: float, slope: Matrix, towards: Matrix, targets: Int[Tensor, "_kept"],
         some: Bool[Tensor, "token"], ridge: float,
     ) -> tuple[Matrix, float, Matrix] | None:  # fmt: skip
         """The first point on a line, ever nearer, that is better by what the slope promises; None if none is."""

@@ -20,12 +20,9 @@ from depthsig.metrics.entries.runs import RECALIBRATED
 from depthsig.progress import Progress
 
 
-def recalibrated(work: Work, calibration: ReadyPrompts | None, show: Progress) -> Work:
-    """The work with its recalibrated readouts, where it needs any."""
+def recalibrated(work: Work, calibration: ReadyPrompts, show: Progress) -> Work:
+    """The work with the recalibrated readouts that it needs."""
     temperature, affine = (bool(work.request.on(kind)) for kind in RECALIBRATED)
-    if not (temperature or affine):
-        return work
-    assert calibration is not None, "calibration prompts are readied with the others"
     network, request, prompts = work.network, work.request, calibration.tokens
     held = split(prompts, request.seed)
     tokens, width = calibration_size(calibration), network.trace.width
@@ -49,7 +46,7 @@ def recalibrated(work: Work, calibration: ReadyPrompts | None, show: Progress) -
             tick(1)
     record = {
         "prompts": calibration.name, "objects": calibration.objects, "n": len(prompts), "tokens": tokens,
-        "held_out": len(held), "sha256": [p.sha256 for p in prompts], "temperature": temperatures,
+        "width": width, "held_out": len(held), "sha256": [p.sha256 for p in prompts], "temperature": temperatures,
         "ridge": [one.ridge for one in maps],
     }  # fmt: skip
     return replace(work, recalibrated=Recalibrated(temperatures, _lens(maps), record))

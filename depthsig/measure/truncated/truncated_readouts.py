@@ -50,9 +50,7 @@ class TruncatedReadouts:
             with undisturbed(self.network.module):
                 final = self.desk.read("final", self.network.readout, where.take(states[-1]))
                 against = self.desk.against(final, where.targets, self.entries)
-                found: list[Values] = [
-                    self._read(against, where.take(states[k]), k) for k in range(1, self.work.steps)
-                ]
+                found: list[Values] = [self._read(against, where.take(states[k]), k) for k in range(1, self.work.steps)]
                 found.append(against.at_the_end(self.entries))
             for one in self.entries:
                 batch.later.add(partial(_add, samples, Key(one.id), where), stacked(found, one.id))
