@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,13 +63,10 @@ def by_hand(module: nn.Module, layers: list[nn.Module], readout: Any, ids: list[
             found["prefix"].append(nll(readout(states[k])[0], ids))
             again, args, kwargs, _ = calls[k - 1]
 
-            def call(x: Tensor, m: nn.Module = again, a: tuple = args, kw: dict = kwargs) -> Tensor:
-                named = {n: v for n, v in kw.items() if n != "hidden_states"}
-                return first(m(x, *a[1:], **named))
-
+            named = {n: v for n, v in kwargs.items() if n != "hidden_states"}
             h = states[k]
             for _ in range(steps - k):
-                h = call(h)
+                h = _again(again, args[1:], named, h)
             found["repeat"].append(nll(readout(h)[0], ids))
             at = itertools.count()
 
@@ -82,6 +80,10 @@ def by_hand(module: nn.Module, layers: list[nn.Module], readout: Any, ids: list[
             for handle in handles:
                 handle.remove()
     return found
+
+
+def _again(m: nn.Module, args: tuple, kwargs: dict, x: Tensor) -> Tensor:
+    return first(m(x, *args, **kwargs))
 
 
 def mean_by_hand(module: nn.Module, layers: list[nn.Module], readout: Any, texts: list[str]) -> dict[str, Any]:
@@ -140,10 +142,12 @@ def test_what_a_loop_does_between_its_passes_stays() -> None:
         calls: dict[int, Any] = {}
         start: list[Tensor] = []
 
-        def note(m: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        def note(
+            m: nn.Module, args: tuple, kwargs: dict, output: Any, start: list = start, calls: dict = calls
+        ) -> None:
             start.append(args[0] if args else kwargs["hidden_states"])
             kept = {n: v for n, v in kwargs.items() if n != "hidden_states"}
-            calls[layers.index(m)] = lambda x, m=m, a=args[1:], kw=kept: first(m(x, *a, **kw))
+            calls[layers.index(m)] = partial(_again, m, args[1:], kept)
 
         with torch.no_grad():
             handles = [x.register_forward_hook(note, with_kwargs=True) for x in layers]
@@ -218,7 +222,7 @@ def test_the_share_is_one_of_means_with_a_paired_bootstrap() -> None:
     prompts, others = drift.written_by(module, 8, 16, 2), drift.written_by(module, 8, 16, 1)
     found = depthsig.analyze(module, prompts, metrics="truncation", calibration=others, progress=False)
     samples = {
-        name: found.samples(f"truncation.{name}").pivot_table(index="prompt", columns="index", values="value").to_numpy()
+        name: found.samples(f"truncation.{name}").pivot(index="prompt", columns="index", values="value").to_numpy(float)
         for name in ("prefix", "affine")
     }  # fmt: skip
 
@@ -269,17 +273,19 @@ def tokens_of(model: Any, n: int = 400) -> tuple[FollowingLoss, CalibrationToken
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_a_temperature_is_the_best_of_a_fine_grid(dtype: torch.dtype) -> None:
-    model = depthsig.load(build("llama", dtype=dtype))
-    loss, tokens = tokens_of(model)
+    module = build("llama", dtype=dtype)
+    module.lm_head.weight.data *= 4  # so that tokens tell where they were drawn from
+    model = depthsig.load(module)
+    loss, tokens = tokens_of(model, 3000)
     with torch.no_grad():
         logits = model.readout(tokens.states.to(dtype)).float()
         teacher = torch.Generator().manual_seed(1)
         drawn = torch.multinomial((logits / 2.5).softmax(-1), 1, generator=teacher)[:, 0]
         tokens = CalibrationTokens(tokens.states, drawn, tokens.held)
-        grid = np.linspace(1.5, 4, 501)
+        grid = np.linspace(1.5, 4, 126)
         losses = [float(nn.functional.cross_entropy(logits / float(t), drawn)) for t in grid]
         found = temperatures.fit_temperature(loss, tokens)
-    assert found == pytest.approx(grid[int(np.argmin(losses))], abs=0.01)
+    assert found == pytest.approx(grid[int(np.argmin(losses))], abs=0.02)
     assert found == pytest.approx(2.5, abs=0.4)  # where the tokens came from
 
 
@@ -289,9 +295,11 @@ def test_the_gradient_is_that_of_autograd() -> None:
     plain = tokens.states.clone().requires_grad_()
     value_, found, drawn = loss.gradient(tokens.states, tokens.targets, torch.Generator().manual_seed(0))
     mean = nn.functional.cross_entropy(model.readout(plain), tokens.targets)
-    mean.backward()
-    assert value_ == pytest.approx(float(mean), rel=1e-6) and loss.value(tokens.states, tokens.targets) == value_
-    assert plain.grad is not None and torch.allclose(found / 90, plain.grad, atol=1e-6)
+    (slope,) = torch.autograd.grad(mean, plain)
+    assert (
+        value_ == pytest.approx(float(mean.detach()), rel=1e-6) and loss.value(tokens.states, tokens.targets) == value_
+    )
+    assert torch.allclose(found / 90, slope, atol=1e-6)
     assert drawn is not None and not torch.allclose(drawn, found)
     assert all(p.grad is None for p in model.module.parameters()), "nothing is left in the model"
 

@@ -9,7 +9,7 @@ from depthsig.commands.calibration.calibration_tokens import CalibrationTokens, 
 
 COLDEST, HOTTEST = 1e-3, 1e3
 """Temperatures beyond these are a certain word, or a guess among all: nothing is gained by more."""
-MOST_STEPS, CLOSE = 30, 1e-8
+MOST_STEPS, CLOSE = 30, 1e-10
 """Newton's steps at most, and the decrease of the loss in nats below which the next is not worth its readouts."""
 
 

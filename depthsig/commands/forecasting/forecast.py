@@ -102,7 +102,8 @@ def estimate(ready: Prepared, pace: Pace) -> Forecast:
     }
     control = control_request(ready.request) if ready.wants_control else None
     if control is not None:
-        stages["control"] = _control(ready.model, _work(ready, control), pace, spans)
+        twin = _work(ready, control)
+        stages["control"] = _control(ready.model, twin, pace, spans) + sum(_calibration(ready, twin, pace).values())
     stages["drawing"] = counts.drawing_seconds * slower
     return Forecast(
         str(ready.model.plan), len(work.counted), sum(p.n_tokens for p in work.counted), pieces, stages,
@@ -164,9 +165,9 @@ def _certificates(work: Work, pace: Pace) -> float:
 def _calibration(ready: Prepared, work: Work, pace: Pace) -> dict[str, float]:
     """Fitting the readouts of truncated runs, where that is to be done."""
     calibration = ready.prompts.calibration
-    if calibration is None:
-        return {}
     temperature, affine = (bool(work.request.on(kind)) for kind in RECALIBRATED)
+    if calibration is None or not (temperature or affine):
+        return {}
     readouts = known.TEMPERATURE_READOUTS * temperature + known.MAP_READOUTS * known.THERE_AND_BACK * affine
     each = readouts * calibration_size(calibration) * pace.read[""]
     each += known.EIGENVECTORS * work.network.trace.width**3 * pace.machine * affine
