@@ -91,6 +91,16 @@ def analyze(
         str | None,
         typer.Option(help="Tuned lens (a folder of `depthsig fit-lens`).", metavar="DIR", rich_help_panel=opt.WHAT),
     ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompts that the readouts of truncation are fitted on: a name or a file, none of them measured.",
+            show_default="the built-in set after the measured prompts, or gsm8k",
+            autocompletion=opt.candidates.prompt_sets,
+            metavar="NAME|FILE",
+            rich_help_panel=opt.WHAT,
+        ),
+    ] = None,
     parts: Annotated[
         str | None,
         typer.Option(
@@ -198,6 +208,7 @@ def analyze(
             "n": ... if n is None else n, "max_tokens": max_tokens, "chat_template": chat_template,
             "shots": shots, "positions": positions, "keep_first": keep_first, "ablation": ablation, "memory": memory,
             "batch_size": batch_size, "seed": seed, "control": control, "lens": lens, "reword": reword,
+            "calibration": calibration,
         },
         quick=quick, budget=budget, preset=preset,
     )  # fmt: skip

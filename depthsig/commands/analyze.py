@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from depthsig.arguments import check_arguments
 from depthsig.checkpoint.loading import LoadOptions
+from depthsig.commands.calibration.calibration_prompts import with_calibration
 from depthsig.commands.early import asked_of
 from depthsig.commands.forecasting.budget import Begun, begun_at, heard, nothing_begun, within
 from depthsig.commands.lenses.checked import check_lens, open_lens
@@ -44,7 +45,7 @@ def analyze(
     max_tokens: int | None = None, chat_template: bool = False, shots: int = 0,
     positions: Literal["all", "answer", "last"] | None = None,
     keep_first: bool | None = None, ablation: Ablation | None = None, reword: int | None = None, lens: Any = None,
-    control: bool | None = None,
+    calibration: Any = None, control: bool | None = None,
     order: str | None = None, loop: str | None = None, grown: str | None = None, iterations: Iterations | None = None,
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
@@ -89,6 +90,8 @@ def analyze(
         reword: put the prompts in other words, by this seed: the same tasks with other symbols, names or things, or
             a sentence before them (:func:`depthsig.prompts.reword`). Default: as they are.
         lens: a tuned lens for ``tuned.*``: its folder, or what ``fit_lens(...).lens`` is.
+        calibration: prompts that the readouts of ``truncation`` metrics are fitted on, none of them measured: as
+            ``prompts``. Default: of the built-in set that is measured the next ones, else ``gsm8k``.
         control: measure the architecture with re-initialised weights, too; True: all that the model's own
             analysis measures. Default: where periods are tested on a span, and of it what they are tested on.
         order: run the layers in this order, as ``0:4,4:8x4,8:12``.
@@ -123,7 +126,7 @@ def analyze(
             "prompts": prompts, "metrics": metrics, "parts": parts, "scopes": scopes, "cuts": cuts, "agg": agg, "n": n,
             "max_tokens": max_tokens, "chat_template": chat_template, "shots": shots, "positions": positions,
             "keep_first": keep_first, "ablation": ablation, "memory": memory, "batch_size": batch_size, "seed": seed,
-            "control": control, "lens": lens, "reword": reword,
+            "control": control, "lens": lens, "reword": reword, "calibration": calibration,
         },
         quick=quick, budget=budget, preset=preset,
     )  # fmt: skip
@@ -190,11 +193,12 @@ class Job:
 
     def _prompts(self, model: Model, request: Request, n_listed: int | EllipsisType | None = ...) -> ReadyPrompts:
         """The prompts of a request; of a list as many as of a name, where nothing else is said."""
-        return ready_prompts(
+        ready = ready_prompts(
             self.prompts, model, n=request.n if isinstance(n_listed, EllipsisType) else n_listed, n_named=request.n,
             max_tokens=request.max_tokens, chat_template=request.chat_template, positions=request.positions,
             seed=request.seed, shots=request.shots, reword=request.reword,
         )  # fmt: skip
+        return with_calibration(ready, model, request)
 
     def run(self, place: Place | None, *, resume: bool, show: Progress) -> Signature:
         """Measure, with the control where one is due.
@@ -205,7 +209,8 @@ class Job:
         """
         with recorded_warnings() as messages:
             ready = self.prepare(show, begun_at(place) if resume and place is not None else nothing_begun)
-            known = {} if place is None else identity(ready.model, ready.prompts.tokens, ready.request)
+            given = ready.prompts
+            known = {} if place is None else identity(ready.model, given.tokens, ready.request, given.calibrating)
             name = identity_of(known)
             out = None if place is None else place(ready.model.checkpoint.name, name)
 

@@ -49,7 +49,7 @@ def control_request(request: Request) -> Request | None:
     tested = tuple(one.id for one in request.selected if one.on == "periods" or is_tested(one))
     if request.control or not tested:
         return request.without("tuned")
-    return replace(request, metrics=tested, lens=None)
+    return replace(request, metrics=tested, lens=None, calibration=None)
 
 
 def _configured(module: nn.Module, config: Any) -> Any:

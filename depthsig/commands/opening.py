@@ -92,11 +92,18 @@ class ReadyPrompts:
     Attributes:
         name: the name or the file that was given; ``given`` where they came as objects.
         objects: whether they came as objects.
+        calibration: other prompts that readouts are fitted on, where any is.
     """
 
     tokens: list[TokenPrompt]
     name: str
     objects: bool
+    calibration: ReadyPrompts | None = None
+
+    @property
+    def calibrating(self) -> list[TokenPrompt]:
+        """The calibration prompts, if there are any."""
+        return [] if self.calibration is None else self.calibration.tokens
 
 
 def ready_prompts(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from depthsig.commands.calibration.calibrating import recalibrated
 from depthsig.commands.certified import certified
 from depthsig.commands.control import control_request, reinitialised
 from depthsig.commands.opening import ReadyPrompts
@@ -23,12 +24,15 @@ from depthsig.measure.resume import Units
 from depthsig.measure.schedule import cuts_of
 from depthsig.measure.schedule import measure as run_schedule
 from depthsig.measure.token_rows import tokens_table
+from depthsig.metrics.entries.runs import RECALIBRATED
 from depthsig.model import Model
 from depthsig.progress import Progress
 from depthsig.signature import Signature
+from depthsig.tables.made_profiles import with_made
 from depthsig.tables.periods import beside_control, period_scores
 from depthsig.tables.samples import matrices_table, profiles_table, samples_table
 from depthsig.tables.score_rows import scores_table
+from depthsig.untrusted import made_visible
 
 
 @dataclass
@@ -100,15 +104,22 @@ class Prepared:
         verdict = judge(certificates, only_parts=request.only_parts)
         for message in verdict.warnings:
             warnings.warn(message, DepthsigWarning, stacklevel=3)
+        work = Work(model, request, prompts, verdict, request.lens)
+        if self.prompts.calibration is not None and request.on(*RECALIBRATED):
+            with watch.stage("calibration"):
+                work = recalibrated(work, self.prompts.calibration, show)
         with watch.stage("measure"):
-            samples, rows = run_schedule(Work(model, request, prompts, verdict, request.lens), units, show)
+            samples, rows = run_schedule(work, units, show)
         info = describe(model, request, certificates, self.prompts, self.given, messages)
         info["options"]["asked"] = dict(self.asked)
+        if work.recalibrated is not None:
+            info["calibration"] = made_visible(dict(work.recalibrated.record))
         with watch.stage("tables"):
             plan, aggs, seed = model.plan.frame(), request.aggs, request.seed
+            profiles = profiles_table(samples, request.wanted, plan, aggs, seed)
             signature = Signature(
                 info=info,
-                profiles=profiles_table(samples, request.wanted, plan, aggs, seed),
+                profiles=with_made(profiles, samples, request.selected, plan, aggs, seed),
                 matrices=matrices_table(samples, request.wanted, aggs, seed),
                 scores=scores_table(samples, request.selected, len(plan), aggs, seed),
                 prompts=prompts_table(prompts, cuts_of(request, prompts)),

@@ -98,13 +98,20 @@ def _own(request: Request, plugins: Sequence[Mapping[str, str]]) -> dict[str, An
     return {"plugins": list(files.values()), "declared": [one.id for one in own if plugin_of(one) is None]}
 
 
-def identity(model: Model, prompts: Sequence[TokenPrompt], request: Request) -> dict[str, Any]:
-    """What makes an analysis what it is; a result of another identity is another result."""
+def identity(
+    model: Model, prompts: Sequence[TokenPrompt], request: Request, calibration: Sequence[TokenPrompt] = ()
+) -> dict[str, Any]:
+    """What makes an analysis what it is; a result of another identity is another result.
+
+    Args:
+        calibration: prompts that readouts are fitted on.
+    """
     return {
         "checkpoint": model.checkpoint.content_hash or _weights(model), "tokenizer": model.checkpoint.tokenizer_hash,
         "plan": list(model.plan.layers), "declared": model.declared.record(),
         "dtype": str(model.dtype), "prompts": [p.tokens_sha256 for p in prompts], **request.record(),
         "content of --lens": None if request.lens is None else request.lens.content_hash,
+        "calibration prompts": [p.tokens_sha256 for p in calibration],
         "plug-in or metric of your own": {one.id: _fingerprint(one) for one in request.needed.values() if one.own},
     }  # fmt: skip
 

@@ -1,7 +1,8 @@
-"""Findings: a dozen claims about how a model uses its depth, each judged by one number beside a reference.
+"""Findings: a dozen or so claims about how a model uses its depth, each judged by one number beside a reference.
 
 The rules stand in :data:`RULES`, by what they are about: :mod:`~depthsig.findings.using_depth`,
-:mod:`~depthsig.findings.single_steps`, :mod:`~depthsig.findings.recurring`, :mod:`~depthsig.findings.assurance`.
+:mod:`~depthsig.findings.early_exits`, :mod:`~depthsig.findings.recurring`, :mod:`~depthsig.findings.single_steps`,
+:mod:`~depthsig.findings.assurance`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from depthsig.findings.assurance import ASSURANCE
+from depthsig.findings.early_exits import EARLY_EXITS
 from depthsig.findings.evidence import Evidence
 from depthsig.findings.finding import LEVEL, Judged, Rule, Unjudged, recorded
 from depthsig.findings.recurring import RECURRING
@@ -22,7 +24,7 @@ from depthsig.statistics.resampling import missed
 if TYPE_CHECKING:
     from depthsig.signature import Signature
 
-RULES: tuple[Rule, ...] = (*USING_DEPTH, *RECURRING, *SINGLE_STEPS, *ASSURANCE)
+RULES: tuple[Rule, ...] = (*USING_DEPTH, *EARLY_EXITS, *RECURRING, *SINGLE_STEPS, *ASSURANCE)
 """Every rule, in the order in which findings are told."""
 
 
@@ -34,6 +36,12 @@ def findings_of(signature: Signature) -> Findings:
     rates = [LEVEL if one == "test" else missed(max(2, len(signature.prompts))) for one in by]
     records = [recorded(rule, found) for rule, found in judged.items()]
     return Findings(records, [shown(rule, found) for rule, found in judged.items()], rates)
+
+
+def beside_early_exit(signature: Signature) -> str:
+    """What stands beside every early-exit curve: how much of its loss is its readout's."""
+    seen = Evidence(signature)
+    return " ".join(_judge(rule, seen).sentence for rule in EARLY_EXITS)
 
 
 def _judge(rule: Rule, seen: Evidence) -> Judged:

@@ -67,6 +67,10 @@ class Evidence:
         groups = table[table["agg"] == "mean"].groupby(["metric", "part", "scope"], sort=False)
         return {tuple(map(str, key)): rows for key, rows in groups}
 
+    def has(self, *metrics: str) -> bool:
+        """Whether all of these have values a prompt, of any part and scope."""
+        return set(metrics) <= {name for name, _, _ in self._samples}
+
     def per_prompt(self, metric: str, part: str = NONE, scope: str = NONE) -> Float[ndarray, "prompt *cell"]:
         """Values of a profile [prompt, cell] or matrix [prompt, row, col]; NaN where undefined."""
         rows = self._samples.get((metric, part, scope))

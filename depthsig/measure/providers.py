@@ -16,6 +16,7 @@ from depthsig.engine.network import Network
 from depthsig.engine.rows import Clean
 from depthsig.measure.request import Request
 from depthsig.measure.token_rows import TOKEN_PROMPTS, TokenRows
+from depthsig.measure.truncated.recalibrated import Recalibrated
 from depthsig.measure.where import Where, measured
 from depthsig.metrics import Metric
 from depthsig.prompts import TokenPrompt
@@ -30,6 +31,7 @@ class Work:
         prompts: all of them; ``counted`` are those with a measured position.
         verdict: what the certificates allow.
         lens: the translators of the tuned lens, where one is needed.
+        recalibrated: readouts of prefixes that were fitted on calibration prompts, where they are needed.
     """
 
     network: Network
@@ -37,6 +39,7 @@ class Work:
     prompts: Sequence[TokenPrompt]
     verdict: Verdict
     lens: TunedLens | None = None
+    recalibrated: Recalibrated | None = None
 
     @cached_property
     def counted(self) -> list[TokenPrompt]:

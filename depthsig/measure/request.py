@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from depthsig.engine.memory import parse_memory
 from depthsig.errors import InputError, shown
 from depthsig.metrics.entries.fields import Metric
-from depthsig.metrics.registry import needed, select
+from depthsig.metrics.entries.runs import READ_TRUNCATED, RECALIBRATED, RUN_TRUNCATED
+from depthsig.metrics.registry import all_metrics, needed, select
 from depthsig.metrics.rules import DEFAULT_METRICS, FAMILY, OF_LAYERS, WITH_LENS, WITH_LOOP, WITH_SPAN
 from depthsig.prompts.shots import check_shots
 from depthsig.terms import ABLATIONS, PARTS, POSITIONS, SCOPES, Part
@@ -44,6 +46,8 @@ class Request:
             tested on a span.
         lens: the tuned lens of ``tuned.*``: its folder, or the lens itself.
         reword: put prompts in other words (:func:`depthsig.prompts.reword`), by this seed; None: as they are.
+        calibration: prompts that readouts of truncated runs are fitted on: a name, a file, or a list; None: the
+            built-in set after the measured prompts.
 
     Raises:
         InputError: for options that cannot be used as given.
@@ -67,6 +71,7 @@ class Request:
     control: bool | None = None
     lens: Any = None
     reword: int | None = None
+    calibration: Any = None
     selected: tuple[Metric, ...] = field(init=False, repr=False, compare=False)
     """The entries that were asked for."""
     needed: Mapping[str, Metric] = field(init=False, repr=False, compare=False)
@@ -97,6 +102,7 @@ class Request:
         object.__setattr__(self, "selected", tuple(select(self.metrics or ())))
         object.__setattr__(self, "needed", needed(self.selected))
         self._check_lens()
+        self._check_truncated()
         object.__setattr__(self, "memory", parse_memory(self.memory))
 
     @property
@@ -162,12 +168,15 @@ class Request:
         names = tuple(m.id for m in self.selected if not any(n.on in runs for n in needed([m]).values()))
         if not names:
             return None
-        return replace(self, metrics=names, lens=None if "tuned" in runs else self.lens)
+        left = replace(self, metrics=names, lens=None if "tuned" in runs else self.lens, calibration=None)
+        return replace(left, calibration=self.calibration) if left.on(*RECALIBRATED) else left
 
     def record(self) -> dict[str, Any]:
         """The options, as ``signature.json`` keeps them."""
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         record["lens"] = None if self.lens is None else str(self.lens)
+        if self.calibration is not None:
+            record["calibration"] = str(self.calibration) if isinstance(self.calibration, (str, Path)) else "given"
         return {k: list(v) if isinstance(v, tuple) else v for k, v in record.items()}
 
     def _check_lens(self) -> None:
@@ -178,6 +187,28 @@ class Request:
             raise InputError(
                 f"--lens {str(self.lens)!r} is for tuned metrics, and none was asked for; add tuned to --metrics"
             )
+
+    def _check_truncated(self) -> None:
+        truncated = self.on(*READ_TRUNCATED, *RUN_TRUNCATED)
+        if truncated and self.positions == "last":
+            raise InputError(
+                f"{truncated[0].id} is the loss of the next token, and the last position has none: give --positions "
+                "all or answer"
+            )
+        if self.calibration is not None and not self.on(*RECALIBRATED):
+            raise InputError(
+                f"--calibration {shown(self.calibration)} is for readouts that are fitted, and none was asked for; add "
+                f"{metric_group(RECALIBRATED[0])} to --metrics"
+            )
+
+
+def metric_group(run: str) -> str:
+    """The value of ``--metrics`` that asks for what a kind of run feeds.
+
+    >>> metric_group("erasure")
+    'erasure'
+    """
+    return next(one.groups[0] for one in all_metrics().values() if one.on == run)
 
 
 def as_tuple(value: Names) -> tuple[str, ...]:

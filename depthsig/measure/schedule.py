@@ -31,16 +31,21 @@ from depthsig.measure.providers import CleanBatch, CleanProvider, Work
 from depthsig.measure.request import Request
 from depthsig.measure.resume import Units
 from depthsig.measure.token_rows import TokenRows
+from depthsig.measure.truncated.truncated_readouts import TruncatedReadouts
+from depthsig.measure.truncated.truncated_runs import TruncatedRuns
 from depthsig.measure.where import measured
+from depthsig.metrics.entries.runs import MADE
 from depthsig.metrics.interventions import future_cuts
 from depthsig.progress import Progress
 from depthsig.prompts import TokenPrompt
 from depthsig.tables.samples import Samples
 
-CLEAN: tuple[type[CleanProvider], ...] = (States, Readouts, Passes, Codas, Stored)
-EDITED: tuple[type[EditedProvider], ...] = (Skipping, Isolated, Reordering, Repeating, Erasing, Attributing)
-OF_TABLES = ("scores", "periods")
-"""Kinds of run that run nothing: :mod:`depthsig.tables` provides what is made of other entries' values."""
+CLEAN: tuple[type[CleanProvider], ...] = (States, Readouts, Passes, Codas, TruncatedReadouts, Stored)
+EDITED: tuple[type[EditedProvider], ...] = (
+    Skipping, Isolated, Reordering, Repeating, TruncatedRuns, Erasing, Attributing,
+)  # fmt: skip
+OF_TABLES = MADE
+""":mod:`depthsig.tables` provides what is made of other entries' values."""
 
 
 def providers(work: Work) -> tuple[list[CleanProvider], list[EditedProvider]]:

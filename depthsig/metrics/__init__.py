@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from depthsig.metrics.residual import *  # noqa: F403
     from depthsig.metrics.scores.depth import *  # noqa: F403
     from depthsig.metrics.scores.period import *  # noqa: F403
+    from depthsig.metrics.truncation import *  # noqa: F403
     from depthsig.metrics.vectors import *  # noqa: F403
     from depthsig.metrics.weights import *  # noqa: F403
 

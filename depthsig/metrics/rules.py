@@ -47,6 +47,10 @@ MOVES: str = _RULES["findings"]["moves"]
 ALIGNED: str = _RULES["findings"]["aligned"]
 LOOP_MOVES: str = _RULES["findings"]["loop_moves"]
 LOOP_GAP: str = _RULES["findings"]["loop_gap"]
+PREFIX_LOSS: str = _RULES["findings"]["prefix"]
+RECALIBRATED_LOSSES: tuple[str, str] = (_RULES["findings"]["temperature"], _RULES["findings"]["affine"])
+"""Of the same prefix, by one number and by an affine map."""
+RECOVERED: str = _RULES["findings"]["recovered"]
 SHOWN_PROFILES = tuple(_RULES["findings"]["profiles"])
 
 PREDICTORS: dict[str, str] = dict(_RULES["repeat"]["predictors"])

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from depthsig.errors import InputError, near, shown
+from depthsig.findings import beside_early_exit
 from depthsig.metrics import Metric
 from depthsig.metrics.rules import PERIOD
 from depthsig.report import alt_texts
@@ -150,7 +151,7 @@ def _early_exit(signature: Signature) -> Iterator[Drawn]:
     caption = (
         f"How good the model would be if it stopped at a depth and was read out there, by {' and '.join(lenses)}; "
         f"{_said(signature, 'mean', True)}; dotted: the loss of the whole model"
-        f"{'; dashed: a uniform guess' if vocabulary(signature) else ''}."
+        f"{'; dashed: a uniform guess' if vocabulary(signature) else ''}. {beside_early_exit(signature)}"
     )
     section = signature.entries[measures[0].metrics[0]].section
     alt = alt_texts.early_exit_in_words(signature.profiles, signature.entries)

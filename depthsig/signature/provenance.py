@@ -59,6 +59,8 @@ def _why_not(info: Mapping[str, Any], given: Mapping[str, Any]) -> str:
         return "the prompts were given as objects"
     if info.get("lens") and not info["lens"].get("path"):
         return "the lens was given as an object"
+    if (info.get("calibration") or {}).get("objects"):
+        return "the calibration prompts were given as objects"
     if given.get("declared"):
         return f"{', '.join(given['declared'])} was declared in Python, not in a file for --plugin"
     noise = info.get("random_state")

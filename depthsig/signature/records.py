@@ -134,6 +134,20 @@ class RecordedLens(Record):
     content_hash: str | None = None
 
 
+class RecordedCalibration(Record):
+    """What the readouts of truncated runs were fitted on, and what was chosen for k = 1 .. S−1 steps."""
+
+    prompts: Scalar = None
+    objects: bool = False
+    n: Index
+    tokens: Index
+    width: Index | None = None
+    held_out: Index
+    sha256: list[str] = []
+    temperature: list[float] = []
+    ridge: list[float | None] = []
+
+
 class RandomState(Record):
     """The seed of a random initial state."""
 
@@ -196,6 +210,7 @@ class SignatureRecord(Record):
     certificates: list[RecordedCertificate] = []
     control: str | None = None
     lens: RecordedLens | None = None
+    calibration: RecordedCalibration | None = None
     options: dict[str, Scalar | list[Scalar] | Named]
     given: RecordedGiven | None = None
     metrics: OwnMetrics = []

@@ -65,7 +65,7 @@ def interval(
     if n < MIN_PROMPTS or np.isnan(value):
         return value, np.nan, np.nan, n
     counts = bootstrap_counts(n, RESAMPLES, seed)
-    resampled = of(*(_resampled_means(p, counts) for p in kept))
+    resampled = of(*(resampled_means(p, counts) for p in kept))
     if np.isnan(resampled).all():
         return value, np.nan, np.nan, n
     low, high = np.nanpercentile(resampled, [2.5, 97.5])
@@ -88,9 +88,10 @@ def _taking_part(profiles: Sequence[Float[ndarray, "prompt *cell"]]) -> ndarray:
     return ~np.all([np.isnan(p.reshape(len(p), -1)).all(-1) for p in profiles], axis=0)
 
 
-def _resampled_means(
+def resampled_means(
     values: Float[ndarray, "prompt *cell"], counts: Float[ndarray, "resample prompt"]
 ) -> Float[ndarray, "resample *cell"]:
+    """Means over prompts in every resample; a NaN takes no part in its cell."""
     flat = values.reshape(len(values), -1)
     defined = ~np.isnan(flat)
     with np.errstate(invalid="ignore", divide="ignore"):

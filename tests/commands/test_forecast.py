@@ -85,6 +85,22 @@ def test_counts_and_seconds_of_a_known_pace() -> None:
     assert skip.seconds == pytest.approx(3 * tokens * 1.0 + edited)
 
 
+def test_fitting_readouts_has_a_stage_of_its_own() -> None:
+    """It is in proportion to the calibration tokens, of which a file has as many as it says."""
+    less, more = (
+        estimate(prepared(3, metrics="truncation", calibration=[f"{TEXT} {i}" for i in range(n)]), PACE)
+        for n in (10, 20)
+    )
+    assert list(less.stages) == [*STAGES[:3], "calibration", *STAGES[3:]]
+    assert more.stages["calibration"] == pytest.approx(2 * less.stages["calibration"], rel=0.1)
+    # Each of two controls runs S−1 = 3 times, a step or more of it; both end in a readout.
+    truncated = next(p for p in less.pieces if p.name == "truncation")
+    tokens = less.tokens
+    assert (truncated.runs, truncated.step_tokens, truncated.readout_tokens) == (18, 2 * 6 * tokens, 6 * tokens)
+    alone = forecast(prepared(metrics="truncation.prefix"))
+    assert "calibration" not in alone.stages and [p.name for p in alone.pieces] == ["clean run"]
+
+
 @pytest.mark.filterwarnings("ignore:.*prompts were cut")
 @pytest.mark.parametrize(
     ("less", "more"),

@@ -38,7 +38,7 @@ def scored(share: tuple[float, float, float], output: tuple[float, float, float]
 
 def test_every_claim_is_told_once_with_all_that_a_record_has() -> None:
     found = findings_of(made.signature(made.skip_only(np.ones(12)), 12))
-    assert [one["id"] for one in found] == [rule.id for rule in RULES] and len({rule.id for rule in RULES}) == 12
+    assert [one["id"] for one in found] == [rule.id for rule in RULES] and len({rule.id for rule in RULES}) == 13
     for one in found:
         assert list(one) == KEYS and one["verdict"] in get_args(Verdict) and one["sentence"].endswith(".")
         if one["value"] is None:
@@ -116,6 +116,43 @@ def test_one_step_does_not_decide_what_attention_and_mlps_do() -> None:
     assert attn.mean() > mlp.mean() and less["verdict"] == "does not hold" and "in 1 of 6 steps" in less["sentence"]
 
 
+def truncated(share: float, steps: int = 24, gap: float = 1.2) -> made.Values:
+    """Losses of prefixes of which an affine readout recovers this share of the gap, a temperature a tenth."""
+    rng = np.random.default_rng(3)
+    full = 2 + 0.1 * rng.standard_normal((9, 1))
+    gaps = gap * np.r_[np.ones(steps - 1), 0] * (1 + 0.05 * rng.standard_normal((9, steps)))
+    losses = {"prefix": full + gaps, "affine": full + (1 - share) * gaps, "temperature": full + 0.9 * gaps}
+    return {(f"truncation.{name}", "-", "-", "step"): values for name, values in losses.items()}
+
+
+@pytest.mark.parametrize(
+    ("share", "verdict"), [(0.75, "holds"), (0.06, "does not hold")], ids=["a readout's", "the steps'"]
+)
+def test_an_early_exit_is_judged_beside_half_of_its_gap(share: float, verdict: str) -> None:
+    found = of(made.signature(truncated(share), 24), "early_exit")
+    assert found["verdict"] == verdict and found["value"] == pytest.approx(share) and found["reference"] == 0.5
+    assert "after 22 of 24 steps" in found["sentence"] and "one temperature 10.0 %" in found["sentence"]
+    assert found["metric"] == "truncation.recoverable"
+
+
+def test_what_an_early_exit_is_not_told_of_is_open() -> None:
+    curve: Any = {("lens.target_nll", "-", "-", "depth"): np.ones((9, 25))}
+    without = of(made.signature(curve, 24), "early_exit")
+    assert without["verdict"] == "open" and "add truncation to --metrics" in without["sentence"]
+    nothing = of(made.signature(made.skip_only(np.ones(12)), 12), "early_exit")
+    assert nothing["verdict"] == "open" and "no early-exit curve was measured" in nothing["sentence"]
+    flat = of(made.signature(truncated(0.9, gap=0.001), 24), "early_exit")
+    assert flat["verdict"] == "open" and "too little to have shares" in flat["sentence"]
+
+
+def test_a_map_of_few_tokens_is_told_with_the_verdict() -> None:
+    signature = made.signature(truncated(0.3), 24)
+    signature.info["calibration"] = {"tokens": 230, "width": 576}
+    assert "fitted to 230 tokens only" in of(signature, "early_exit")["sentence"]
+    signature.info["calibration"] = {"tokens": 5760, "width": 576}
+    assert "only" not in of(signature, "early_exit")["sentence"]
+
+
 @pytest.mark.parametrize("value", [None, float("nan")])
 def test_a_certificate_without_a_number_is_nobodys_worst(value: float | None) -> None:
     base = made.signature(made.skip_only(np.ones(12)), 12)
@@ -144,7 +181,7 @@ def test_how_often_the_set_is_wrong_is_said() -> None:
     found = findings_of(scored((0.4, 0.35, 0.45), (0.6, 0.55, 0.65)))
     assert found.rates == [missed(12)] and f"about {missed(12):.0%} of cases (5% with many prompts)" in found.rate
     lines = str(found).splitlines()
-    assert len(lines) <= 20 and max(map(len, lines)) <= 120 and lines[-1].startswith("1 of 12 verdicts")
+    assert len(lines) <= 20 and max(map(len, lines)) <= 120 and lines[-1].startswith("1 of 13 verdicts")
     assert "<script" not in found._repr_html_()
 
 

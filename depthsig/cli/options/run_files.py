@@ -151,7 +151,7 @@ def _toml(value: Any) -> str:
 def _from_anywhere(key: str, value: Any) -> Any:
     if key in ("checkpoint", "lens"):
         return _absolute(value)
-    if key == "prompts":
+    if key in ("prompts", "calibration"):
         return _no_name(value)
     if key == "task":
         pieces = [_no_name(piece) for piece in value.split(",")]

@@ -38,6 +38,7 @@ class Asked:
         span: layers ``A:B`` to repeat.
         looping: families of metrics that need a loop that runs.
         exported: whether an order is to be written.
+        calibration: prompts to fit readouts on, as ``prompts``.
     """
 
     prompts: Any = None
@@ -49,12 +50,15 @@ class Asked:
     span: str | None = None
     looping: Sequence[str] = ()
     exported: bool = False
+    calibration: Any = None
 
 
 def asked_of(prompts: Any, request: Request) -> Asked:
     """What an analysis asks."""
     looping = tuple(dict.fromkeys(one.family for one in request.on("loop")))
-    return Asked(prompts, request.n, request.seed, request.shots, request.lens, looping=looping)
+    return Asked(
+        prompts, request.n, request.seed, request.shots, request.lens, looping=looping, calibration=request.calibration
+    )  # fmt: skip
 
 
 def refuse_early(source: Any, loading: LoadOptions, plan: PlanOptions, asked: Asked | None = None) -> None:
@@ -96,6 +100,8 @@ def _check_files(asked: Asked) -> None:
         warnings.simplefilter("ignore")  # what is to be told is told when they are used
         if isinstance(asked.prompts, (str, Path)) and (asked.shots or str(asked.prompts) not in BUILTIN):
             load_prompts(asked.prompts, n=asked.n, seed=asked.seed, shots=asked.shots)
+        if isinstance(asked.calibration, (str, Path)) and str(asked.calibration) not in BUILTIN:
+            load_prompts(asked.calibration, n=None, seed=asked.seed)
         for task in asked.tasks:
             answered_prompts(load_prompts(task, n=asked.n, seed=asked.seed, shots=asked.shots), task)
 

@@ -50,7 +50,7 @@ def begun_at(place: Callable[[str, str], str | Path]) -> Begun:
     """
 
     def begun(ready: Prepared) -> bool:
-        name = identity_of(identity(ready.model, ready.prompts.tokens, ready.request))
+        name = identity_of(identity(ready.model, ready.prompts.tokens, ready.request, ready.prompts.calibrating))
         partial = partial_path(place(ready.model.checkpoint.name, name))
         return record_in(partial / UNITS / REQUEST).get(IDENTITY) == name
 

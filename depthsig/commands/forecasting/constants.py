@@ -34,8 +34,14 @@ PERIOD_PROFILE, PERIOD_MATRIX = 0.03, 0.03
 FIGURES = {"profile": 0.11, "heatmap": 0.19, "token_map": 0.3, "top_tokens": 0.66, "trajectories": 0.13}
 OTHER_FIGURE, PAGE, SAVED_ROW = 0.15, 0.5, 2.0e-6
 
+# Recalibrated readouts, at every k: readouts of all calibration tokens for a temperature, readouts there and back for
+# an affine map, what one of these takes beside a readout alone, and eigenvectors a width cubed.
+TEMPERATURE_READOUTS, MAP_READOUTS, THERE_AND_BACK, EIGENVECTORS = 7, 45, 1.6, 6.0e-9
+
 # The schedule beside steps and readouts, by the name of the job: filing values, building rows, masks.
-OVERHEAD = {"skip": 1.1, "local": 1.1, "order": 1.1, "repeat": 1.1, "erasure": 1.15, "attribution": 1.5}
+OVERHEAD = {
+    "skip": 1.1, "local": 1.1, "order": 1.1, "repeat": 1.1, "truncation": 1.1, "erasure": 1.15, "attribution": 1.5,
+}  # fmt: skip
 EFFECTIVE, EFFECT = ("skip", "local"), 2.0
 """Effects on later updates: masks and sums beside the metric's own function."""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from depthsig.commands.calibration.calibrating import calibration_size
 from depthsig.commands.certified import are_kept
 from depthsig.commands.control import control_request
 from depthsig.commands.forecasting import constants as known
@@ -19,6 +20,7 @@ from depthsig.errors import DepthsigWarning
 from depthsig.measure.providers import CleanProvider, Cost, Work
 from depthsig.measure.request import Request
 from depthsig.measure.schedule import providers
+from depthsig.metrics.entries.runs import RECALIBRATED
 from depthsig.model import Model
 
 
@@ -94,12 +96,14 @@ def estimate(ready: Prepared, pace: Pace) -> Forecast:
         "starting": known.START * slower,
         "loading": min(ready.watch.cpu["load"], ready.watch.wall["load"]),  # not what else the machine did meanwhile
         "certificates": 0.0 if _are_kept(ready) else _certificates(work, pace),
+        **_calibration(ready, work, pace),
         "measuring": sum(p.seconds for p in pieces),
         "tables and tests": counts.table_seconds * slower,
     }
     control = control_request(ready.request) if ready.wants_control else None
     if control is not None:
-        stages["control"] = _control(ready.model, _work(ready, control), pace, spans)
+        twin = _work(ready, control)
+        stages["control"] = _control(ready.model, twin, pace, spans) + sum(_calibration(ready, twin, pace).values())
     stages["drawing"] = counts.drawing_seconds * slower
     return Forecast(
         str(ready.model.plan), len(work.counted), sum(p.n_tokens for p in work.counted), pieces, stages,
@@ -156,6 +160,19 @@ def _certificates(work: Work, pace: Pace) -> float:
     read = 3 * padded + alone + edited
     seconds = run * pace.clean + read * pace.read[""]
     return seconds + (known.CERTIFICATE + known.CERTIFICATE_STEP * work.steps) * pace.machine
+
+
+def _calibration(ready: Prepared, work: Work, pace: Pace) -> dict[str, float]:
+    """Fitting the readouts of truncated runs, where that is to be done."""
+    calibration = ready.prompts.calibration
+    temperature, affine = (bool(work.request.on(kind)) for kind in RECALIBRATED)
+    if calibration is None or not (temperature or affine):
+        return {}
+    readouts = known.TEMPERATURE_READOUTS * temperature + known.MAP_READOUTS * known.THERE_AND_BACK * affine
+    each = readouts * calibration_size(calibration) * pace.read[""]
+    each += known.EIGENVECTORS * work.network.trace.width**3 * pace.machine * affine
+    run = sum(p.n_tokens for p in calibration.tokens) * pace.clean
+    return {"calibration": (work.steps - 1) * each + run}
 
 
 def _are_kept(ready: Prepared) -> bool:

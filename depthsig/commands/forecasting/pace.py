@@ -28,8 +28,11 @@ from depthsig.measure.schedule import CLEAN, EDITED
 from depthsig.measure.token_rows import TokenRows
 from depthsig.measure.where import measured
 from depthsig.metrics import Metric
-from depthsig.metrics.entries.runs import OUTPUT
+from depthsig.metrics.entries.runs import OUTPUT, READ_TRUNCATED
 from depthsig.tables.samples import Samples
+
+NOT_OBSERVED = ("readout", "weights")
+"""What is forecast by its readouts, as prefixes are, and what sees no prompt."""
 
 PIECE_FLOPS = 1.2e10
 """Of a piece that is timed: a quarter of a second of a slow core, and enough for the full speed of what is timed."""
@@ -184,7 +187,7 @@ class _Timed:
         found = {}
         for provider in CLEAN:
             entries = self.request.on(*provider.kinds)
-            if not entries or provider.kinds[0] in ("readout", "weights"):
+            if not entries or provider.kinds[0] in (*NOT_OBSERVED, *READ_TRUNCATED):
                 continue
             usual = max(self.work.counted, key=lambda p: p.n_tokens)
             cost = provider(self.work, entries).cost(usual)

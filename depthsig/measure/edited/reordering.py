@@ -18,7 +18,6 @@ from depthsig.measure.edited.edited_batch import EditedBatch
 from depthsig.measure.providers import Cost, Work
 from depthsig.measure.token_rows import TokenRows
 from depthsig.metrics import Metric
-from depthsig.metrics.entries.runs import RUNS
 from depthsig.plan.plan import Plan, SpanInfo
 from depthsig.prompts import TokenPrompt
 from depthsig.tables.samples import Key, Samples
@@ -80,11 +79,13 @@ def _repeats(plan: Plan) -> Sweep:
     return Sweep(cells, (plan.n_layers, plan.n_layers))
 
 
-SWEEPS: Mapping[str, Callable[[Plan], Sweep]] = {
+_ORDERS: Mapping[str, Callable[[Plan], Sweep]] = {
     "swap_next": _swaps, "reverse": _reversals, "skip_block": _dropped_blocks, "swap_blocks": _block_swaps,
-    "repeat": _repeats,
 }  # fmt: skip
-"""The edits of every kind of run that changes the order of steps, by the last piece of its name."""
+SWEEPS: Mapping[str, Callable[[Plan], Sweep]] = {
+    **{".".join(("order", name)): made for name, made in _ORDERS.items()}, "repeat": _repeats,
+}  # fmt: skip
+"""The edits of every kind of run that changes the order of steps, by its full name."""
 
 
 def repeat_edits(plan: Plan) -> dict[tuple[int, int], Repeat]:
@@ -104,7 +105,7 @@ def repeat_edits(plan: Plan) -> dict[tuple[int, int], Repeat]:
 class Reordering:
     """Feeds metrics of the output under other orders of steps."""
 
-    kinds: ClassVar[tuple[str, ...]] = tuple(name for name in RUNS if name.partition(".")[2] in SWEEPS)
+    kinds: ClassVar[tuple[str, ...]] = tuple(name for name in SWEEPS if name != "repeat")
     needs_parts = False
     needs_means = False
     name = "order"
@@ -112,7 +113,7 @@ class Reordering:
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
         self.work = work
         kinds = dict.fromkeys(one.on for one in entries)
-        made = {kind: SWEEPS[kind.rpartition(".")[2]](work.network.plan) for kind in kinds}
+        made = {kind: SWEEPS[kind](work.network.plan) for kind in kinds}
         self.sweeps = {kind: sweep for kind, sweep in made.items() if sweep.cells}
         self.entries = {kind: [one for one in entries if one.on == kind] for kind in self.sweeps}
 

@@ -94,6 +94,10 @@ def _order(name: str, says: str, cells: tuple[Axis, ...] = _STEP) -> RunKind:
     return RunKind(f"order.{name}", says, (Offer("token", cells, OUTPUT),), several=True)
 
 
+def _truncated(name: str, says: str) -> RunKind:
+    return RunKind(f"truncated.{name}", says, (Offer("token", _STEP, OUTPUT),), several=True)
+
+
 _EVERY = (
     _CLEAN,
     _lens("readout", "every state read out by the model's own norm and head"),
@@ -128,6 +132,15 @@ _EVERY = (
     RunKind(
         "repeat", "layers start..end−1 run twice in all", (Offer("token", ("start", "end"), OUTPUT),), several=True,
     ),
+    _truncated("prefix", "the first k steps, read out"),
+    _truncated("temperature", "the first k steps, their logits divided by a temperature fitted on other prompts"),
+    _truncated("affine", "the first k steps, read out through an affine map fitted on other prompts"),
+    _truncated("repeat", "the first k steps, then the k-th again in the place of every later one"),
+    _truncated("suffix", "the last k steps on the embeddings"),
+    RunKind(
+        "truncated.made", "nothing: curves made of the mean curves of truncated runs", (Offer("table", _STEP, ()),),
+        several=True,
+    ),
     RunKind(
         "erasure", "one state replaced by the mean state of its depth; the largest over what follows counts",
         (Offer("token", _DEPTH, OUTPUT),), tokens=True,
@@ -146,6 +159,16 @@ _EVERY = (
 
 RUNS: Mapping[str, RunKind] = {kind.name: kind for kind in _EVERY}
 """Every kind of run by its name."""
+
+RECALIBRATED = ("truncated.temperature", "truncated.affine")
+"""Runs whose readout is fitted on calibration prompts."""
+
+READ_TRUNCATED = ("truncated.prefix", *RECALIBRATED)
+RUN_TRUNCATED = ("truncated.repeat", "truncated.suffix")
+"""Truncated runs that the clean run's states tell, and those that are runs of their own."""
+
+MADE = ("scores", "periods", "truncated.made")
+"""Kinds of run that run nothing: what is made of other entries' values."""
 
 BY_DEFAULT = ("clean", "readout")
 """Where a metric is measured that does not say: the first of these that offers what it asks for."""

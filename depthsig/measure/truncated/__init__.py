@@ -1,0 +1,1 @@
+"""Depth control: prefixes of the clean run read out in several ways, and truncated runs."""
