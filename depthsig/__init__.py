@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from depthsig.commands.find_blocks import find_blocks
     from depthsig.commands.fit_lens import fit_lens
     from depthsig.commands.repeat import repeat
+    from depthsig.commands.replicate import replicate
     from depthsig.engine.edits import Drop, Repeat, Replace, Reverse, Skip, Stop, Swap
     from depthsig.errors import CertificateError, DepthsigError, DepthsigWarning, InputError, UnsupportedModelError
     from depthsig.metrics.registry import metric
@@ -35,6 +36,7 @@ _HOME = {
     "depthsig.commands.find_blocks": ("find_blocks",),
     "depthsig.commands.fit_lens": ("fit_lens",),
     "depthsig.commands.repeat": ("repeat",),
+    "depthsig.commands.replicate": ("replicate",),
     "depthsig.engine.edits": ("Drop", "Repeat", "Replace", "Reverse", "Skip", "Stop", "Swap"),
     "depthsig.errors": ("CertificateError", "DepthsigError", "DepthsigWarning", "InputError", "UnsupportedModelError"),
     "depthsig.metrics.registry": ("metric",),
@@ -47,6 +49,7 @@ __all__ = [
     "CertificateError", "Comparison", "DepthsigError", "DepthsigWarning", "Drop", "InputError", "Model", "Repeat",
     "Replace", "Reverse", "Signature", "Skip", "Stop", "Swap", "UnsupportedModelError", "analyze", "check", "compare",
     "export", "find_blocks", "fit_lens", "load", "metric", "repeat",
+    "replicate",
 ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from depthsig.commands.replicate import replicate
-from depthsig.commands.replicating.taking_part import family_roles
+from depthsig.commands.replicating.given_roles import shipped_family
 from depthsig.replication.criteria import criteria
 from depthsig.signature.replications.replication import Replication
 
@@ -29,7 +29,7 @@ COLUMNS = ("claim", "arm", "networks", "mean", "sd")
 
 def measured(folders: Iterable[Path], out: Path, quick: bool) -> list[Replication]:
     """Every paper's claims of the family, with the checkpoints in these folders as further seeds."""
-    roles: dict[str, list[str]] = {role: list(names) for role, names in family_roles().items()}
+    roles: dict[str, list[str]] = {role: list(names) for role, names in shipped_family().items()}
     for folder in folders:
         for role in roles:
             if (folder / f"family-{role}").is_dir():

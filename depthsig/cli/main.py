@@ -26,6 +26,7 @@ from depthsig.cli import (
     listings,
     plan,
     repeat,
+    replicate,
 )
 from depthsig.cli.exports import card, log
 from depthsig.cli.options.command import Command, usage_of
@@ -52,6 +53,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "figures": figures.figures,
     "export": export.export,
     "repeat": repeat.repeat,
+    "replicate": replicate.replicate,
     "fit-lens": fit_lens.fit_lens,
     "models": listings.models,
     "prompts": listings.prompts,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,9 +15,10 @@ from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.analyze import analyze
 from depthsig.commands.opening import ready_prompts
 from depthsig.commands.record import recorded_warnings
+from depthsig.commands.replicating.pieces import Pieces
 from depthsig.commands.replicating.pruned_steps import pruning_runs
 from depthsig.commands.replicating.repeated_block import BLOCK, repeat_runs
-from depthsig.commands.replicating.taking_part import Key, Member, joined, read_members
+from depthsig.commands.replicating.taking_part import Key, Member, joined, read_members, roles_typed
 from depthsig.errors import InputError
 from depthsig.measure.request import Names, as_tuple
 from depthsig.metrics import entry
@@ -35,7 +33,7 @@ from depthsig.replication.needs import WORD_PROBLEMS, Wanted, wanted, wanted_run
 from depthsig.signature import Signature
 from depthsig.signature.folders.choosing import IDENTITY, identity_of
 from depthsig.signature.folders.kinds import REPLICATION
-from depthsig.signature.folders.writing import UNITS, begin, end, ensure_writable, leave, storing
+from depthsig.signature.folders.writing import ensure_writable
 from depthsig.signature.provenance import versions
 from depthsig.signature.replications.replication import RUN_COLUMNS, SCHEMA, Replication
 from depthsig.signature.tested import choose_span
@@ -98,21 +96,44 @@ def replicate(
             that is given twice.
     """
     check_arguments(replicate, locals())
-    chosen = criteria().of_paper(paper, as_tuple(only) if only else ())
     if out is not None:
         ensure_writable(out, REPLICATION)
-    loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
-    members = read_members(roles, loading)
-    job = Job(paper, chosen, members, quick, memory, seed, resamples, "as given" if roles else "the reference family")
-    found = job.run(out, resume, Progress.of(progress))
+    job = asked(
+        paper, roles=roles, only=only, quick=quick, dtype=dtype, device=device, device_map=device_map,
+        revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, memory=memory, seed=seed,
+        resamples=resamples,
+    )  # fmt: skip
+    found = job.run(None if out is None else lambda *_: out, resume, Progress.of(progress))
     if out is not None:
         found.save(out)
     return found
 
 
+def asked(
+    paper: str, *, roles: str | Mapping[str, Any] | None, only: Names | None, quick: bool,
+    dtype: str | torch.dtype | None, device: str, device_map: str | dict[str, Any] | None, revision: str | None,
+    trust_remote_code: bool, allow_pickle: bool, memory: str | int, seed: int, resamples: int = RESAMPLES,
+) -> Job:  # fmt: skip
+    """What :func:`replicate` is asked for, read; nothing is opened yet."""
+    experiments = as_tuple(only) if only else ()
+    chosen = criteria().of_paper(paper, experiments)
+    loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    members = read_members(roles, loading)
+    whose = "as given" if roles else "the reference family"
+    return Job(paper, chosen, members, quick, memory, seed, resamples, loading, experiments, whose)
+
+
+Place = Callable[[str, str], "str | Path"]
+"""From a result's name and its identity to the folder that will be written."""
+
+
 @dataclass
 class Job:
-    """A replication that was asked for."""
+    """A replication that was asked for.
+
+    Attributes:
+        only: experiments, as they were asked for; empty: all of the paper.
+    """
 
     paper: str
     claims: Sequence[Claim]
@@ -121,8 +142,11 @@ class Job:
     memory: str | int
     seed: int
     resamples: int
+    loading: LoadOptions
+    only: tuple[str, ...]
     roles_from: str
     made: dict[str, Signature] = field(default_factory=dict)
+    roles: dict[str, list[str]] = field(default_factory=dict)
     block: int = 0
 
     @property
@@ -130,10 +154,25 @@ class Job:
         """How much is measured."""
         return QUICK if self.quick else Sizes()
 
-    def run(self, out: str | Path | None, resume: bool, show: Progress) -> Replication:
-        """Measure what is lacking, judge, and say what was done."""
+    @property
+    def identity(self) -> str:
+        """One word for what was asked for: what is known of it before anything is measured."""
+        asked = {
+            "paper": self.paper, "criteria": criteria_hash(self.claims), "roles": self.roles, "quick": self.quick,
+            "loading": self.loading.record(), "seed": self.seed, "resamples": self.resamples,
+        }  # fmt: skip
+        return identity_of(asked)
+
+    def run(self, place: Place | None, resume: bool, show: Progress) -> Replication:
+        """Measure what is lacking, judge, and say what was done.
+
+        Args:
+            place: where the result goes, beside which unfinished work is kept. None: nowhere.
+        """
+        self.roles = roles_typed(self.members)  # before folders join the checkpoints that they are of
         with recorded_warnings() as messages:
-            units = Pieces(out, resume)
+            units = Pieces(None if place is None else place(f"replicate-{self.paper}", self.identity), resume)
+            units.tell(self.identity)
             try:
                 networks, runs = self._networks(units, show)
                 evidence = Evidence(tuple(networks), runs, self.seed, self.resamples)
@@ -229,22 +268,18 @@ class Job:
         told = criteria()
         paper = told.papers[self.paper]
         experiments = dict.fromkeys(c.experiment for c in self.claims)
-        by_name = {n.name: n for n in networks}
-        made_of = {
-            "criteria": criteria_hash(self.claims), "networks": [[n.role, n.name] for n in networks],
-            "quick": self.quick, "seed": self.seed, "resamples": self.resamples,
-        }  # fmt: skip
         info = {
-            "schema": SCHEMA, IDENTITY: identity_of(made_of),
+            "schema": SCHEMA, IDENTITY: self.identity,
             "created": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions(),
             "paper": {"id": paper.id, "title": paper.title, "authors": paper.authors, "year": paper.year},
             "experiments": [vars(told.experiments[e]) for e in experiments],
             "claims": [as_record(c) for c in self.claims], "criteria_sha256": criteria_hash(self.claims),
-            "networks": [_told(by_name[n.name]) for n in networks], "roles_from": self.roles_from,
+            "networks": [_told(n) for n in networks], "roles_from": self.roles_from, "roles": self.roles,
             "options": {
-                "quick": self.quick, "seed": self.seed, "resamples": self.resamples,
-                "only": list(experiments), "memory": str(self.memory),
+                "quick": self.quick, "seed": self.seed, "resamples": self.resamples, "only": list(self.only),
+                "memory": str(self.memory), **vars(self.sizes),
             },
+            "loading": self.loading.record(),
             "warnings": list(dict.fromkeys(messages)),
         }  # fmt: skip
         made: dict[str, Any] = made_visible(info)
@@ -288,83 +323,3 @@ def _unique(name: str, names: list[str]) -> str:
         number += 1
     names.append(found)
     return found
-
-
-class Pieces:
-    """Finished pieces of unfinished work, beside the folder that will be written; nowhere where there is none.
-
-    A piece is kept with a stamp of what it was measured of; one with another stamp, or damaged, is measured anew.
-    """
-
-    def __init__(self, out: str | Path | None, resume: bool) -> None:
-        self.out = out
-        self.folder: Path | None = None
-        if out is not None:
-            self.folder = begin(out, anew=not resume, record=REPLICATION) / UNITS
-            with storing(out):
-                self.folder.mkdir(exist_ok=True)
-
-    def signature(self, name: str, stamp: Sequence[Any], make: Any) -> Signature:
-        """An analysis: the one that was kept, else a new one, which is kept."""
-        kept = self._kept(name, stamp)
-        if kept is not None:
-            try:
-                return Signature.load(kept / "made")
-            except InputError:
-                pass
-        found: Signature = make()
-        self._keep(name, stamp, found.write)
-        return found
-
-    def table(self, name: str, stamp: Sequence[Any], make: Any) -> pd.DataFrame:
-        """A table of runs, in the same way."""
-        kept = self._kept(name, stamp)
-        if kept is not None:
-            try:
-                return pd.read_parquet(kept / "made" / "runs.parquet")
-            except (OSError, ValueError):
-                pass
-        found: pd.DataFrame = make()
-        self._keep(name, stamp, lambda folder: found.to_parquet(folder / "runs.parquet", index=False))
-        return found
-
-    def _kept(self, name: str, stamp: Sequence[Any]) -> Path | None:
-        if self.folder is None:
-            return None
-        place = self.folder / _file_name(name)
-        try:
-            told = (place / "stamp.json").read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            return None
-        return place if told == _stamped(stamp) else None
-
-    def _keep(self, name: str, stamp: Sequence[Any], write: Any) -> None:
-        if self.folder is None or self.out is None:
-            return
-        with storing(self.out):
-            place = self.folder / _file_name(name)
-            scratch = place.with_name(f"{place.name}.{os.getpid()}")
-            shutil.rmtree(scratch, ignore_errors=True)
-            shutil.rmtree(place, ignore_errors=True)
-            (scratch / "made").mkdir(parents=True)
-            write(scratch / "made")
-            (scratch / "stamp.json").write_text(_stamped(stamp), encoding="utf-8")
-            scratch.rename(place)
-
-    def clear(self) -> None:
-        """Leave nothing behind."""
-        if self.out is not None:
-            end(self.out)
-
-    def leave(self) -> None:
-        """Let ``--resume`` go on with what is there."""
-        if self.out is not None:
-            leave(self.out)
-
-
-def _file_name(name: str) -> str:
-    return identity_of({"name": name})[:40]
-
-
-def _stamped(stamp: Sequence[Any]) -> str:
-    return json.dumps([repr(one) for one in stamp])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from depthsig.replication.criteria import Claim
 from depthsig.statistics.convergence import COVERAGE, percentile_interval, verdict
@@ -99,7 +99,7 @@ def contrast(sides: Sequence[Side], claim: Claim) -> Contrast:
     sd, df = (_pooled(sides, df), df) if own else (claim.network_sd, claim.network_df)
     spread = sum(1 / s.values.shape[1] for s in sides) ** 0.5
     if df > 0 and np.isfinite(sd):
-        half = float(t.ppf((100 + COVERAGE) / 200, df)) * sd * spread
+        half = float(stdtrit(df, (100 + COVERAGE) / 200)) * sd * spread
         wide = (estimate - np.hypot(estimate - low, half), estimate + np.hypot(high - estimate, half))
     elif low == high:
         wide = (np.nan, np.nan)  # nothing was resampled: there is no interval

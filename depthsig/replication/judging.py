@@ -200,7 +200,7 @@ def _curve_rows(evidence: Evidence, claim: Claim, role: str, found: Found, place
     return [
         {
             "claim": claim.id, "role": role, "arm": arms[curve.place], "network": evidence.networks[curve.place].name,
-            "axis": found.axis, "x": x, "value": value, "ci_low": low, "ci_high": high,
+            "axis": found.axis, "shows": found.shows, "x": x, "value": value, "ci_low": low, "ci_high": high,
         }
         for curve in found.curves if curve.place in arms
         for x, value, low, high in zip(curve.x, curve.value, curve.low, curve.high, strict=True)

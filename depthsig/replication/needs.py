@@ -95,5 +95,7 @@ def _keys(claim: Claim) -> list[Key]:
     if claim.quantity in _RUNS or not claim.of:
         return []
     keys = [Key(*claim.of[i : i + 3]) for i in range(0, len(claim.of), 3)]
+    if any(entry(k.metric).on == "tuned" for k in keys):
+        return []  # needs a fitted lens: only what was measured already can answer
     # A score over depth is shown beside the profile that it is made of.
     return keys + [Key(need) for k in keys for need in entry(k.metric).needs if entry(k.metric).kind == "score"]

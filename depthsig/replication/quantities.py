@@ -19,6 +19,7 @@ from depthsig.replication.evidence import Evidence, Group, Items
 from depthsig.statistics.convergence import percentile_intervals, weighted_means
 from depthsig.tables.samples import Key
 from depthsig.tables.score_rows import statistic
+from depthsig.terms import described
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class Found:
         notes: what a reader of the verdict should know, a piece each.
         reason: why there is nothing; empty where there is something.
         recurs: by place, the combined p of the block's period.
-        curves: what lies behind the numbers. axis: what they run over.
+        curves: what lies behind the numbers. axis: what they run over. shows: what their values are.
         basis: the prompts or items that it is of; None where none takes part.
     """
 
@@ -55,6 +56,7 @@ class Found:
     curves: tuple[Curve, ...] = ()
     axis: str = ""
     basis: Group | Items | None = None
+    shows: str = ""
 
     @property
     def n(self) -> int:
@@ -96,6 +98,16 @@ def notes_on(group: Group, claim: Claim) -> tuple[str, ...]:
     return (*other, *group.warnings)
 
 
+def told(key: Key) -> str:
+    """What a metric's values are, in words, for the side of a figure.
+
+    >>> told(Key("lens.kl"))
+    'KL(lens ‖ final) [nats]'
+    """
+    one = entry(key.metric)
+    return described(one.label, key.part, key.scope) + (f" [{one.unit}]" if one.unit else "")
+
+
 def over_depth(group: Group, key: Key) -> tuple[Curve, ...]:
     """A profile of every network on relative depth."""
     curves = []
@@ -116,7 +128,7 @@ def _of_profile(evidence: Evidence, claim: Claim, wanted: Sequence[int], number:
     values = np.stack([number(group.means(at, key)) for at in range(len(group.places))], 1)
     return Found(
         group.places, values, notes=notes_on(group, claim), curves=over_depth(group, key), axis="relative depth",
-        basis=group,
+        basis=group, shows=told(key),
     )  # fmt: skip
 
 
@@ -135,7 +147,7 @@ def score(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ..
     shown = over_depth(group, source) if entry(source.metric).kind == "profile" else ()
     return Found(
         group.places, np.stack(columns, 1), notes=notes_on(group, claim), curves=shown, axis="relative depth",
-        basis=group,
+        basis=group, shows=told(source),
     )  # fmt: skip
 
 
@@ -156,7 +168,7 @@ def relative_score(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tupl
     shown = evidence.group(claim.prompts, [key, profile], (*a, *c))
     return Found(
         group.places, np.stack(columns, 1), notes=notes_on(group, claim), basis=group,
-        curves=() if shown is None else over_depth(shown, profile), axis="relative depth",
+        curves=() if shown is None else over_depth(shown, profile), axis="relative depth", shows=told(profile),
     )  # fmt: skip
 
 
@@ -234,7 +246,7 @@ def log_ratio(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int
         return Found(reason=f"an exchange changes nothing at all in {lost} (blocks that share their weights)")
     return Found(
         group.places, values, notes=notes_on(group, claim), curves=over_depth(group, bottom), axis="relative depth",
-        basis=group,
+        basis=group, shows=told(bottom),
     )  # fmt: skip
 
 
@@ -278,7 +290,8 @@ def symmetry(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int,
     if not places:
         return Found(reason=f"{name} was not measured")
     rows = np.tile(np.array(columns), (evidence.resamples + 1, 1))
-    return Found(tuple(places), rows, curves=tuple(curves), axis="phases apart")
+    shows = described(entry(name).label, part)
+    return Found(tuple(places), rows, curves=tuple(curves), axis="phases apart", shows=shows)
 
 
 def _stored(evidence: Evidence, place: int, key: Key) -> Float[ndarray, "layer layer"] | None:

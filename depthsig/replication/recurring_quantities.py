@@ -14,7 +14,7 @@ from depthsig.metrics import entry
 from depthsig.metrics.rules import FAMILY, Member
 from depthsig.replication.criteria import Claim
 from depthsig.replication.evidence import Evidence, Group
-from depthsig.replication.quantities import Found, key_of, notes_on, over_depth, quantity
+from depthsig.replication.quantities import Found, key_of, notes_on, over_depth, quantity, told
 from depthsig.signature.tested import TestedSpan
 from depthsig.statistics.periodicity import bad_span, period_strength, wrong_sizes
 from depthsig.tables.samples import Key
@@ -61,7 +61,7 @@ def _against(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int,
     )
     return Found(
         tuple(group.places[n] for n in mine), values, of_c, notes, recurs=recurs, curves=over_depth(group, SHOWN),
-        axis="relative depth", basis=group,
+        axis="relative depth", basis=group, shows=told(SHOWN),
     )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def period_beside_control(evidence: Evidence, claim: Claim, a: tuple[int, ...], 
         return Found(reason=notes[-1] if notes else "no re-initialised control was measured")
     return Found(
         tuple(places), np.stack(columns, 1), notes=tuple(dict.fromkeys(notes)), recurs=recurs,
-        curves=over_depth(group, SHOWN), axis="relative depth", basis=group,
+        curves=over_depth(group, SHOWN), axis="relative depth", basis=group, shows=told(SHOWN),
     )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def period_own_block(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tu
     notes = (*notes_on(group, claim), f"p of its own block {_ps(list(recurs.values()))}")
     return Found(
         group.places, np.stack(columns, 1), notes=notes, curves=over_depth(group, SHOWN), axis="relative depth",
-        basis=group,
+        basis=group, shows=told(SHOWN),
     )  # fmt: skip
 
 

@@ -38,7 +38,8 @@ def _found(
     notes: tuple[str, ...] = (f"{len(set(items.tasks))} tasks, {len(items.tasks)} items",)
     if measure == "loss" and run == "repeat":
         notes += (f"exact answers as it is {', '.join(f'{x:.2f}' for x in exact)}",)
-    return Found(items.places, numbers, notes=notes, curves=curves, axis=axis, basis=items)
+    shows = "loss of answers [nats]" if measure == "loss" else "exact answers [fraction]"
+    return Found(items.places, numbers, notes=notes, curves=curves, axis=axis, basis=items, shows=shows)
 
 
 @quantity("repeat_change")
@@ -106,5 +107,5 @@ def pruning(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, 
     said = ", ".join(f"{evidence.networks[p].name} {value:.2f}" for p, value in start.items())
     return Found(
         found.places, found.values, notes=(*found.notes, f"starting loss {said}"), curves=found.curves, axis=found.axis,
-        basis=found.basis,
+        basis=found.basis, shows="loss [nats]",
     )  # fmt: skip

@@ -9,10 +9,11 @@ from pathlib import Path
 from depthsig.errors import InputError
 from depthsig.report.drawn_files import FORMATS, formats, save_figures
 from depthsig.report.gallery import Drawn, figures_for
-from depthsig.report.page import blocks_page, compared_page, lens_page, repeated_page
+from depthsig.report.page import blocks_page, compared_page, lens_page, repeated_page, replicated_page
 from depthsig.report.page.html import render
 from depthsig.report.page.page_files import MADE, Which, write_page
 from depthsig.report.repeat_figures import repeat_figures
+from depthsig.report.replication_figures import replication_figures
 from depthsig.signature import Comparison, Signature
 from depthsig.signature.folders.kinds import (
     COMPARE,
@@ -22,12 +23,14 @@ from depthsig.signature.folders.kinds import (
     LENS,
     PAGE,
     REPEAT,
+    REPLICATION,
     SIGNATURE,
     result_kind,
 )
 from depthsig.signature.folders.writing import redrawing, writing
 from depthsig.signature.found_blocks import SavedBlocks
 from depthsig.signature.repeated import Repeated
+from depthsig.signature.replications.replication import Replication
 from depthsig.untrusted import is_there
 
 
@@ -73,7 +76,7 @@ def build(directory: str | Path) -> Path:
 
 
 def draw(directory: str | Path, forms: str | Sequence[str] = tuple(FORMATS)) -> list[Path]:
-    """Draw every figure of a saved signature, comparison or study of repeats into its folder ``figures``.
+    """Draw every figure of a saved signature, comparison, replication or study of repeats into its folder ``figures``.
 
     What was in there is replaced; everything else in the result stays. The folder changes places with one that has
     them all.
@@ -98,6 +101,7 @@ _DRAWN: Mapping[str | None, Callable[[Path], Callable[[Path], None]]] = {
     REPEAT: lambda folder: partial(repeated_page.draw, Repeated.load(folder)),
     LENS: lambda folder: partial(lens_page.draw, lens_page.read(folder)),
     FOUND_BLOCKS: lambda folder: partial(blocks_page.draw, SavedBlocks.load(folder)),
+    REPLICATION: lambda folder: partial(replicated_page.draw, Replication.load(folder)),
 }
 """How a result of each kind is read, and then drawn into a folder."""
 
@@ -119,6 +123,8 @@ def _figures(folder: Path) -> Iterable[Drawn]:
         return repeat_figures(Repeated.load(folder))
     if kind == FOUND_BLOCKS:
         return blocks_page.block_figures(SavedBlocks.load(folder))
+    if kind == REPLICATION:
+        return replication_figures(Replication.load(folder))
     return figures_for(Signature.load(folder))
 
 

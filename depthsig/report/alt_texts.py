@@ -105,11 +105,12 @@ def pairs_in_words(distances: pd.DataFrame) -> str:
     return f"nearest {named[near]} ({apart[near]:.3g}), farthest {named[far]} ({apart[far]:.3g})"
 
 
-def curves_in_words(rows: pd.DataFrame) -> str:
+def curves_in_words(rows: pd.DataFrame, place: str = "relative depth") -> str:
     """Where the models' curves of one profile lie farthest apart.
 
     Args:
         rows: of one profile, with ``model``, relative ``depth`` and ``value``.
+        place: what the column ``depth`` holds.
 
     >>> curves_in_words(pd.DataFrame({"model": ["a", "b"], "depth": [0.5, 0.5], "value": [1.0, 3.0]}))
     'farthest apart at relative depth 0.5: highest b (3), lowest a (1)'
@@ -120,7 +121,7 @@ def curves_in_words(rows: pd.DataFrame) -> str:
     if table.shape[1] == 1:
         return profile_in_words(rows.assign(index=range(len(rows))), "place")
     depth = (table.max(axis=1) - table.min(axis=1)).idxmax()
-    return f"farthest apart at relative depth {depth:.2g}: {extremes_in_words(table.loc[depth])}"
+    return f"farthest apart at {place} {depth:.2g}: {extremes_in_words(table.loc[depth])}"
 
 
 def phases_in_words(rows: pd.DataFrame) -> str:

@@ -78,6 +78,20 @@ def dtypes(incomplete: str) -> list[str]:
     return _beginning(incomplete, ("float32", "bfloat16", "float16", "auto"))
 
 
+def papers(incomplete: str) -> list[str]:
+    """Papers whose claims can be put to the test."""
+    from depthsig.replication.criteria import criteria  # start-up time
+
+    return _beginning(incomplete, criteria().papers)
+
+
+def experiments(incomplete: str) -> list[str]:
+    """Experiments of those papers, several with commas."""
+    from depthsig.replication.criteria import criteria  # start-up time
+
+    return _listed(incomplete, criteria().experiments)
+
+
 def kept_kinds(incomplete: str) -> list[str]:
     """Kinds of what is kept between runs."""
     from depthsig import kept  # start-up time

@@ -159,9 +159,10 @@ def _from_anywhere(key: str, value: Any) -> Any:
     if key == "dir":
         return [_absolute(one) for one in value]
     if key == "roles":
-        from depthsig.comparison.roles import folders, split_roles  # start-up time
+        from depthsig.comparison.roles import folders  # start-up time
+        from depthsig.replication.members import split_roles  # start-up time: its roles are the others' and more
 
-        said = {role: "+".join(map(_absolute, folders(text))) for role, text in split_roles(value).items()}
+        said = {role: "+".join(map(_who, folders(text))) for role, text in split_roles(value).items()}
         return ",".join(f"{role}={text}" for role, text in said.items())
     return value
 
@@ -171,6 +172,12 @@ def _no_name(value: str) -> str:
     from depthsig.prompts import BUILTIN  # start-up time
 
     return value if value in BUILTIN else _absolute(value)
+
+
+def _who(value: str) -> str:
+    """A network's folder, with what is declared of its plan in brackets behind it, if anything is."""
+    folder, bracket, plan = value.partition("[")
+    return _absolute(value) if is_there(value) else _absolute(folder) + bracket + plan
 
 
 def _absolute(value: str | Path) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,14 @@ from typing import Any
 from depthsig.checkpoint.known import locate
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.opening import Given
+from depthsig.commands.replicating.given_roles import declared, named, shipped_family
 from depthsig.comparison.inputs import numbers_hash
+from depthsig.comparison.roles import folders
 from depthsig.errors import InputError, shown
 from depthsig.model import Model
-from depthsig.plan.declared import PlanOptions
-from depthsig.prompts.shipped import SHIPPED_FAMILY, data_path, missing_checkpoints
-from depthsig.replication.members import check_roles, split_roles
+from depthsig.replication.members import check_roles
 from depthsig.signature import Signature
 from depthsig.signature.folders.kinds import SIGNATURE, result_kind
-from depthsig.untrusted import is_folder
-
-FAMILY = {"looped": "family-looped", "midas": "family-midas", "lidas": "family-lidas", "baseline": "family-baseline"}
-"""The reference family by its roles."""
-_PLAN = re.compile(r"(?P<source>.+)\[(?P<kind>order|grown|loop|iterations)=(?P<value>[^\]]+)\]$")
 
 Key = tuple[str, tuple[int, ...]]
 """What makes a network: a hash of its weights (or of what was measured of it), and the layers of its steps."""
@@ -46,6 +40,16 @@ class Member:
     key: Key | None = None
 
     @property
+    def typed(self) -> list[str]:
+        """What to write for it in ``--roles``; what came as an object has a name in angle brackets."""
+        if self.given is None:
+            names = [str(s.info["checkpoint"]["name"]) for s in self.signatures]
+            return [folder or f"<{name}>" for folder, name in zip(self.folders, names, strict=True)]
+        if not isinstance(self.given.model, (str, Path)):
+            return [f"<{getattr(getattr(self.given.model, 'checkpoint', None), 'name', 'a model')}>"]
+        return [str(self.given.model) + "".join(f"[{kind}={value}]" for kind, value in self.given.plan.given().items())]
+
+    @property
     def source(self) -> str:
         """What the user called its checkpoint."""
         return "" if self.given is None else str(getattr(self.given.model, "name", self.given.model))
@@ -63,14 +67,14 @@ def read_members(roles: str | Mapping[str, Any] | None, loading: LoadOptions) ->
             of one network in two roles.
     """
     if roles is None:
-        roles = family_roles()
+        roles = shipped_family()
     if not isinstance(roles, (str, Mapping)):
         raise InputError(f"roles are a text or a mapping from role to networks; found {shown(roles)}")
-    given = split_roles(roles) if isinstance(roles, str) else dict(roles)
+    given = named(roles) if isinstance(roles, str) else dict(roles)
     check_roles(list(given))
     members: list[Member] = []
     for role, value in given.items():
-        items = _pieces(value) if isinstance(value, str) else [value] if _alone(value) else list(value)
+        items = folders(value) if isinstance(value, str) else [value] if _alone(value) else list(value)
         if not items:
             raise InputError(f"the role {shown(role)} has nobody in it; leave it out or name a network")
         for item in items:
@@ -82,33 +86,17 @@ def _alone(value: Any) -> bool:
     return isinstance(value, (Path, Signature, Model)) or not isinstance(value, Sequence)
 
 
-def _pieces(text: str) -> list[str]:
-    """What one role names; a + belongs to a folder's name where there is such a folder."""
-    pieces, found = text.split("+"), []
-    while pieces:
-        length = next((n for n in range(len(pieces), 0, -1) if is_folder(Path("+".join(pieces[:n])))), 1)
-        found.append("+".join(pieces[:length]).strip())
-        pieces = pieces[length:]
-    return found
-
-
 def _add(members: list[Member], role: str, item: Any, loading: LoadOptions) -> None:
     if isinstance(item, (str, Path)) and result_kind(item) == SIGNATURE:
         _add_signature(members, role, Signature.load(item), str(item))
     elif isinstance(item, Signature):
         _add_signature(members, role, item, "")
     elif isinstance(item, (str, Path)):
-        source, plan = _declared(str(item))
+        source, plan = declared(str(item))
         locate(source)  # a mistyped name is answered before any work
         members.append(Member(role, Given(source, loading=loading, plan=plan)))
     else:
         members.append(Member(role, Given(item) if isinstance(item, Model) else Given(item, loading=loading)))
-
-
-def _declared(text: str) -> tuple[str, PlanOptions]:
-    """``PATH[order=0:4,4:8x4]`` as a checkpoint and what is declared of its plan."""
-    found = _PLAN.fullmatch(text)
-    return (found["source"], PlanOptions(**{found["kind"]: found["value"]})) if found else (text, PlanOptions())
 
 
 def _add_signature(members: list[Member], role: str, signature: Signature, folder: str) -> None:
@@ -154,20 +142,9 @@ def joined(members: Sequence[Member], member: Member, key: Key) -> Member:
     return member
 
 
-def family_roles() -> dict[str, list[str]]:
-    """The reference family: its checkpoints, and what was measured of other seeds, where that is at hand."""
-    missing = missing_checkpoints()
-    if missing:
-        raise InputError(
-            f"the reference family is not all here ({', '.join(missing)} missing): pip install 'depthsig[family]' "
-            "brings it; or name your own networks with --roles"
-        )
-    assert set(FAMILY.values()) == set(SHIPPED_FAMILY)
-    return {role: [name, *map(str, _tables(role))] for role, name in FAMILY.items()}
-
-
-def _tables(role: str) -> Iterator[Path]:
-    """Signatures that ship of an arm, of every seed at the end of its training."""
-    for folder in sorted(data_path("signatures").glob(f"{role}-*seed*")):
-        if "-step" not in folder.name:
-            yield folder
+def roles_typed(members: Sequence[Member]) -> dict[str, list[str]]:
+    """Who has which role, as it would be typed."""
+    found: dict[str, list[str]] = {}
+    for member in members:
+        found.setdefault(member.role, []).extend(member.typed)
+    return found

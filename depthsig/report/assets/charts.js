@@ -170,6 +170,8 @@ const Charts = (() => {
     return { svg, legend, note, at: (p) => (onRows(metric) ? p.r : onCols(metric) ? p.c : null) };
   }
 
+  const SYMLOG = (reach) => ({ type: "symlog", constant: 1, ticks: [-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100].filter((t) => Math.abs(t) <= reach), tickFormat: digits });
+
   // Estimates with their intervals, one below the other; solid where the interval is clear of the reference.
   function forest(metric, of, plan, step, width) {
     const rows = of.rows.map((r, i) => ({ ...r, i })), there = rows.filter((r) => r.value !== null);
@@ -182,7 +184,7 @@ const Charts = (() => {
     const said = (r) => `${r.label}\n${digits(r.value)}${r.low === null ? "" : ` [${digits(r.low)}, ${digits(r.high)}]`}${r.note ? `\n${r.note}` : ""}`;
     const svg = Plot.plot({
       width, height: 64 + 26 * rows.length, marginLeft: label, marginBottom: 38, marginRight: 16, style: { fontSize: "12px", background: "transparent" },
-      x: { label: withUnit(metric), grid: true, ticks: width < 500 ? 3 : 6, domain: [of.scale.low, of.scale.high] },
+      x: { label: withUnit(metric), grid: true, ticks: width < 500 ? 3 : 6, domain: [of.scale.low, of.scale.high], ...(of.scale.norm === "symlog" ? SYMLOG(of.scale.high) : {}) },
       y: { type: "point", domain: rows.map((r) => r.i), tickFormat: (i) => labels[i], tickSize: 0, label: null, padding: 0.6 },
       marks: [
         zero === null ? null : Plot.ruleX([zero], { stroke: "var(--soft)", strokeDasharray: "4 3" }),

@@ -197,5 +197,14 @@
     if (ids.length) text(place, ids);
   }
   for (const table of document.querySelectorAll("table[data-name]")) Tables.enliven(table, table.dataset.name);
+  for (const block of document.querySelectorAll("pre.copy")) {
+    const button = make("button", { type: "button" }, "Copy");
+    button.setAttribute("aria-label", `Copy: ${block.getAttribute("aria-label")}`);
+    button.addEventListener("click", () => {
+      getSelection().selectAllChildren(block);
+      navigator.clipboard?.writeText(block.textContent).then(() => { button.textContent = "Copied"; }, () => {});
+    });
+    block.before(button);
+  }
   for (const view of views) view();
 })();

@@ -33,6 +33,8 @@ from depthsig.signature.folders.kinds import (
 
 UNITS = "units"
 """Finished pieces in a partial folder, which only ``--resume`` needs."""
+_PIECES = ("*.npz", "*/stamp.json")
+"""How a finished piece is known: of an analysis, and of a replication."""
 
 _LONGEST = 255
 """Bytes of a file's name, on every usual file system."""
@@ -189,7 +191,7 @@ def leave(directory: str | Path) -> None:
 
 def kept() -> list[Path]:
     """Folders of interrupted work of this process, with pieces that ``--resume`` can go on with."""
-    return [folder for folder in sorted(_LEFT) if any((folder / UNITS).glob("*.npz"))]
+    return [f for f in sorted(_LEFT) if any(next((f / UNITS).glob(piece), None) for piece in _PIECES)]
 
 
 def end(directory: str | Path, suffix: str = PARTIAL) -> None:

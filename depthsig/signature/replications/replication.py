@@ -34,8 +34,8 @@ TABLES: dict[str, Columns] = {
     },
     "networks": {"claim": TEXT, "role": TEXT, "arm": TEXT, "network": TEXT, "value": NUMBER, **_INTERVAL},
     "curves": {
-        "claim": TEXT, "role": TEXT, "arm": TEXT, "network": TEXT, "axis": TEXT, "x": NUMBER, "value": NUMBER,
-        **_INTERVAL,
+        "claim": TEXT, "role": TEXT, "arm": TEXT, "network": TEXT, "axis": TEXT, "shows": TEXT, "x": NUMBER,
+        "value": NUMBER, **_INTERVAL,
     },
 }  # fmt: skip
 """Every table's columns: verdicts; each network's own number; what a figure shows of it."""
@@ -72,6 +72,27 @@ class Replication:
         for name, columns in TABLES.items():
             object.__setattr__(self, name, tabular.conform(getattr(self, name), columns, name))
         object.__setattr__(self, "runs", tabular.conform(self.runs, RUN_COLUMNS, RUNS))
+
+    def plot(self, name: str, ax: Any = None) -> Any:
+        """Draw one of the page's figures (``claims``, or an experiment, as ``E4``) on ``ax``, else on a new figure.
+
+        Returns:
+            The axes; of an experiment with several panels the first one's.
+
+        Raises:
+            InputError: for a name of no figure; the message lists those that there are.
+        """
+        check_arguments(Replication.plot, locals())
+        from depthsig.report.replication_figures import plot_replication  # start-up time
+
+        return plot_replication(self, name, ax)
+
+    def rows(self, name: str) -> pd.DataFrame:
+        """What the figure of this name shows, as a table; raises as :meth:`plot`."""
+        check_arguments(Replication.rows, locals())
+        from depthsig.report.replication_figures import replication_rows  # start-up time
+
+        return replication_rows(self, name)
 
     def verdicts(self) -> pd.DataFrame:
         """How many claims of each experiment got each verdict: a row an experiment, a column a verdict."""

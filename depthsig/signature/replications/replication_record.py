@@ -60,5 +60,7 @@ class ReplicationRecord(Record):
     criteria_sha256: str
     networks: list[ReplicatedNetwork]
     roles_from: str = ""
+    roles: dict[str, list[str]] = Field(default_factory=dict)
     options: dict[str, Scalar | list[str]]
+    loading: dict[str, Scalar | dict[str, Scalar]] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
