@@ -6,11 +6,14 @@ import hashlib
 import json
 import math
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from depthsig.errors import InputError, near, shown
 
@@ -50,6 +53,8 @@ class Claim:
         network_sd: standard deviation between networks of one recipe; NaN where it was not measured.
         network_df: its degrees of freedom.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     id: str
     papers: tuple[str, ...]
@@ -143,16 +148,27 @@ def read_criteria(text: str) -> Criteria:
     """Criteria from the text of a TOML file.
 
     Raises:
-        ValueError: for a claim without a source, of a paper or an experiment that the file does not tell of.
+        ValueError: for a claim of other fields or types than :class:`Claim` has, without a source, named like another,
+            or of a paper or an experiment that the file does not tell of.
     """
     told = tomllib.loads(text)
     papers = {i: Paper(i, p["title"], p["authors"], p["year"], tuple(p["roles"])) for i, p in told["papers"].items()}
     experiments = {i: Experiment(i, e["title"], e["about"]) for i, e in told["experiments"].items()}
-    claims = tuple(Claim(**{k: tuple(v) if isinstance(v, list) else v for k, v in c.items()}) for c in told["claims"])
+    claims = tuple(map(_read_claim, told["claims"]))
     for one in claims:
-        if not one.source or one.experiment not in experiments or not set(one.papers) <= set(papers):
+        if not one.source or one.experiment not in experiments or not one.papers or not set(one.papers) <= set(papers):
             raise ValueError(f"the claim {one.id} lacks its source, its experiment or its paper")
+    if twice := [name for name, n in Counter(one.id for one in claims).items() if n > 1]:
+        raise ValueError(f"two claims are called {twice[0]}")
     return Criteria(papers, experiments, claims)
+
+
+def _read_claim(told: Mapping[str, Any]) -> Claim:
+    try:
+        return TypeAdapter(Claim).validate_python(told)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"the claim {told.get('id')}: {first['loc'][0]}: {first['msg']}") from None
 
 
 def criteria_hash(claims: Iterable[Claim]) -> str:
