@@ -77,6 +77,15 @@ class Claim:
         """The experiment that it belongs to."""
         return self.id.split(".")[0]
 
+    def arms(self, role: str) -> tuple[str, ...]:
+        """The names of its arms for one of its roles: A, and C where it is a role; of a change, after and before each.
+
+        >>> criteria().claims[0].arms("looped")
+        ('looped', 'baseline')
+        """
+        names = (role, self.against) if isinstance(self.against, str) else (role,)
+        return tuple(f"{one}-{time}" for one in names for time in ("after", "before")) if self.change else names
+
     @property
     def reference(self) -> float:
         """The number that it is held against; 0 where that is a role."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -23,7 +24,8 @@ def _found(
     """A number of the weighted means over items, by condition."""
     items = evidence.items(run, wanted)
     if items is None:
-        return Found(reason=NEEDS)
+        why = filter(None, [evidence.networks[p].reasons.get(run.partition(".")[0]) for p in wanted])
+        return Found(reason="; ".join(dict.fromkeys(why)) or NEEDS)
     values = items.loss if measure == "loss" else items.exact
     means = np.einsum("ri,nic->rnc", items.weights, values)
     try:
@@ -34,11 +36,17 @@ def _found(
         Curve(place, np.array(items.conditions, dtype=float), *percentile_intervals(means[:, n]))
         for n, place in enumerate(items.places)
     )
+    tasks = len(set(items.tasks))
+    notes: tuple[str, ...] = (f"{tasks} task{'s' * (tasks != 1)}, {len(items.tasks)} items",)
+    lost = [evidence.networks[p].name for p in wanted if p not in items.places]
+    if lost:
+        notes += (f"not run: {', '.join(lost)}",)
+    if len({evidence.networks[p].tokens for p in items.places}) > 1:
+        notes += ("tokenizers differ, and losses are means over other tokens: read their changes, not their sizes",)
     exact = np.einsum("i,nic->nc", items.weights[0], items.exact)[:, 0]
-    notes: tuple[str, ...] = (f"{len(set(items.tasks))} tasks, {len(items.tasks)} items",)
     if measure == "loss" and run == "repeat":
         notes += (f"exact answers as it is {', '.join(f'{x:.2f}' for x in exact)}",)
-    return Found(items.places, numbers, notes=notes, curves=curves, axis=axis, n=len(items.tasks))
+    return Found(items.places, numbers, notes=notes, curves=curves, axis=axis, n=len(items.tasks), strata=tasks)
 
 
 @quantity("repeat_change")
@@ -103,7 +111,4 @@ def pruning(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, 
         return found
     start = {place: float(curve.value[0]) for place, curve in zip(found.places, found.curves, strict=True)}
     said = ", ".join(f"{evidence.networks[p].name} {value:.2f}" for p, value in start.items())
-    return Found(
-        found.places, found.values, notes=(*found.notes, f"starting loss {said}"), curves=found.curves, axis=found.axis,
-        n=found.n,
-    )  # fmt: skip
+    return replace(found, notes=(*found.notes, f"starting loss {said}"))
