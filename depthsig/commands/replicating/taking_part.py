@@ -17,9 +17,10 @@ from depthsig.model import Model
 from depthsig.plan.declared import PlanOptions
 from depthsig.prompts.shipped import SHIPPED_FAMILY, data_path, missing_checkpoints
 from depthsig.replication.members import check_roles, split_roles
+from depthsig.replication.needs import prompts_of
 from depthsig.signature import Signature
 from depthsig.signature.folders.kinds import SIGNATURE, result_kind
-from depthsig.untrusted import is_folder
+from depthsig.untrusted import is_there
 
 FAMILY = {"looped": "family-looped", "midas": "family-midas", "lidas": "family-lidas", "baseline": "family-baseline"}
 """The reference family by its roles."""
@@ -70,7 +71,7 @@ def read_members(roles: str | Mapping[str, Any] | None, loading: LoadOptions) ->
     check_roles(list(given))
     members: list[Member] = []
     for role, value in given.items():
-        items = _pieces(value) if isinstance(value, str) else [value] if _alone(value) else list(value)
+        items = _pieces(value, role) if isinstance(value, str) else [value] if _alone(value) else list(value)
         if not items:
             raise InputError(f"the role {shown(role)} has nobody in it; leave it out or name a network")
         for item in items:
@@ -82,14 +83,21 @@ def _alone(value: Any) -> bool:
     return isinstance(value, (Path, Signature, Model)) or not isinstance(value, Sequence)
 
 
-def _pieces(text: str) -> list[str]:
-    """What one role names; a + belongs to a folder's name where there is such a folder."""
+def _pieces(text: str, role: str) -> list[str]:
+    """What one role names; a + belongs to a name where something of that name is there."""
     pieces, found = text.split("+"), []
     while pieces:
-        length = next((n for n in range(len(pieces), 0, -1) if is_folder(Path("+".join(pieces[:n])))), 1)
+        length = next((n for n in range(len(pieces), 0, -1) if _is_name("+".join(pieces[:n]))), 1)
         found.append("+".join(pieces[:length]).strip())
         pieces = pieces[length:]
+    if "" in found:
+        raise InputError(f"the role {shown(role)} names nothing beside a +: {shown(text)}; write {role}=A+B")
     return found
+
+
+def _is_name(text: str) -> bool:
+    source, _ = _declared(text.strip())
+    return bool(source) and is_there(Path(source))
 
 
 def _add(members: list[Member], role: str, item: Any, loading: LoadOptions) -> None:
@@ -100,6 +108,9 @@ def _add(members: list[Member], role: str, item: Any, loading: LoadOptions) -> N
     elif isinstance(item, (str, Path)):
         source, plan = _declared(str(item))
         locate(source)  # a mistyped name is answered before any work
+        for other in members:
+            if other.given is not None and (other.given.model, other.given.plan) == (source, plan):
+                raise InputError(f"{shown(str(item))} is named twice, as {other.role} and as {role}; name it once")
         members.append(Member(role, Given(source, loading=loading, plan=plan)))
     else:
         members.append(Member(role, Given(item) if isinstance(item, Model) else Given(item, loading=loading)))
@@ -120,6 +131,8 @@ def _add_signature(members: list[Member], role: str, signature: Signature, folde
     if same is None:
         same = Member(role, key=key)
         members.append(same)
+    if not signature.info["checkpoint"].get("content_hash"):
+        _refuse_ambiguous(same, signature)
     if signature.samples_table.empty:
         raise InputError(f"{shown(folder or signature.info['checkpoint']['name'])} holds no per-prompt samples")
     same.signatures.append(signature)
@@ -127,9 +140,21 @@ def _add_signature(members: list[Member], role: str, signature: Signature, folde
 
 
 def key_of(signature: Signature) -> Key:
-    """Which network a signature is of."""
-    content = signature.info["checkpoint"].get("content_hash") or numbers_hash(signature)
+    """Which network a signature is of: by its weights, else (a live model has no hash of them) by its name."""
+    checkpoint = signature.info["checkpoint"]
+    content = checkpoint.get("content_hash") or f"{checkpoint.get('id')}, {checkpoint['name']}"
     return str(content), tuple(int(step["layer"]) for step in signature.info["plan"])
+
+
+def _refuse_ambiguous(same: Member, signature: Signature) -> None:
+    """Two live models of one name, on the same prompts, cannot be told from one model measured twice."""
+    for other in same.signatures:
+        if prompts_of(other) == prompts_of(signature) and numbers_hash(other) != numbers_hash(signature):
+            name = signature.info["checkpoint"]["name"]
+            raise InputError(
+                f"two signatures of live models called {shown(name)} on {prompts_of(other)} may be of one network or "
+                "of two; save the models and analyze their folders, or let info['checkpoint']['name'] differ"
+            )
 
 
 def joined(members: Sequence[Member], member: Member, key: Key) -> Member:

@@ -189,7 +189,8 @@ def leave(directory: str | Path) -> None:
 
 def kept() -> list[Path]:
     """Folders of interrupted work of this process, with pieces that ``--resume`` can go on with."""
-    return [folder for folder in sorted(_LEFT) if any((folder / UNITS).glob("*.npz"))]
+    pieces = ("*.npz", "*/stamp.json")  # of an analysis, of a replication
+    return [f for f in sorted(_LEFT) if any(found for one in pieces for found in (f / UNITS).glob(one))]
 
 
 def end(directory: str | Path, suffix: str = PARTIAL) -> None:
