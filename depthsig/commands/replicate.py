@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +21,11 @@ from depthsig.commands.record import recorded_warnings
 from depthsig.commands.replicating.pieces import Pieces
 from depthsig.commands.replicating.pruned_steps import pruning_runs
 from depthsig.commands.replicating.repeated_block import BLOCK, repeat_runs
+from depthsig.commands.replicating.solved_examples import shots_runs
 from depthsig.commands.replicating.taking_part import Key, Member, joined, read_members, roles_typed
-from depthsig.errors import InputError
-from depthsig.measure.request import Names, as_tuple
+from depthsig.engine.memory import parse_memory
+from depthsig.errors import CertificateError, InputError
+from depthsig.measure.request import Names, as_tuple, check_least
 from depthsig.metrics import entry
 from depthsig.model import Model
 from depthsig.progress import Progress
@@ -28,15 +33,24 @@ from depthsig.prompts.primitives import TASKS
 from depthsig.replication.criteria import Claim, as_record, criteria, criteria_hash
 from depthsig.replication.evidence import Evidence
 from depthsig.replication.judging import judge
-from depthsig.replication.members import Network, alike
-from depthsig.replication.needs import WORD_PROBLEMS, Wanted, wanted, wanted_runs
+from depthsig.replication.members import Network, alike, means
+from depthsig.replication.needs import (
+    PRIMITIVE,
+    WORD_PROBLEMS,
+    Wanted,
+    concerning,
+    measured,
+    prompts_of,
+    wanted,
+    wanted_runs,
+)
 from depthsig.signature import Signature
 from depthsig.signature.folders.choosing import IDENTITY, identity_of
 from depthsig.signature.folders.kinds import REPLICATION
 from depthsig.signature.folders.writing import ensure_writable
 from depthsig.signature.provenance import versions
 from depthsig.signature.replications.replication import RUN_COLUMNS, SCHEMA, Replication
-from depthsig.signature.tested import choose_span
+from depthsig.signature.tested import TestedSpan, choose_span
 from depthsig.statistics.resampling import RESAMPLES
 from depthsig.untrusted import made_visible
 
@@ -60,6 +74,8 @@ class Sizes:
 
 
 QUICK = Sizes(prompts=8, max_tokens=64, items=20, chosen_on=4)
+ROWS = {name: kind for name, kind in RUN_COLUMNS.items() if name != "network"}
+"""Columns of one network's runs."""
 
 
 def replicate(
@@ -96,6 +112,8 @@ def replicate(
             that is given twice.
     """
     check_arguments(replicate, locals())
+    parse_memory(memory)
+    check_least("resamples", resamples, 1)
     if out is not None:
         ensure_writable(out, REPLICATION)
     job = asked(
@@ -184,14 +202,16 @@ class Job:
             except BaseException:
                 units.leave()
                 raise
-        info = self._record(networks, [*alike(networks), *messages])
+        said = [why for network in networks for why in network.reasons.values()]
+        info = self._record(networks, [*alike(networks), *said, *messages])
         return Replication(info, judged.claims, judged.networks, judged.curves, runs, dict(self.made))
 
     def _networks(self, units: Pieces, show: Progress) -> tuple[list[Network], pd.DataFrame]:
         networks, frames = [], []
         names: list[str] = []
         # Checkpoints first: they join their folders; baselines last: their blocks are as long as those of the others.
-        order = sorted(self.members, key=lambda m: (m.given is None, m.role.startswith("baseline")))
+        taking_part = [m for m in self.members if self._named(m.role)]
+        order = sorted(taking_part, key=lambda m: (m.given is None, m.role.startswith("baseline")))
         for member in order:
             if member.given is not None:
                 network, runs = self._measured(member, names, units, show)
@@ -204,10 +224,17 @@ class Job:
         empty = pd.DataFrame(columns=list(RUN_COLUMNS))
         return networks, pd.concat([f for f in frames if len(f)], ignore_index=True) if frames else empty
 
+    def _named(self, role: str) -> bool:
+        """Whether any claim is about networks of a role."""
+        return any(means(one, role) for claim in self.claims for named in claim.roles for one in claim.arms(named))
+
     def _measured(
         self, member: Member, names: list[str], units: Pieces, show: Progress
     ) -> tuple[Network, list[pd.DataFrame]]:
-        """A checkpoint: analyses of what its results folders lack, and the runs beside them."""
+        """A checkpoint: analyses of what its results folders lack, and the runs beside them.
+
+        What cannot be measured of it is no reason to measure nothing of the others: the claims say why.
+        """
         assert member.given is not None
         model = member.given.open(self.seed, show)
         key: Key = (
@@ -215,26 +242,51 @@ class Job:
         )  # fmt: skip
         joined(self.members, member, key)
         name = _unique(model.checkpoint.name, names)
-        stamp = [*key, self.seed, self.quick]
-        fresh = []
-        for one in wanted(self.claims):
-            lacking = one.lacking(member.signatures)
-            if lacking is not None:
-                at = f"{name}-{one.prompts}"
-                signature = units.signature(at, [*stamp, lacking], lambda w=lacking: self._analysis(model, w, show))
-                fresh.append(signature)
-                self.made[at] = signature
-        member.signatures = [*member.signatures, *fresh]
         network = _network(member, name, model)
         self.block = self.block or (network.span.block if network.span is not None else 0)
-        frames = []
-        for kind in wanted_runs(self.claims):
-            frame = units.table(f"{name}-{kind}", [*stamp, kind], lambda k=kind: self._runs(model, network, k, show))
+        claims = concerning(self.claims, network, {m.role for m in self.members})
+        stamp = [
+            *key, model.plan.spans, str(model.dtype), versions()["depthsig"], self.seed, self.sizes, self.block,
+        ]  # fmt: skip
+        reasons: dict[str, str] = {}
+        for one in wanted(claims, spans=network.span is not None):
+            lacking = one.lacking(member.signatures)
+            if lacking is None:
+                continue
+            most = self._max_tokens(lacking)
+            at = f"{name}-{one.prompts}"
+            try:
+                signature = units.signature(
+                    at, [*stamp, lacking, most], partial(self._analysis, model, lacking, most, show)
+                )  # fmt: skip
+            except (InputError, CertificateError) as error:
+                reasons[one.prompts] = f"{name}: {error}"
+                continue
+            member.signatures = [*member.signatures, signature]
+            self.made[_unique(re.sub(r"[^\w.,() -]+", "-", at)[-100:].strip(". "), list(self.made))] = signature
+        frames, cut = [], ""
+        for kind in wanted_runs(claims):
+            try:
+                frame = units.table(
+                    f"{name}-{kind}", [*stamp, kind], ROWS, partial(self._runs, model, network.span, kind, show)
+                )
+                cut = cut or _tokens(model, self.seed)
+            except InputError as error:
+                reasons[kind] = f"{name}: {error}"
+                continue
             if len(frame):
                 frames.append(frame.assign(network=name))
-        return network, frames
+        return replace(network, signatures=tuple(member.signatures), tokens=cut, reasons=reasons), frames
 
-    def _analysis(self, model: Model, want: Wanted, show: Progress) -> Signature:
+    def _max_tokens(self, want: Wanted) -> int:
+        """Where prompts are cut: as in results folders of others that answer the same, so that they can be paired."""
+        for member in self.members:
+            for one in member.signatures:
+                if prompts_of(one) == want.prompts and any(n.held(one, measured(one)) for n in want.needs):
+                    return int(one.info["options"].get("max_tokens", self.sizes.max_tokens))
+        return self.sizes.max_tokens
+
+    def _analysis(self, model: Model, want: Wanted, max_tokens: int, show: Progress) -> Signature:
         """One analysis. Without a span, blocks that are exchanged are as long as those of the other networks."""
         control = want.control and bool(model.plan.spans)
         blocks = any(entry(name).rows == "block" for name in want.metrics)
@@ -243,26 +295,28 @@ class Job:
             model = model.relabelled(grown=f"0:{layers // block * block}/{block}") if layers >= 2 * block else model
         metrics = [*want.metrics, *(["period"] if control else [])]
         return analyze(
-            model, want.prompts, n=self.sizes.prompts, max_tokens=self.sizes.max_tokens, metrics=metrics,
+            model, want.prompts, n=self.sizes.prompts, max_tokens=max_tokens, metrics=metrics,
             parts=want.parts, scopes=want.scopes, control=None if control else False, memory=self.memory,
             seed=self.seed, progress=show,
         )  # fmt: skip
 
-    def _runs(self, model: Model, network: Network, kind: str, show: Progress) -> pd.DataFrame:
+    def _runs(self, model: Model, span: TestedSpan | None, kind: str, show: Progress) -> pd.DataFrame:
         sizes = self.sizes
         if kind == "repeat":
             return repeat_runs(
-                model, network.span, list(TASKS), n=sizes.items, seed=self.seed, max_tokens=256, memory="1GiB",
-                show=show,
+                model, span, list(TASKS), block=self.block or BLOCK, n=sizes.items, seed=self.seed, max_tokens=256,
+                memory=self.memory, show=show,
             )  # fmt: skip
         if kind == "pruning":
             prompts = ready_prompts(
                 WORD_PROBLEMS, model, n_named=sizes.prompts + sizes.chosen_on, max_tokens=sizes.max_tokens,
                 seed=self.seed,
             ).tokens  # fmt: skip
-            measured, chosen = prompts[: sizes.prompts], prompts[sizes.prompts :]
-            return pruning_runs(model, chosen, measured, WORD_PROBLEMS, memory="1GiB", show=show)
-        return pd.DataFrame(columns=list(RUN_COLUMNS))
+            measured_on, chosen_on = prompts[: sizes.prompts], prompts[sizes.prompts :]
+            return pruning_runs(model, chosen_on, measured_on, WORD_PROBLEMS, memory=self.memory, show=show)
+        return shots_runs(
+            model, list(TASKS), n=sizes.items, seed=self.seed, max_tokens=256, memory=self.memory, show=show
+        )
 
     def _record(self, networks: Sequence[Network], messages: Sequence[str]) -> dict[str, Any]:
         told = criteria()
@@ -298,20 +352,28 @@ def _network(member: Member, name: str, model: Model | None = None) -> Network:
         }  # fmt: skip
     assert info is not None  # a member has a checkpoint or a signature
     looped = sum(s["end"] - s["start"] for s in info["spans"].get("executed", ()))
+    labelled = [info, *([] if model is not None else [s.info for s in member.signatures])]
+    span = next((found for one in labelled if (found := choose_span(one)) is not None), None)
+    contents = [model.checkpoint.content_hash] if model is not None else []
+    contents += [s.info["checkpoint"].get("content_hash") for s in member.signatures]
+    content = next(filter(None, contents), "")
     return Network(
-        name, member.role, len(info["plan"]), choose_span(info), looped, tuple(member.signatures), model is not None
+        name, member.role, len(info["plan"]), span, looped, tuple(member.signatures), model is not None, content
     )
+
+
+def _tokens(model: Model, seed: int) -> str:
+    """A hash of how a tokenizer cuts questions."""
+    some = ready_prompts(PRIMITIVE, model, n_named=4, seed=seed).tokens
+    return hashlib.sha256("".join(p.tokens_sha256 for p in some).encode()).hexdigest()
 
 
 def _told(network: Network) -> dict[str, Any]:
     """A network as the record keeps it."""
-    content = next((s.info["checkpoint"].get("content_hash") for s in network.signatures), None)
     return {
         "name": network.name, "role": network.role, "steps": network.steps,
-        "checkpoint": network.name if network.checkpoint else None, "content_hash": content,
-        "signatures": [
-            f"{s.info['checkpoint']['name']} on {s.info['options'].get('prompts')}" for s in network.signatures
-        ],
+        "checkpoint": network.name if network.checkpoint else None, "content_hash": network.content or None,
+        "signatures": [f"{s.info['checkpoint']['name']} on {prompts_of(s)}" for s in network.signatures],
     }  # fmt: skip
 
 

@@ -107,7 +107,7 @@ class Periods:
 
     def __init__(self, inputs: Sequence[Input], pairing: Pairing, weights: WEIGHTS) -> None:
         self.inputs, self.pairing, self.weights = inputs, pairing, weights
-        self._read = lru_cache(maxsize=None)(self._read_once)
+        self.read = lru_cache(maxsize=None)(self._read_once)
 
     def _read_once(self, place: int, span: TestedSpan) -> Reading:
         return read_strengths(self.inputs[place], self.pairing.rows[place], span, self.weights)
@@ -123,26 +123,30 @@ class Periods:
         short = [self.inputs[p].name for p in c.places if self.inputs[p].steps < end]
         if short:
             return Recurrence(c.role, reason=f"{', '.join(short)} has fewer steps than the span's end, {end}")
-        own = [self._read(p, s) for p, s in zip(a.places, known, strict=True)]
-        other = [[self._read(p, s) for p in c.places] for s in known]
+        own = [self.read(p, s) for p, s in zip(a.places, known, strict=True)]
+        other = [[self.read(p, s) for p in c.places] for s in known]
         return _beside(c.role, own, a.weights, other, c.weights)
 
     def beside_control(self, a: Arm) -> Recurrence:
         """A's strengths beside those of the re-initialised controls in A's folders, at the same prompts."""
         own, other, lacking = [], [], []
         for place in a.places:
-            one, rows = self.inputs[place], self.pairing.rows[place]
-            control, span = one.signature.control, choose_span(one.signature.info)
-            if control is None or span is None:
+            one, span = self.inputs[place], choose_span(self.inputs[place].signature.info)
+            if one.signature.control is None or span is None:
                 lacking.append(one.name)
                 continue
-            as_input = Input(f"{one.name}/control", control, None, numbers_hash(control))
-            rows_c = _same_prompts(one, as_input, rows)
-            own.append(self._read(place, span))
-            other.append([read_strengths(as_input, rows_c, span, self.weights)])
+            own.append(self.read(place, span))
+            other.append([self.read_control(place, span)])
         if lacking:
             return Recurrence("control", reason=f"no re-initialised control in {', '.join(lacking)}")
         return _beside("control", own, a.weights, other, np.ones((len(self.weights), 1)))
+
+    def read_control(self, place: int, span: TestedSpan) -> Reading:
+        """The re-initialised control in a model's folder, over the same span and at the same prompts."""
+        one, control = self.inputs[place], self.inputs[place].signature.control
+        assert control is not None  # whoever asks has seen it
+        as_input = Input(f"{one.name}/control", control, None, numbers_hash(control))
+        return read_strengths(as_input, _same_prompts(one, as_input, self.pairing.rows[place]), span, self.weights)
 
 
 def _same_prompts(one: Input, control: Input, rows: ndarray) -> ndarray:

@@ -3,7 +3,8 @@
 Prompts are drawn anew, the same ones in all networks. That says nothing of another training run: networks of one
 recipe that are trained apart differ, too. So the interval is widened by how far they do: by the arms' own standard
 deviation where they have networks enough (:data:`OWN_DF` degrees of freedom), else by that of the reference family,
-which stands in the criterion; both with Student's t, and the two parts added in quadrature.
+which stands in the criterion, else by the arms' own, however few; all with Student's t, and the two parts added in
+quadrature. Where nothing tells, the interval is about these networks, and does not decide between arms.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.special import stdtrit
 
 from depthsig.replication.criteria import Claim
 from depthsig.statistics.convergence import COVERAGE, percentile_interval, verdict
+from depthsig.statistics.resampling import widening
 
 OWN_DF = 4
 """With fewer degrees of freedom the arms' own networks tell too little of how far networks differ."""
@@ -42,7 +43,7 @@ class Contrast:
     Attributes:
         low, high: over prompts and networks. prompts_low, prompts_high: over prompts alone.
         network_sd, network_df: how far networks were taken to differ; NaN and 0 where that is not known.
-        own: whether the arms' own networks told it. arms: how many are held against each other.
+        own: whether the arms' own networks told it. arms: how many there are; one is held against a number.
     """
 
     estimate: float
@@ -68,10 +69,8 @@ class Contrast:
     def note(self) -> str:
         """Where the interval comes from."""
         if np.isnan(self.network_sd):
-            return (
-                "how far networks trained apart differ is not known: the interval is over prompts alone, about these "
-                "networks" + ("; 3 an arm would decide between arms" if self.arms > 1 else "")
-            )
+            said = "how far networks trained apart differ is not known"
+            return said if np.isnan(self.low) else f"{said}: the interval is about these networks alone"
         whose = "of these arms" if self.own else "of the reference family"
         prompts = (
             ""
@@ -81,8 +80,11 @@ class Contrast:
         return f"networks trained apart differ by {self.network_sd:.2g} ({whose}, {self.network_df} df){prompts}"
 
 
-def contrast(sides: Sequence[Side], claim: Claim) -> Contrast:
+def contrast(sides: Sequence[Side], claim: Claim, n: int = 0, strata: int = 1) -> Contrast:
     """Σ sign · mean over an arm's networks, less the claim's reference.
+
+    Args:
+        n: how many prompts or items were drawn anew, within so many strata; 0 where no prompts take part.
 
     >>> import numpy as np
     >>> from depthsig.replication.criteria import Claim
@@ -94,18 +96,23 @@ def contrast(sides: Sequence[Side], claim: Claim) -> Contrast:
     """
     rows = sum((s.sign * s.values.mean(1) for s in sides), np.zeros(len(sides[0].values))) - claim.reference
     estimate, low, high = percentile_interval(rows)
+    below, above = (estimate - low, high - estimate) if n else (0.0, 0.0)
+    if n:
+        factor = widening(n, strata)
+        below, above = below * factor, above * factor
     df = sum(s.values.shape[1] - 1 for s in sides)
-    own = df >= OWN_DF
+    own = df >= OWN_DF or (df > 0 and not claim.network_df)
     sd, df = (_pooled(sides, df), df) if own else (claim.network_sd, claim.network_df)
-    spread = sum(1 / s.values.shape[1] for s in sides) ** 0.5
-    if df > 0 and np.isfinite(sd):
-        half = float(stdtrit(df, (100 + COVERAGE) / 200)) * sd * spread
-        wide = (estimate - np.hypot(estimate - low, half), estimate + np.hypot(high - estimate, half))
-    elif low == high:
-        wide = (np.nan, np.nan)  # nothing was resampled: there is no interval
-    else:
-        wide = (low, high)
-    return Contrast(estimate, float(wide[0]), float(wide[1]), low, high, float(sd), int(df), own, len(sides))
+    known = df > 0 and bool(np.isfinite(sd))
+    half = 0.0
+    if known:
+        half = float(stdtrit(df, (100 + COVERAGE) / 200)) * sd * sum(1 / s.values.shape[1] for s in sides) ** 0.5
+    prompts = (estimate - below, estimate + above) if n else (np.nan, np.nan)
+    wide = (estimate - np.hypot(below, half), estimate + np.hypot(above, half)) if n or known else (np.nan, np.nan)
+    return Contrast(
+        estimate, float(wide[0]), float(wide[1]), *prompts, float(sd) if known else np.nan, int(df) if known else 0,
+        own, len(sides),
+    )  # fmt: skip
 
 
 def _pooled(sides: Sequence[Side], df: int) -> float:

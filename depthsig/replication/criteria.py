@@ -6,11 +6,14 @@ import hashlib
 import json
 import math
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from depthsig.errors import InputError, near, shown
 
@@ -51,6 +54,8 @@ class Claim:
         network_df: its degrees of freedom.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     id: str
     papers: tuple[str, ...]
     statement: str
@@ -71,6 +76,15 @@ class Claim:
     def experiment(self) -> str:
         """The experiment that it belongs to."""
         return self.id.split(".")[0]
+
+    def arms(self, role: str) -> tuple[str, ...]:
+        """The names of its arms for one of its roles: A, and C where it is a role; of a change, after and before each.
+
+        >>> criteria().claims[0].arms("looped")
+        ('looped', 'baseline')
+        """
+        names = (role, self.against) if isinstance(self.against, str) else (role,)
+        return tuple(f"{one}-{time}" for one in names for time in ("after", "before")) if self.change else names
 
     @property
     def reference(self) -> float:
@@ -143,16 +157,27 @@ def read_criteria(text: str) -> Criteria:
     """Criteria from the text of a TOML file.
 
     Raises:
-        ValueError: for a claim without a source, of a paper or an experiment that the file does not tell of.
+        ValueError: for a claim of other fields or types than :class:`Claim` has, without a source, named like another,
+            or of a paper or an experiment that the file does not tell of.
     """
     told = tomllib.loads(text)
     papers = {i: Paper(i, p["title"], p["authors"], p["year"], tuple(p["roles"])) for i, p in told["papers"].items()}
     experiments = {i: Experiment(i, e["title"], e["about"]) for i, e in told["experiments"].items()}
-    claims = tuple(Claim(**{k: tuple(v) if isinstance(v, list) else v for k, v in c.items()}) for c in told["claims"])
+    claims = tuple(map(_read_claim, told["claims"]))
     for one in claims:
-        if not one.source or one.experiment not in experiments or not set(one.papers) <= set(papers):
+        if not one.source or one.experiment not in experiments or not one.papers or not set(one.papers) <= set(papers):
             raise ValueError(f"the claim {one.id} lacks its source, its experiment or its paper")
+    if twice := [name for name, n in Counter(one.id for one in claims).items() if n > 1]:
+        raise ValueError(f"two claims are called {twice[0]}")
     return Criteria(papers, experiments, claims)
+
+
+def _read_claim(told: Mapping[str, Any]) -> Claim:
+    try:
+        return TypeAdapter(Claim).validate_python(told)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"the claim {told.get('id')}: {first['loc'][0]}: {first['msg']}") from None
 
 
 def criteria_hash(claims: Iterable[Claim]) -> str:

@@ -12,9 +12,11 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from depthsig.comparison.inputs import Input, Pairing, check_alike, numbers_hash, pair_prompts, per_prompt
+from depthsig.comparison.inputs import Input, Pairing, check_alike, pair_prompts, per_prompt
+from depthsig.errors import InputError
 from depthsig.metrics import entry
 from depthsig.replication.members import Network
+from depthsig.replication.needs import measured, prompts_of
 from depthsig.signature import Signature
 from depthsig.statistics.convergence import prompt_weights, weighted_means
 from depthsig.statistics.resampling import MIN_PROMPTS, RESAMPLES
@@ -29,7 +31,7 @@ class Group:
     """Signatures of some networks that hold a metric, on prompts that all of them share.
 
     Attributes:
-        places: of the networks. prompts: the name of the set.
+        places: of the networks. prompts: the name of the set. left_out: names of those that have nothing on it.
     """
 
     places: tuple[int, ...]
@@ -38,6 +40,7 @@ class Group:
     weights: Float[ndarray, "row prompt"]
     prompts: str
     warnings: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def profile(self, at: int, key: Key) -> Float[ndarray, "prompt *cell"]:
         """Values of a metric in one network (by its number in the group) at the shared prompts."""
@@ -103,14 +106,16 @@ class Evidence:
     resamples: int = RESAMPLES
     weights: Float[ndarray, "row prompt"] | None = None
     _groups: dict[tuple, Group | None] = field(default_factory=dict, repr=False)
-    _hashes: dict[int, str] = field(default_factory=dict, repr=False)
+    _inputs: dict[tuple[int, int], Input] = field(default_factory=dict, repr=False)
+    _measured: dict[int, frozenset[Key]] = field(default_factory=dict, repr=False)
 
     def group(
         self, prompts: str, keys: Sequence[Key], wanted: Sequence[int], *, controlled: bool = False
     ) -> Group | None:
         """The wanted networks' signatures that hold all of some metrics; None where nobody's does.
 
-        Those on the set of prompts that is asked for, else on the set that most of them have.
+        Those on the set of prompts that is asked for, if there are such in every role; else on the set that most
+        have. Whoever has none of it is left out, and named.
 
         Args:
             controlled: only those with the re-initialised architecture beside them.
@@ -119,38 +124,52 @@ class Evidence:
             InputError: for signatures that were measured differently, or have no prompt in common.
         """
         have = {
-            p: [s for s in self.networks[p].signatures if _holds(s, keys) and not (controlled and s.control is None)]
-            for p in wanted
-        }
-        sets = Counter(name for found in have.values() for name in {_set_of(s) for s in found})
+            p: {
+                prompts_of(s): s for s in reversed(self.networks[p].signatures)
+                if self._there(s).issuperset(keys) and not (controlled and s.control is None)
+            }
+            for p in dict.fromkeys(wanted)
+        }  # fmt: skip
+        sets = Counter(name for found in have.values() for name in found)
         if not sets:
             return None
-        name = prompts if prompts in sets else sets.most_common(1)[0][0]
-        chosen = {p: next((s for s in found if _set_of(s) == name), None) for p, found in have.items()}
-        places = tuple(p for p, s in chosen.items() if s is not None)
-        key = (places, tuple(id(chosen[p]) for p in places))
+        roles = {p: self.networks[p].role for p in have}
+        everywhere = {roles[p] for p, found in have.items() if prompts in found} == set(roles.values())
+        name = prompts if everywhere else max(sets, key=lambda one: (sets[one], one == prompts))
+        places = tuple(p for p, found in have.items() if name in found)
+        key = (places, tuple(id(have[p][name]) for p in places))
         if key not in self._groups:
-            self._groups[key] = self._paired(places, [s for s in chosen.values() if s is not None], name)
-        found = self._groups[key]
-        return found if found is None or self.weights is None else replace(found, weights=self.weights)
+            self._groups[key] = self._paired(places, [have[p][name] for p in places], name)
+        group = self._groups[key]
+        if group is None:
+            return None
+        lost = tuple(self.networks[p].name for p in have if p not in places)
+        return replace(group, left_out=lost, weights=group.weights if self.weights is None else self.weights)
 
     def reweighted(self, weights: Float[ndarray, "row prompt"]) -> Evidence:
         """The same evidence with other weights of the prompts (or items) of the claim that is asked for next."""
         return replace(self, weights=weights)
 
     def _paired(self, places: tuple[int, ...], signatures: Sequence[Signature], name: str) -> Group:
-        inputs = tuple(
-            Input(self.networks[p].name, s, None, self._hash(s)) for p, s in zip(places, signatures, strict=True)
-        )
+        inputs = tuple(self._input(p, s) for p, s in zip(places, signatures, strict=True))
         warnings = check_alike(inputs)
         pairing = pair_prompts(inputs)
+        if not pairing.same_tokens:
+            _refuse_cuts(inputs)
         weights = prompt_weights(len(pairing), self.resamples if len(pairing) >= MIN_PROMPTS else 0, self.seed)
         return Group(places, inputs, pairing, weights, name, (*warnings, *pairing.warnings))
 
-    def _hash(self, signature: Signature) -> str:
-        if id(signature) not in self._hashes:
-            self._hashes[id(signature)] = numbers_hash(signature)
-        return self._hashes[id(signature)]
+    def _input(self, place: int, signature: Signature) -> Input:
+        """Made once, so that its samples are taken apart once."""
+        key = (place, id(signature))
+        if key not in self._inputs:
+            self._inputs[key] = Input(self.networks[place].name, signature, None, "")
+        return self._inputs[key]
+
+    def _there(self, signature: Signature) -> frozenset[Key]:
+        if id(signature) not in self._measured:
+            self._measured[id(signature)] = measured(signature)
+        return self._measured[id(signature)]
 
     def items(self, run: str, wanted: Sequence[int]) -> Items | None:
         """One kind of run in the wanted networks, at the items and conditions that all of them have."""
@@ -164,9 +183,11 @@ class Evidence:
         there = [n for n in names if n in set(rows["network"])]
         conditions = sorted(set.intersection(*(set(rows.loc[rows["network"] == n, "condition"]) for n in there)))
         rows = rows[rows["condition"].isin(conditions)]
+        if rows.empty:
+            return None
         index = ["task", "item", "network", "condition"]
         tables = {v: rows.set_index(index)[v].unstack(["network", "condition"]) for v in ("loss", "exact")}
-        shared = tables["loss"].dropna().index  # items that everybody answered under every condition
+        shared = _shared(tables["loss"], there)
         if shared.empty:
             return None
         tasks = tuple(map(str, shared.get_level_values("task")))
@@ -193,14 +214,14 @@ class Evidence:
         return out
 
 
-def _holds(signature: Signature, keys: Sequence[Key]) -> bool:
-    table = signature.samples_table
-    there = set(zip(table["metric"], table["part"], table["scope"], strict=True))
-    return all((k.metric, k.part, k.scope) in there for k in keys)
-
-
-def _set_of(signature: Signature) -> str:
-    return str(signature.info.get("options", {}).get("prompts"))
+def _shared(losses: pd.DataFrame, networks: Sequence[str]) -> pd.Index:
+    """Items that all networks answered under every condition that their task was run under."""
+    kept = []
+    for _, rows in losses.groupby(level="task", sort=False):
+        there = rows.columns[rows.notna().any()]
+        common = set.intersection(*({c for n, c in there if n == name} for name in networks))
+        kept += list(rows[[(n, c) for n in networks for c in sorted(common)]].dropna().index) if common else []
+    return losses.index[losses.index.isin(kept)]
 
 
 def _by_task(weights: Float[ndarray, "row item"], tasks: Sequence[str]) -> Float[ndarray, "row item"]:
@@ -211,3 +232,11 @@ def _by_task(weights: Float[ndarray, "row item"], tasks: Sequence[str]) -> Float
         with np.errstate(invalid="ignore", divide="ignore"):
             out[:, names == task] = own / own.sum(1, keepdims=True) / len(set(tasks))
     return out
+
+
+def _refuse_cuts(inputs: Sequence[Input]) -> None:
+    """Prompts that were cut at different lengths are other text: nothing is judged by them."""
+    most = {i.name: i.signature.info.get("options", {}).get("max_tokens") for i in inputs}
+    if len(set(most.values())) > 1:
+        said = ", ".join(f"{name} after {n}" for name, n in most.items())
+        raise InputError(f"the same prompts were cut after different numbers of tokens ({said}); measure all alike")

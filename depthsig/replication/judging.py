@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 import depthsig.replication.recurring_quantities
-import depthsig.replication.run_quantities  # noqa: F401
+import depthsig.replication.run_quantities
+import depthsig.replication.weight_quantities  # noqa: F401
 from depthsig.errors import InputError
 from depthsig.metrics.rules import EARLY_EXIT_LOSS
 from depthsig.replication.contrast import Contrast, Side, contrast
@@ -25,6 +26,7 @@ ALPHA = 0.05
 LEARNED = 0.9
 """A network has learned something where its loss is below this share of that of a guess, ln of the vocabulary."""
 NOT_MEASURABLE = "not measurable"
+NO_QUANTITY = "nothing measures it in this version"
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,8 @@ def unlearned_networks(networks: Sequence[Network]) -> dict[int, str]:
     for place, one in enumerate(networks):
         for signature in one.signatures:
             vocabulary = signature.info["checkpoint"].get("vocabulary")
-            rows = signature.profiles[
-                (signature.profiles["metric"] == EARLY_EXIT_LOSS) & (signature.profiles["agg"] == "mean")
-            ]
+            table = signature.profiles
+            rows = table[(table["metric"] == EARLY_EXIT_LOSS) & (table["agg"] == "mean")].dropna(subset="value")
             if not vocabulary or rows.empty:
                 continue
             loss, guess = float(rows.sort_values("index")["value"].iloc[-1]), float(np.log(vocabulary))
@@ -95,59 +96,42 @@ def _judged(
     sides = {name: tuple(p for p in places if p not in unlearned) for name, places in sides.items()}
     empty = [name for name, places in sides.items() if not places]
     if empty:
-        why = f"no network has the role {empty[0]}" if not left_out else "; ".join(left_out)
-        return _row(claim, role, None, NOT_MEASURABLE, [why]), Found(), {}
+        nobody = [name for name in empty if not arm(evidence.networks, name)]
+        why = [f"no network has the role {nobody[0]}"] if nobody else left_out
+        return _row(claim, role, None, NOT_MEASURABLE, why), Found(), {}
     names = list(sides)
     half = len(names) // (2 if isinstance(claim.against, str) else 1)
     a = tuple(p for name in names[:half] for p in sides[name])
     c = tuple(p for name in names[half:] for p in sides[name])
+    measure = QUANTITIES.get(claim.quantity)
     try:
-        found = QUANTITIES[claim.quantity](evidence, claim, a, c)
+        found = Found(reason=NO_QUANTITY) if measure is None else measure(evidence, claim, a, c)
     except InputError as error:
         found = Found(reason=str(error))
     if found.reason:
         return _row(claim, role, None, NOT_MEASURABLE, [found.reason, *left_out]), found, {}
     places = {name: tuple(p for p in there if p in found.places) for name, there in sides.items()}
     if found.of_c is not None:
-        places |= {names[-1]: sides[names[-1]]}
+        places |= {names[-1]: found.c_places}
     lacking = [name for name, there in places.items() if not there]
     if lacking:
-        return (
-            _row(
-                claim, role, None, NOT_MEASURABLE, [f"nothing of it was measured in the role {lacking[0]}", *left_out]
-            ),
-            found,
-            {},
-        )
-    signs = dict(zip(names, (1, -1, -1, 1) if claim.change else (1, -1), strict=False))
-    measured = contrast(
-        [
-            Side(_values(found, there, name == names[-1] and len(names) > 1), signs[name])
-            for name, there in places.items()
-        ],
-        claim,
-    )
+        why = [f"nothing of it was measured in the role {lacking[0]}", *left_out]
+        return _row(claim, role, None, NOT_MEASURABLE, why), found, {}
+    signs = (1, -1, -1, 1) if claim.change else (1, -1)
+    arms = [
+        Side(_values(found, there, number == len(places) - 1 and len(places) > 1), signs[number])
+        for number, there in enumerate(places.values())
+    ]
+    measured = contrast(arms, claim, found.n, found.strata)
     if not np.isfinite(measured.estimate):
         return _row(claim, role, None, NOT_MEASURABLE, ["the quantity is undefined in a network", *left_out]), found, {}
-    return (
-        _row(
-            claim,
-            role,
-            measured,
-            _decided(claim, found, measured),
-            _notes(evidence, claim, found, measured, places, left_out),
-        ),
-        found,
-        places,
-    )
+    notes = _notes(claim, found, measured, places, left_out)
+    return _row(claim, role, measured, _decided(claim, found, measured, places), notes), found, places
 
 
 def sides_of(evidence: Evidence, claim: Claim, role: str) -> Places:
     """The arms by name: A, and C where it is a role; before and after of each where a change is claimed."""
-    roles = [role, claim.against] if isinstance(claim.against, str) else [role]
-    if claim.change:
-        roles = [f"{one}-{time}" for one in roles for time in ("after", "before")]
-    return {one: arm(evidence.networks, one) for one in roles}
+    return {one: arm(evidence.networks, one) for one in claim.arms(role)}
 
 
 def _values(found: Found, places: Sequence[int], last: bool) -> np.ndarray:
@@ -156,21 +140,25 @@ def _values(found: Found, places: Sequence[int], last: bool) -> np.ndarray:
     return found.values[:, [found.places.index(p) for p in places]]
 
 
-def _decided(claim: Claim, found: Found, measured: Contrast) -> str:
+def _decided(claim: Claim, found: Found, measured: Contrast, places: Places) -> str:
     verdict = measured.verdict(claim.above)
-    if claim.also == "recurs" and verdict == "supported" and not all(p < ALPHA for p in found.recurs.values()):
-        return "undecided"  # a NaN is no evidence
+    if claim.also == "recurs" and verdict == "supported" and not _recurs(found, places):
+        return "undecided"
     return verdict
 
 
-def _notes(
-    evidence: Evidence, claim: Claim, found: Found, measured: Contrast, places: Places, left_out: Sequence[str]
-) -> list[str]:
+def _recurs(found: Found, places: Places) -> bool:
+    """Whether the block's period is found in every network of A; a NaN is no evidence."""
+    mine = next(iter(places.values()))
+    return all(found.recurs.get(p, np.nan) < ALPHA for p in mine)
+
+
+def _notes(claim: Claim, found: Found, measured: Contrast, places: Places, left_out: Sequence[str]) -> list[str]:
     said = []
-    if claim.also == "recurs" and not all(p < ALPHA for p in found.recurs.values()):
+    if claim.also == "recurs" and not _recurs(found, places):
         said.append(f"no period of the block at {ALPHA:g}")
     if 0 < found.n < MIN_PROMPTS:
-        said.append(f"{found.n} prompts are too few for an interval")
+        said.append(f"{found.n} prompt{'s are' if found.n > 1 else ' is'} too few for an interval")
     counts = ", ".join(f"{len(there)} of {name}" for name, there in places.items())
     return [*said, f"networks: {counts}", *found.notes, measured.note(), *left_out]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from depthsig.errors import InputError, shown
@@ -29,6 +29,9 @@ class Network:
         looped: how many of its steps lie in a loop that runs.
         signatures: what was measured of it, on one set of prompts or several.
         checkpoint: whether its weights are at hand, for what tables cannot answer.
+        content: a hash of its weights, "" where that is not known.
+        tokens: a hash of how its tokenizer cuts the prompts of runs, "" where nothing was run.
+        reasons: why a kind of run, or the analysis on a set of prompts, gave nothing, by its name.
     """
 
     name: str
@@ -38,6 +41,9 @@ class Network:
     looped: int = 0
     signatures: tuple[Signature, ...] = field(default=(), repr=False)
     checkpoint: bool = False
+    content: str = ""
+    tokens: str = ""
+    reasons: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def split_roles(text: str) -> dict[str, str]:
@@ -84,19 +90,19 @@ def arm(networks: Sequence[Network], role: str) -> tuple[int, ...]:
     >>> arm(nets, "grown"), arm(nets, "looped/all"), arm(nets, "looped/middle")
     ((0, 1), (2,), ())
     """
-    plain, _, detail = role.partition("/")
-    kind, time = _parts(plain)
-    found = []
-    for place, one in enumerate(networks):
-        own, own_time = _parts(one.role)
-        if own_time == time and (own == kind or (kind == "grown" and own in GROWN)) and _suits(one, detail):
-            found.append(place)
-    return tuple(found)
+    detail = role.partition("/")[2]
+    return tuple(n for n, one in enumerate(networks) if means(role, one.role) and _suits(one, detail))
 
 
-def _parts(role: str) -> tuple[str, str]:
-    kind, _, time = role.partition("-")
-    return kind, time
+def means(named: str, role: str) -> bool:
+    """Whether a claim that names a role may mean networks of another, whatever it says of blocks and loops.
+
+    >>> means("grown/4", "midas"), means("grown", "midas-after"), means("midas", "grown")
+    (True, False, False)
+    """
+    kind, _, time = named.partition("/")[0].partition("-")
+    own, _, own_time = role.partition("-")
+    return own_time == time and (own == kind or (kind == "grown" and own in GROWN))
 
 
 def _suits(one: Network, detail: str) -> bool:

@@ -16,6 +16,9 @@ from numpy import ndarray
 from depthsig.metrics import entry
 from depthsig.replication.criteria import Claim
 from depthsig.replication.evidence import Evidence, Group, Items
+from depthsig.replication.needs import PRIMITIVE, WITH_A_LENS
+from depthsig.signature import Signature
+from depthsig.signature.tested import choose_span
 from depthsig.statistics.convergence import percentile_intervals, weighted_means
 from depthsig.tables.samples import Key
 from depthsig.tables.score_rows import statistic
@@ -39,17 +42,18 @@ class Found:
 
     Attributes:
         places: of the networks that have it, values [row, network] of them.
-        of_c: where arm C is read otherwise than A (over A's span, say), its values, by place.
+        of_c: where arm C is read otherwise than A (over A's span, say), its values, of c_places.
         notes: what a reader of the verdict should know, a piece each.
         reason: why there is nothing; empty where there is something.
         recurs: by place, the combined p of the block's period.
         curves: what lies behind the numbers. axis: what they run over. shows: what their values are.
-        basis: the prompts or items that it is of; None where none takes part.
+        basis: the prompts or items that it is of, drawn anew; None where none takes part.
     """
 
     places: tuple[int, ...] = ()
     values: Float[ndarray, "row network"] = field(default_factory=lambda: np.zeros((1, 0)))
     of_c: Float[ndarray, "row network"] | None = None
+    c_places: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     reason: str = ""
     recurs: Mapping[int, float] = field(default_factory=dict)
@@ -62,6 +66,11 @@ class Found:
     def n(self) -> int:
         """How many prompts or items."""
         return 0 if self.basis is None else self.basis.weights.shape[1]
+
+    @property
+    def strata(self) -> int:
+        """In how many groups of their own they are drawn."""
+        return len(set(self.basis.tasks)) if isinstance(self.basis, Items) else 1
 
 
 Quantity = Callable[[Evidence, Claim, tuple[int, ...], tuple[int, ...]], Found]
@@ -88,14 +97,19 @@ def grouped(evidence: Evidence, claim: Claim, keys: Sequence[Key], wanted: Seque
     """The signatures to read, or why there are none."""
     group = evidence.group(claim.prompts, keys, wanted)
     if group is None:
-        return Found(reason=f"{', '.join(map(str, keys))} was not measured")
+        why = [f"{', '.join(map(str, keys))} was not measured"]
+        if any(entry(key.metric).on == WITH_A_LENS for key in keys):
+            why = [f"{why[0]}: it needs a tuned lens, so give results folders of `depthsig analyze --lens`"]
+        said = [evidence.networks[p].reasons.get(claim.prompts or PRIMITIVE) for p in wanted]
+        return Found(reason="; ".join(filter(None, [*why, *said])))
     return group
 
 
 def notes_on(group: Group, claim: Claim) -> tuple[str, ...]:
     """What is less than asked for about the prompts."""
     other = () if group.prompts == claim.prompts or not claim.prompts else (f"on {group.prompts}",)
-    return (*other, *group.warnings)
+    lost = (f"not measured so: {', '.join(group.left_out)}",) if group.left_out else ()
+    return (*other, *lost, *group.warnings)
 
 
 def told(key: Key) -> str:
@@ -220,7 +234,7 @@ def left_at_third(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple
 def log_mean(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The logarithm of a profile's mean."""
     with np.errstate(divide="ignore"):
-        return _of_profile(evidence, claim, (*a, *c), lambda m: np.log(np.nanmean(m, -1)))
+        return _of_profile(evidence, claim, (*a, *c), lambda m: np.log(_mean_cell(m)))
 
 
 @quantity("log_ratio")
@@ -230,29 +244,34 @@ def log_ratio(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int
     group = grouped(evidence, claim, [top, bottom], (*a, *c))
     if isinstance(group, Found):
         return group
-    lengths = {p: _block_of(evidence, p, group.inputs[at].steps, top) for at, p in enumerate(group.places)}
-    if len(set(lengths.values()) - {0}) > 1:
+    lengths = {p: _block_of(group.inputs[at].signature) for at, p in enumerate(group.places)}
+    mine, theirs = ({lengths[p] for p in arm if p in lengths} for arm in (a, c))
+    alike = mine & theirs if theirs else mine
+    if len(alike) != 1:
         said = ", ".join(f"{evidence.networks[p].name} {b}" for p, b in lengths.items())
         return Found(reason=f"blocks of different length were moved ({said}): costs are not those of the same edit")
+    kept = [at for at, p in enumerate(group.places) if lengths[p] in alike]
+    others = [evidence.networks[p].name for p in group.places if lengths[p] not in alike]
+    places = tuple(group.places[at] for at in kept)
     with np.errstate(divide="ignore"):
         columns = [
-            np.log(_mean_cell(group.means(at, top))) - np.log(_mean_cell(group.means(at, bottom)))
-            for at in range(len(group.places))
+            np.log(_mean_cell(group.means(at, top))) - np.log(_mean_cell(group.means(at, bottom))) for at in kept
         ]
     values = np.stack(columns, 1)
-    kept = np.isfinite(values[0])
-    if not kept.all():
-        lost = ", ".join(evidence.networks[p].name for p, k in zip(group.places, kept, strict=True) if not k)
+    defined = np.isfinite(values[0])
+    if not defined.all():
+        lost = ", ".join(evidence.networks[p].name for p, k in zip(places, defined, strict=True) if not k)
         return Found(reason=f"an exchange changes nothing at all in {lost} (blocks that share their weights)")
+    notes = [f"other blocks were moved in {', '.join(others)}, which are left out"] if others else []
     return Found(
-        group.places, values, notes=notes_on(group, claim), curves=over_depth(group, bottom), axis="relative depth",
-        basis=group, shows=told(bottom),
+        places, values, notes=(*notes, *notes_on(group, claim)), axis="relative depth", basis=group,
+        curves=tuple(curve for curve in over_depth(group, bottom) if curve.place in places), shows=told(bottom),
     )  # fmt: skip
 
 
-def _block_of(evidence: Evidence, place: int, steps: int, key: Key) -> int:
-    """The length of the blocks that were moved; four where none is declared."""
-    span = evidence.networks[place].span
+def _block_of(signature: Signature) -> int:
+    """The length of the blocks that were moved; four where none was declared."""
+    span = choose_span(signature.info)
     return span.block if span is not None else 4
 
 
@@ -260,55 +279,6 @@ def _mean_cell(means: Float[ndarray, "row *cell"]) -> Float[ndarray, "row"]:
     if means.ndim == 3:
         size = means.shape[-1]
         means = means[:, *np.triu_indices(size, 1)]
-    return np.nanmean(means, -1)
-
-
-@quantity("symmetry")
-def symmetry(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
-    """Over all pairs of blocks, the mean cosine at the same phase less that at other phases, of stored layers.
-
-    C is read in blocks of A's length. No prompt takes part, so nothing is resampled.
-    """
-    name, part, scope = claim.of
-    spans = {p: evidence.networks[p].span for p in a}
-    block = next((s.block for s in spans.values() if s is not None), 0)
-    if not block:
-        return Found(reason="no span is declared in its networks")
-    columns, places, curves = [], [], []
-    for place in (*a, *c):
-        matrix = _stored(evidence, place, Key(name, part, scope))
-        span = evidence.networks[place].span
-        if matrix is None:
-            continue
-        start, end = (0, len(matrix) // block * block)
-        if span is not None and span.kind == "grown" and span.layer is not None:
-            start, end = span.layer, span.layer + span.block * span.count
-        at_phase = _phases(matrix[start:end, start:end], block)
-        columns.append(at_phase[0] - at_phase[1:].mean())
-        places.append(place)
-        curves.append(Curve(place, np.arange(block, dtype=float), at_phase, *(np.full((2, block), np.nan))))
-    if not places:
-        return Found(reason=f"{name} was not measured")
-    rows = np.tile(np.array(columns), (evidence.resamples + 1, 1))
-    shows = described(entry(name).label, part)
-    return Found(tuple(places), rows, curves=tuple(curves), axis="phases apart", shows=shows)
-
-
-def _stored(evidence: Evidence, place: int, key: Key) -> Float[ndarray, "layer layer"] | None:
-    for signature in evidence.networks[place].signatures:
-        table = signature.matrices
-        rows = table[(table["metric"] == key.metric) & (table["part"] == key.part) & (table["agg"] == "mean")]
-        if len(rows):
-            size = int(rows[["row", "col"]].max().max()) + 1
-            matrix = np.full((size, size), np.nan)
-            matrix[rows["row"].to_numpy(int), rows["col"].to_numpy(int)] = rows["value"]
-            return np.where(np.isnan(matrix), matrix.T, matrix)
-    return None
-
-
-def _phases(matrix: Float[ndarray, "layer layer"], block: int) -> Float[ndarray, "apart"]:
-    """Mean over pairs of layers in different blocks, by how many phases they are apart (cyclically)."""
-    index = np.arange(len(matrix))
-    other = index[:, None] // block != index[None] // block
-    apart = (index[None] - index[:, None]) % block
-    return np.array([np.nanmean(matrix[other & (apart == k)]) for k in range(block)])
+    defined = ~np.isnan(means)
+    with np.errstate(invalid="ignore"):  # nothing is defined where no edit of this kind fits
+        return np.where(defined, means, 0.0).sum(-1) / defined.sum(-1)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from depthsig.comparison.curves import Arm
-from depthsig.comparison.recurrence import Periods, Recurrence
+from depthsig.comparison.recurrence import Periods, Reading
 from depthsig.metrics import entry
 from depthsig.metrics.rules import FAMILY, Member
 from depthsig.replication.criteria import Claim
 from depthsig.replication.evidence import Evidence, Group
+from depthsig.replication.members import arm
 from depthsig.replication.quantities import Found, key_of, notes_on, over_depth, quantity, told
 from depthsig.signature.tested import TestedSpan
-from depthsig.statistics.periodicity import bad_span, period_strength, wrong_sizes
+from depthsig.statistics.periodicity import period_strength, wrong_strengths
 from depthsig.tables.samples import Key
+from depthsig.terms import NONE
 
 SHOWN = Key("contribution.relative", "attn")
 """The profile that figures show beside the strengths."""
@@ -40,45 +41,49 @@ def _against(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int,
     if group is None:
         return Found(reason=reason)
     at = {place: n for n, place in enumerate(group.places)}
-    mine, theirs = [at[p] for p in a if p in at], [at[p] for p in c if p in at]
+    mine, theirs = [p for p in a if p in at], [p for p in c if p in at]
     if not mine or not theirs:
         return Found(reason="the family's profiles were not measured in both arms on the same prompts")
     periods = Periods(group.inputs, group.pairing, group.weights)
-    sides = [_one(periods, [n], theirs, member) for n in mine]
-    reasons = [s.reason for s in sides if s.reason]
-    if reasons:
-        return Found(reason=f"not testable: {reasons[0]}")
-    values = np.stack([_strength(s, "a", member) for s in sides], 1)
-    # C over the spans of A, member by member of C, averaged over A's spans.
-    of_c = np.stack(
-        [np.mean([_strength(_one(periods, [n], [m], member), "c", member) for n in mine], 0) for m in theirs], 1
-    )
-    recurs = {group.places[n]: s.combined_a[0] for n, s in zip(mine, sides, strict=True)}
-    of_other = [p for s in sides for p in s.combined_c]
+    spans = {p: _span(evidence, p) for p in mine}
+    end = max(s.start + s.block * s.count for s in spans.values())
+    short = [evidence.networks[p].name for p in theirs if evidence.networks[p].steps < end]
+    if short:
+        return Found(reason=f"{', '.join(short)} has fewer steps than the span's end, {end}")
+    own = {p: periods.read(at[p], spans[p]) for p in mine}
+    other = {p: [periods.read(at[p], span) for span in dict.fromkeys(spans.values())] for p in theirs}
+    members, said = _members([*own.values(), *(r for readings in other.values() for r in readings)], member)
+    if not members:
+        return Found(reason=said)
+    values = np.stack([_mean(r, members) for r in own.values()], 1)
+    # C over the spans of A, averaged over those.
+    of_c = np.stack([np.mean([_mean(r, members) for r in readings], 0) for readings in other.values()], 1)
+    recurs = {p: r.combined for p, r in own.items()}
+    of_other = [r.combined for readings in other.values() for r in readings]
     notes = (
-        *notes_on(group, claim),
+        *notes_on(group, claim), said,
         f"p of {_ps(list(recurs.values()))}, of the other arm over the same steps {_ps(of_other)}",
-    )
+    )  # fmt: skip
     return Found(
-        tuple(group.places[n] for n in mine), values, of_c, notes, recurs=recurs, curves=over_depth(group, SHOWN),
+        tuple(mine), values, of_c, tuple(theirs), notes, recurs=recurs, curves=over_depth(group, SHOWN),
         axis="relative depth", basis=group, shows=told(SHOWN),
     )  # fmt: skip
 
 
-def _one(periods: Periods, mine: list[int], theirs: list[int], member: Member | None) -> Recurrence:
-    rows = len(periods.weights)
-    arms = [Arm(name, tuple(places), np.full((rows, len(places)), 1 / len(places))) for name, places in
-            (("a", mine), ("c", theirs))]  # fmt: skip
-    found = periods.against(*arms)
-    if member is not None and not found.reason and member not in found.members:
-        return replace(found, reason=f"{' '.join(member)} is not testable on both sides")
-    return found
+def _members(readings: Sequence[Reading], member: Member | None) -> tuple[tuple[Member, ...], str]:
+    """The profiles that are testable everywhere, and what is to be said of them; or why there are none."""
+    asked = FAMILY if member is None else (member,)
+    members = tuple(m for m in asked if all(m in reading.strengths for reading in readings))
+    if members:
+        said = f"over the {len(members)} of {len(asked)} profiles that are testable everywhere"
+        return members, said if len(members) < len(asked) else ""
+    why = "; ".join(dict.fromkeys(reason for reading in readings for reason in reading.reasons))
+    what = "no profile of the family" if member is None else f"{' '.join(p for p in member if p != NONE)}"
+    return (), f"{what} is {'not ' * (member is not None)}testable in every network" + (f" ({why})" if why else "")
 
 
-def _strength(found: Recurrence, side: str, member: Member | None) -> Float[ndarray, "row"]:
-    if member is None:
-        return found.mean(side)
-    return (found.strengths_a if side == "a" else found.strengths_c)[member]
+def _mean(reading: Reading, members: Sequence[Member]) -> Float[ndarray, "row"]:
+    return np.mean([reading.strengths[m] for m in members], axis=0)
 
 
 @quantity("period_beside_control")
@@ -88,19 +93,21 @@ def period_beside_control(evidence: Evidence, claim: Claim, a: tuple[int, ...], 
     if group is None:
         return Found(reason=reason if reason.startswith("no span") else "no re-initialised control was measured")
     periods = Periods(group.inputs, group.pairing, group.weights)
-    rows = len(group.weights)
     columns, places, notes, recurs = [], [], list(notes_on(group, claim)), {}
-    for n, place in enumerate(group.places):
-        found = periods.beside_control(Arm("a", (n,), np.ones((rows, 1))))
-        if found.reason:
-            notes.append(f"{evidence.networks[place].name}: {found.reason}")
+    for at, place in enumerate(group.places):
+        span = _span(evidence, place)
+        own, control = periods.read(at, span), periods.read_control(at, span)
+        members, said = _members([own, control], None)
+        notes.append(f"{evidence.networks[place].name}: {said}" if said else "")
+        if not members:
             continue
-        columns.append(found.mean("a") - found.mean("c"))
+        columns.append(_mean(own, members) - _mean(control, members))
         places.append(place)
-        recurs[place] = found.combined_a[0]
-        notes.append(f"of the control {_ps(list(found.combined_c))}")
+        recurs[place] = own.combined
+        notes.append(f"of the control {_ps([control.combined])}")
+    notes = [note for note in notes if note]
     if not columns:
-        return Found(reason=notes[-1] if notes else "no re-initialised control was measured")
+        return Found(reason=notes[-1])
     return Found(
         tuple(places), np.stack(columns, 1), notes=tuple(dict.fromkeys(notes)), recurs=recurs,
         curves=over_depth(group, SHOWN), axis="relative depth", basis=group, shows=told(SHOWN),
@@ -110,7 +117,8 @@ def period_beside_control(evidence: Evidence, claim: Claim, a: tuple[int, ...], 
 @quantity("period_own_block")
 def period_own_block(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The mean strength over profiles of the network's own block, less the mean of wrong lengths on the same steps."""
-    blocks = {n.span.block for n in evidence.networks if n.span is not None}
+    asked = {p for role in claim.roles for p in arm(evidence.networks, role)}
+    blocks = {s.block for p in asked if (s := evidence.networks[p].span) is not None}
     if len(blocks) < 2:
         only = ", ".join(map(str, blocks)) or "none"
         return Found(reason=f"needs networks with different blocks; there are blocks of {only} only")
@@ -121,28 +129,22 @@ def period_own_block(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tu
     if any(np.isnan(column[0]) for column in columns):
         return Found(reason="its block cannot be tested on its span (three blocks of two steps or more are needed)")
     periods = Periods(group.inputs, group.pairing, group.weights)
-    recurs = {p: periods._read(at, _span(evidence, p)).combined for at, p in enumerate(group.places)}
+    recurs = {p: periods.read(at, _span(evidence, p)).combined for at, p in enumerate(group.places)}
     notes = (*notes_on(group, claim), f"p of its own block {_ps(list(recurs.values()))}")
     return Found(
-        group.places, np.stack(columns, 1), notes=notes, curves=over_depth(group, SHOWN), axis="relative depth",
-        basis=group, shows=told(SHOWN),
+        group.places, np.stack(columns, 1), notes=notes, recurs=recurs, curves=over_depth(group, SHOWN),
+        axis="relative depth", basis=group, shows=told(SHOWN),
     )  # fmt: skip
 
 
 def _own_less_wrong(group: Group, at: int, span: TestedSpan) -> Float[ndarray, "row"]:
-    n = span.block * span.count
     differences = []
     for member in FAMILY:
         key = Key(*member)
         if entry(member[0]).kind != "profile" or key not in group.inputs[at].samples:
             continue
-        means, log = group.means(at, key), entry(member[0]).log
-        own = period_strength(means, span.start, span.block, span.count, log)
-        wrong = [
-            period_strength(means, span.start, b, n // b, log)
-            for b in wrong_sizes(span.block, n)
-            if not bad_span(means.shape[-1], span.start, b, n // b)
-        ]
+        where = (group.means(at, key), span.start, span.block, span.count, entry(member[0]).log)
+        own, wrong = period_strength(*where), list(wrong_strengths(*where).values())
         if wrong and np.isfinite(own[0]):
             differences.append(own - np.mean(wrong, 0))
     return np.mean(differences, 0) if differences else np.full(len(group.weights), np.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -23,7 +24,8 @@ def _found(
     """A number of the weighted means over items, by condition."""
     items = evidence.items(run, wanted)
     if items is None:
-        return Found(reason=NEEDS)
+        why = filter(None, [evidence.networks[p].reasons.get(run.partition(".")[0]) for p in wanted])
+        return Found(reason="; ".join(dict.fromkeys(why)) or NEEDS)
     values = items.loss if measure == "loss" else items.exact
     means = np.einsum("ri,nic->rnc", items.weights, values)
     try:
@@ -34,8 +36,14 @@ def _found(
         Curve(place, np.array(items.conditions, dtype=float), *percentile_intervals(means[:, n]))
         for n, place in enumerate(items.places)
     )
+    tasks = len(set(items.tasks))
+    notes: tuple[str, ...] = (f"{tasks} task{'s' * (tasks != 1)}, {len(items.tasks)} items",)
+    lost = [evidence.networks[p].name for p in wanted if p not in items.places]
+    if lost:
+        notes += (f"not run: {', '.join(lost)}",)
+    if len({evidence.networks[p].tokens for p in items.places}) > 1:
+        notes += ("tokenizers differ, and losses are means over other tokens: read their changes, not their sizes",)
     exact = np.einsum("i,nic->nc", items.weights[0], items.exact)[:, 0]
-    notes: tuple[str, ...] = (f"{len(set(items.tasks))} tasks, {len(items.tasks)} items",)
     if measure == "loss" and run == "repeat":
         notes += (f"exact answers as it is {', '.join(f'{x:.2f}' for x in exact)}",)
     shows = "loss of answers [nats]" if measure == "loss" else "exact answers [fraction]"
@@ -74,16 +82,35 @@ def repeat_slope(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[
 
 @quantity("shots_slope")
 def shots_slope(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
-    """The slope of exact answers over log2(1 + examples), by least squares."""
+    """The slope of exact answers over log2(1 + examples): of each item by least squares, then the mean."""
+    items = evidence.items("shots", (*a, *c))
+    if items is None:
+        return Found(reason=NEEDS)
+    there = ~np.isnan(items.exact)
+    x = np.where(there, np.log2(1 + np.array(items.conditions, dtype=float)), np.nan)
+    x = x - np.nanmean(x, -1, keepdims=True)
+    slopes = np.nansum(x * items.exact, -1) / np.nansum(x**2, -1)
+    curves = [
+        Curve(place, np.array(items.conditions, dtype=float), *_over_items(items.exact[n], items.weights))
+        for n, place in enumerate(items.places)
+    ]
+    tasks = list(dict.fromkeys(items.tasks))
+    most = [
+        max(k for k, t in zip(items.conditions, there[0][items.tasks.index(task)], strict=True) if t) for task in tasks
+    ]
+    said = ", ".join(f"{task} to {k}" for task, k in zip(tasks, most, strict=True))
+    return Found(
+        items.places, (slopes @ items.weights.T).T, notes=(f"{len(items.tasks)} items; examples that fit: {said}",),
+        curves=tuple(curves), axis="examples", basis=items, shows="exact answers [fraction]",
+    )  # fmt: skip
 
-    def number(items: Items, means: Float[ndarray, "row network condition"]) -> Float[ndarray, "row network"]:
-        if len(items.conditions) < 2:
-            raise KeyError("two numbers of examples")
-        x = np.log2(1 + np.array(items.conditions, dtype=float))
-        x -= x.mean()
-        return means @ x / (x @ x)
 
-    return _found(evidence, "shots", (*a, *c), "examples", "exact", number)
+def _over_items(
+    values: Float[ndarray, "item condition"], weights: Float[ndarray, "row item"]
+) -> tuple[Float[ndarray, "condition"], ...]:
+    """Means over the items that have a condition, with their intervals."""
+    there = ~np.isnan(values)
+    return percentile_intervals((weights @ np.where(there, values, 0.0)) / (weights @ there))
 
 
 @quantity("exact_answers")
@@ -105,7 +132,4 @@ def pruning(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, 
         return found
     start = {place: float(curve.value[0]) for place, curve in zip(found.places, found.curves, strict=True)}
     said = ", ".join(f"{evidence.networks[p].name} {value:.2f}" for p, value in start.items())
-    return Found(
-        found.places, found.values, notes=(*found.notes, f"starting loss {said}"), curves=found.curves, axis=found.axis,
-        basis=found.basis, shows="loss [nats]",
-    )  # fmt: skip
+    return replace(found, notes=(*found.notes, f"starting loss {said}"), shows="loss [nats]")

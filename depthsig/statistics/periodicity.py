@@ -189,6 +189,24 @@ def period_strength(
     return design.strength(y)
 
 
+def wrong_strengths(
+    profiles: Real[ndarray, "*batch step"], start: int, block: int, count: int, log: bool = False
+) -> dict[int, Float[ndarray, "*batch"]]:
+    """``wrong_blocks`` of many profiles at once, by the wrong length, over all steps of the span."""
+    n, size = block * count, np.shape(profiles)[-1]
+    design = None
+    if not bad_span(size, start, block, count):
+        design = profile_design(n, block, start == 0, start + n == size)
+    if design is None:
+        return {}
+    y = np.asarray(profiles, dtype=float)[..., start : start + n]
+    y = np.log(np.where(y > 0, y, np.nan)) if log else y
+    made = {
+        other: make_design(design.nuisance, phase_dummies(n, other), design.degree) for other in wrong_sizes(block, n)
+    }
+    return {other: wrong.strength(y) for other, wrong in made.items() if wrong.d2 >= 3}
+
+
 @dataclass(frozen=True, eq=False)
 class Detrended:
     """A span's profile without its trend: what is left a step, and what its phase accounts for."""

@@ -29,10 +29,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "findings": {"signature", "metrics", "statistics"},
     "tables": {"signature", "metrics", "statistics"},
     "comparison": {"tables", "signature", "metrics", "statistics"},
+    "replication": {"comparison", "tables", "signature", "metrics", "statistics"},
     "measure": {"model", "engine", "plan", "checkpoint", "prompts", "tables", "signature", "metrics"},
     "commands": {
-        "measure", "comparison", "model", "engine", "plan", "checkpoint", "prompts", "tables", "signature", "metrics",
-        "statistics",
+        "measure", "comparison", "replication", "model", "engine", "plan", "checkpoint", "prompts", "tables",
+        "signature", "metrics", "statistics",
     },
     "exports": {"findings", "signature"},
     "report": {"findings", "signature", "metrics", "statistics"},
@@ -51,7 +52,16 @@ REACHES_ON = {
 }
 """``Signature.findings``, ``.plot``, ``.save``, ``.report`` and ``.to_…``, and ``Comparison.plot``,
 are the one convenience against the arrows."""
-TORCH_FREE = EVERYWHERE | {"statistics", "metrics", "signature", "findings", "tables", "comparison", "report"}
+TORCH_FREE = EVERYWHERE | {
+    "statistics",
+    "metrics",
+    "signature",
+    "findings",
+    "tables",
+    "comparison",
+    "replication",
+    "report",
+}
 HEAVY = {"torch", "transformers", "transformer_lens"}
 
 MOST_LINES = 400

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.early import refuse_early
-from depthsig.comparison.roles import folders
-from depthsig.errors import InputError
+from depthsig.errors import InputError, shown
 from depthsig.plan.declared import PlanOptions
 from depthsig.prompts.shipped import data_path, missing_checkpoints
 from depthsig.replication.members import split_roles
 from depthsig.signature.folders.kinds import SIGNATURE, result_kind
+from depthsig.untrusted import is_there
 
 SHIPPED_ROLES = {
     "looped": "family-looped", "midas": "family-midas", "lidas": "family-lidas", "baseline": "family-baseline",
@@ -31,7 +31,28 @@ def named(text: str) -> dict[str, list[str]]:
     >>> named("looped=a[order=0:4,4:8x2]+b,grown=c")
     {'looped': ['a[order=0:4,4:8x2]', 'b'], 'grown': ['c']}
     """
-    return {role: folders(value) for role, value in split_roles(text).items()}
+    return {role: pieces(value, role) for role, value in split_roles(text).items()}
+
+
+def pieces(text: str, role: str) -> list[str]:
+    """What one role names; a + belongs to a name where something of that name is there.
+
+    Raises:
+        InputError: where nothing stands beside a +.
+    """
+    left, found = text.split("+"), []
+    while left:
+        length = next((n for n in range(len(left), 0, -1) if _is_name("+".join(left[:n]))), 1)
+        found.append("+".join(left[:length]).strip())
+        left = left[length:]
+    if "" in found:
+        raise InputError(f"the role {shown(role)} names nothing beside a +: {shown(text)}; write {role}=A+B")
+    return found
+
+
+def _is_name(text: str) -> bool:
+    source, _ = declared(text.strip())
+    return bool(source) and is_there(Path(source))
 
 
 def declared(text: str) -> tuple[str, PlanOptions]:

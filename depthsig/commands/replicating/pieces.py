@@ -1,11 +1,12 @@
-"""Finished pieces of an interrupted replication, kept for ``--resume``."""
+"""Finished pieces of a replication that is under way, for ``--resume``."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pandas as pd
 from depthsig.errors import InputError
 from depthsig.signature import Signature
 from depthsig.signature.folders.choosing import IDENTITY, REQUEST, identity_of
-from depthsig.signature.folders.kinds import REPLICATION
+from depthsig.signature.folders.kinds import REPLICATION, RUNS
 from depthsig.signature.folders.writing import UNITS, begin, end, leave, storing
+from depthsig.signature.reading import read_table
+from depthsig.signature.tabular import Columns, conform, write
 
 
 class Pieces:
@@ -25,6 +28,8 @@ class Pieces:
     """
 
     def __init__(self, out: str | Path | None, resume: bool) -> None:
+        if resume and out is None:
+            raise InputError("--resume needs the --out folder that the interrupted replication had")
         self.out = out
         self.folder: Path | None = None
         if out is not None:
@@ -38,28 +43,26 @@ class Pieces:
             with storing(self.out):
                 (self.folder / REQUEST).write_text(json.dumps({IDENTITY: identity}), encoding="utf-8")
 
-    def signature(self, name: str, stamp: Sequence[Any], make: Any) -> Signature:
+    def signature(self, name: str, stamp: Sequence[Any], make: Callable[[], Signature]) -> Signature:
         """An analysis: the one that was kept, else a new one, which is kept."""
         kept = self._kept(name, stamp)
         if kept is not None:
-            try:
+            with suppress(InputError):
                 return Signature.load(kept / "made")
-            except InputError:
-                pass
-        found: Signature = make()
+        found = make()
         self._keep(name, stamp, found.write)
         return found
 
-    def table(self, name: str, stamp: Sequence[Any], make: Any) -> pd.DataFrame:
+    def table(
+        self, name: str, stamp: Sequence[Any], columns: Columns, make: Callable[[], pd.DataFrame]
+    ) -> pd.DataFrame:  # fmt: skip
         """A table of runs, in the same way."""
         kept = self._kept(name, stamp)
         if kept is not None:
-            try:
-                return pd.read_parquet(kept / "made" / "runs.parquet")
-            except (OSError, ValueError):
-                pass
-        found: pd.DataFrame = make()
-        self._keep(name, stamp, lambda folder: found.to_parquet(folder / "runs.parquet", index=False))
+            with suppress(InputError):
+                return read_table(kept / "made" / RUNS, columns)
+        found = conform(make(), columns, RUNS)
+        self._keep(name, stamp, lambda folder: write(found, folder / RUNS, columns))
         return found
 
     def _kept(self, name: str, stamp: Sequence[Any]) -> Path | None:
@@ -72,7 +75,7 @@ class Pieces:
             return None
         return place if told == _stamped(stamp) else None
 
-    def _keep(self, name: str, stamp: Sequence[Any], write: Any) -> None:
+    def _keep(self, name: str, stamp: Sequence[Any], fill: Callable[[Path], object]) -> None:
         if self.folder is None or self.out is None:
             return
         with storing(self.out):
@@ -81,7 +84,7 @@ class Pieces:
             shutil.rmtree(scratch, ignore_errors=True)
             shutil.rmtree(place, ignore_errors=True)
             (scratch / "made").mkdir(parents=True)
-            write(scratch / "made")
+            fill(scratch / "made")
             (scratch / "stamp.json").write_text(_stamped(stamp), encoding="utf-8")
             scratch.rename(place)
 

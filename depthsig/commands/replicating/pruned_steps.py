@@ -23,7 +23,8 @@ from depthsig.prompts import TokenPrompt
 
 
 def pruning_runs(
-    model: Model, chosen_on: Sequence[TokenPrompt], measured_on: Sequence[TokenPrompt], task: str, *, memory: str,
+    model: Model, chosen_on: Sequence[TokenPrompt], measured_on: Sequence[TokenPrompt], task: str, *,
+    memory: str | int,
     show: Progress,
 ) -> pd.DataFrame:  # fmt: skip
     """Loss of every prompt with 0 to a third of the steps left out, in both orders: a row each.

@@ -19,28 +19,31 @@ BLOCK = 4
 """The length of the block where none is declared: that of the papers."""
 
 
-def middle_block(steps: int, span: TestedSpan | None) -> tuple[int, int]:
-    """The block of steps in the middle: of the declared span, else one of four.
+def middle_block(steps: int, span: TestedSpan | None, block: int = BLOCK) -> tuple[int, int]:
+    """The block of steps in the middle: of the declared span, else one of so many.
 
-    >>> middle_block(24, None), middle_block(3, None)
-    ((12, 16), (0, 3))
+    >>> middle_block(24, None), middle_block(3, None), middle_block(24, None, 8)
+    ((12, 16), (0, 3), (8, 16))
     """
-    block = min(span.block if span is not None else BLOCK, steps)
+    block = min(span.block if span is not None else block, steps)
     first, last = (span.start, span.start + span.block * (span.count - 1)) if span is not None else (0, steps - block)
     start = first + (max(steps // 2 - first, 0) // block) * block
     return (min(start, last), min(start, last) + block)
 
 
 def repeat_runs(
-    model: Model, span: TestedSpan | None, tasks: Sequence[str], *, n: int, seed: int, max_tokens: int, memory: str,
-    show: Progress,
+    model: Model, span: TestedSpan | None, tasks: Sequence[str], *, block: int = BLOCK, n: int, seed: int,
+    max_tokens: int, memory: str | int, show: Progress,
 ) -> pd.DataFrame:  # fmt: skip
     """Loss and exact answers of every item with the middle block run so many times: a row each.
+
+    Args:
+        block: its length where no span is known.
 
     Raises:
         InputError: where something happens between the block's steps, so that it cannot be run again.
     """
-    start, end = middle_block(len(model.plan), span)
+    start, end = middle_block(len(model.plan), span, block)
     if not model.is_chain and not all(model.trace.chained[start + 1 : end]):
         raise InputError(f"steps {start}:{end} cannot be run again: the model does something between them")
     edits = [None, *(Repeat(start, end, times) for times in TIMES[1:])]

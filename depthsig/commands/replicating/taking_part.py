@@ -10,12 +10,12 @@ from typing import Any
 from depthsig.checkpoint.known import locate
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.opening import Given
-from depthsig.commands.replicating.given_roles import declared, named, shipped_family
+from depthsig.commands.replicating.given_roles import declared, named, pieces, shipped_family
 from depthsig.comparison.inputs import numbers_hash
-from depthsig.comparison.roles import folders
 from depthsig.errors import InputError, shown
 from depthsig.model import Model
 from depthsig.replication.members import check_roles
+from depthsig.replication.needs import prompts_of
 from depthsig.signature import Signature
 from depthsig.signature.folders.kinds import SIGNATURE, result_kind
 
@@ -74,7 +74,7 @@ def read_members(roles: str | Mapping[str, Any] | None, loading: LoadOptions) ->
     check_roles(list(given))
     members: list[Member] = []
     for role, value in given.items():
-        items = folders(value) if isinstance(value, str) else [value] if _alone(value) else list(value)
+        items = pieces(value, role) if isinstance(value, str) else [value] if _alone(value) else list(value)
         if not items:
             raise InputError(f"the role {shown(role)} has nobody in it; leave it out or name a network")
         for item in items:
@@ -94,6 +94,9 @@ def _add(members: list[Member], role: str, item: Any, loading: LoadOptions) -> N
     elif isinstance(item, (str, Path)):
         source, plan = declared(str(item))
         locate(source)  # a mistyped name is answered before any work
+        for other in members:
+            if other.given is not None and (other.given.model, other.given.plan) == (source, plan):
+                raise InputError(f"{shown(str(item))} is named twice, as {other.role} and as {role}; name it once")
         members.append(Member(role, Given(source, loading=loading, plan=plan)))
     else:
         members.append(Member(role, Given(item) if isinstance(item, Model) else Given(item, loading=loading)))
@@ -108,6 +111,8 @@ def _add_signature(members: list[Member], role: str, signature: Signature, folde
     if same is None:
         same = Member(role, key=key)
         members.append(same)
+    if not signature.info["checkpoint"].get("content_hash"):
+        _refuse_ambiguous(same, signature)
     if signature.samples_table.empty:
         raise InputError(f"{shown(folder or signature.info['checkpoint']['name'])} holds no per-prompt samples")
     same.signatures.append(signature)
@@ -115,9 +120,21 @@ def _add_signature(members: list[Member], role: str, signature: Signature, folde
 
 
 def key_of(signature: Signature) -> Key:
-    """Which network a signature is of."""
-    content = signature.info["checkpoint"].get("content_hash") or numbers_hash(signature)
+    """Which network a signature is of: by its weights, else (a live model has no hash of them) by its name."""
+    checkpoint = signature.info["checkpoint"]
+    content = checkpoint.get("content_hash") or f"{checkpoint.get('id')}, {checkpoint['name']}"
     return str(content), tuple(int(step["layer"]) for step in signature.info["plan"])
+
+
+def _refuse_ambiguous(same: Member, signature: Signature) -> None:
+    """Two live models of one name, on the same prompts, cannot be told from one model measured twice."""
+    for other in same.signatures:
+        if prompts_of(other) == prompts_of(signature) and numbers_hash(other) != numbers_hash(signature):
+            name = signature.info["checkpoint"]["name"]
+            raise InputError(
+                f"two signatures of live models called {shown(name)} on {prompts_of(other)} may be of one network or "
+                "of two; save the models and analyze their folders, or let info['checkpoint']['name'] differ"
+            )
 
 
 def joined(members: Sequence[Member], member: Member, key: Key) -> Member:
