@@ -23,7 +23,7 @@ from data.recipe.model import _NAMES, Llama
 from data.recipe.recipe import ARMS, GROWN, Recipe, read_recipe
 from data.recipe.results import arms_table, read_results, tasks_table
 from data.recipe.run import Run
-from data.recipe.signatures import size
+from data.recipe.signatures import SIGNATURE, add_costs, costs_of, size, training_of
 from data.recipe.similarity import at_lag, copies, cosines, read_rows, summary_table
 from depthsig.commands.check import check
 from depthsig.prompts import data_path, shipped_checkpoints
@@ -196,3 +196,27 @@ def test_models_are_listed_with_what_they_are():
     for arm, folder in FOLDERS.items():
         assert about[f"family-{arm}"]["parameters"] == read_results(folder)["parameters"]
         assert Path(about[f"family-{arm}"]["path"]) == folder
+
+
+def test_signatures_hold_what_their_models_cost(tmp_path):
+    """What the recipe's step puts in is what opening the weights gives, and what the table of arms says."""
+    arms = {(r["arm"], r["seed"]): r for r in rows_of(RESULTS / "arms.csv")}
+    for row in rows_of(SIGNATURES / "index.csv"):
+        info = json.loads((SIGNATURES / row["name"] / SIGNATURE).read_text())
+        costs, recipe = info["costs"], recipe_of(row["arm"])
+        assert list(info)[3:5] == ["checkpoint", "costs"] and costs["context"] == 128
+        assert costs["training_tokens"] == int(row["tokens"])
+        assert costs | training_of(recipe, int(row["step"])) == costs
+        if row["step"] == "5000":
+            for name in ("parameters", "training_flops"):
+                assert costs[name] == int(arms[row["arm"], row["seed"]][name])
+        else:
+            per_layer = (int(arms["midas", "2"]["parameters"]) - 258 * 128 - 128) // 24
+            assert costs["parameters"] == info["checkpoint"]["n_layers"] * per_layer + 258 * 128 + 128
+    for arm in ("looped", "midas"):
+        info = json.loads((SIGNATURES / f"{arm}-seed2-lookup" / SIGNATURE).read_text())
+        model = depthsig.load(f"family-{arm}")
+        assert info["costs"] == {**model.costs.record(), **model.checkpoint.trained} == costs_of(recipe_of(arm), 5000)
+    (tmp_path / SIGNATURE).write_text(json.dumps(info))
+    add_costs(tmp_path, {"parameters": 1})
+    assert json.loads((tmp_path / SIGNATURE).read_text()) == info | {"costs": {"parameters": 1}}

@@ -191,7 +191,7 @@ def test_tables_sort_filter_and_download(
 
 @pytest.mark.parametrize(
     ("name", "tables"),
-    [("report", ["findings", "definitions"]), ("compare", ["recurrence", "signatures", "definitions"]),
+    [("report", ["findings", "definitions"]), ("compare", ["held_equal", "recurrence", "signatures", "definitions"]),
      ("lens", ["depths", "certificates"]), ("blocks", ["blocks", "tests"])],
 )  # fmt: skip
 def test_every_table_of_results_can_be_had(browser: Any, files: dict[str, Path], name: str, tables: list[str]) -> None:
