@@ -12,7 +12,7 @@ from depthsig.findings.finding import thousandths as nats
 from depthsig.metrics.rules import EARLY_EXIT, PREFIX_LOSS, RECALIBRATED_LOSSES, RECOVERED
 from depthsig.metrics.truncation import SMALLEST_GAP, recovered_share
 
-HALF = 0.5
+HALF_THE_GAP = 0.5
 """Of the gap: from here on most of what an early exit loses is its readout's."""
 LEFT_OUT = 12
 """One step in so many, at least one, is left out: 22 of 24 steps, as in the protocol's own table."""
@@ -47,7 +47,13 @@ def _understates(seen: Evidence) -> Judged:
     caveat = _caveat(seen)
     said = "; ".join(filter(None, [sentence, caveat]))
     return Judged(
-        RECOVERED, f"{said}.", by_map, HALF, judged(by_map, HALF), detail=f"{k} of {seen.steps} steps", caveat=caveat
+        RECOVERED,
+        f"{said}.",
+        by_map,
+        HALF_THE_GAP,
+        judged(by_map, HALF_THE_GAP),
+        detail=f"{k} of {seen.steps} steps",
+        caveat=caveat,
     )
 
 

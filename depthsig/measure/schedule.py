@@ -34,7 +34,7 @@ from depthsig.measure.token_rows import TokenRows
 from depthsig.measure.truncated.truncated_readouts import TruncatedReadouts
 from depthsig.measure.truncated.truncated_runs import TruncatedRuns
 from depthsig.measure.where import measured
-from depthsig.metrics.entries.runs import MADE
+from depthsig.metrics.entries.runs import OF_OTHERS
 from depthsig.metrics.interventions import future_cuts
 from depthsig.progress import Progress
 from depthsig.prompts import TokenPrompt
@@ -44,7 +44,7 @@ CLEAN: tuple[type[CleanProvider], ...] = (States, Readouts, Passes, Codas, Trunc
 EDITED: tuple[type[EditedProvider], ...] = (
     Skipping, Isolated, Reordering, Repeating, TruncatedRuns, Erasing, Attributing,
 )  # fmt: skip
-OF_TABLES = MADE
+OF_TABLES = OF_OTHERS
 """:mod:`depthsig.tables` provides what is made of other entries' values."""
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict, get_args
 
 from depthsig.errors import InputError, shown
 from depthsig.metrics.entries.asking import asked
-from depthsig.metrics.entries.runs import MADE, RUNS, Axis, Level, RunKind
+from depthsig.metrics.entries.runs import OF_OTHERS, RUNS, Axis, Level, RunKind
 from depthsig.terms import NONE
 
 Kind = Literal["profile", "matrix", "score", "token"]
@@ -125,7 +125,7 @@ class Metric:
     @property
     def measured(self) -> bool:
         """Whether a run feeds it, and not only other entries."""
-        return self.on not in MADE
+        return self.on not in OF_OTHERS
 
     def by_chance(self, vocabulary: int | None) -> float | None:
         """What guessing among ``vocabulary`` tokens with equal probabilities gives; None where that is not known.

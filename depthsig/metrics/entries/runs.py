@@ -167,7 +167,7 @@ READ_TRUNCATED = ("truncated.prefix", *RECALIBRATED)
 RUN_TRUNCATED = ("truncated.repeat", "truncated.suffix")
 """Truncated runs that the clean run's states tell, and those that are runs of their own."""
 
-MADE = ("scores", "periods", "truncated.made")
+OF_OTHERS = ("scores", "periods", "truncated.made")
 """Kinds of run that run nothing: what is made of other entries' values."""
 
 BY_DEFAULT = ("clean", "readout")
