@@ -19,10 +19,6 @@ from numpy import ndarray
 
 from depthsig.comparison.inputs import Input, check_alike, pair_prompts
 from depthsig.comparison.strict.arm_claim import ArmClaim, Outcome, Passed
-from depthsig.comparison.strict.grounds import Ground, judge
-from depthsig.comparison.strict.halves import halves_test
-from depthsig.comparison.strict.negatives import labellings, permuted_labels
-from depthsig.comparison.strict.placebos import CHEAP, PLACEBO, cheap_baseline, placebo
 from depthsig.comparison.strict.claim_quantities import (
     LATE_SOURCE,
     Strengths,
@@ -30,6 +26,10 @@ from depthsig.comparison.strict.claim_quantities import (
     cheapest,
     late_share_of,
 )
+from depthsig.comparison.strict.grounds import Ground, judge
+from depthsig.comparison.strict.halves import halves_test
+from depthsig.comparison.strict.negatives import labellings, permuted_labels
+from depthsig.comparison.strict.placebos import CHEAP, PLACEBO, cheap_baseline, placebo
 from depthsig.errors import InputError
 from depthsig.metrics.rules import Member
 from depthsig.statistics.convergence import prompt_weights
