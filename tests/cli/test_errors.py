@@ -129,7 +129,7 @@ OPTIONS = {
     "prompts": ["--prompts", "no-such-prompts"], "template": ["--chat-template"], "seed": ["--seed", "x"],
     "negative seed": ["--seed", "-1"],
     "parts": ["--parts", "head"], "scopes": ["--scopes", "past"], "cuts": ["--cuts", "0"],
-    "ablation": ["--ablation", "median"],
+    "ablation": ["--ablation", "median"], "reword": ["--reword", "-1"],
 }  # fmt: skip
 
 

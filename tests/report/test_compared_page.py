@@ -178,6 +178,42 @@ def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFi
     assert Comparison.load(tmp_path / "c").models == ["looped", "baseline"]
 
 
+def test_a_strict_comparison_says_what_a_claim_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the command: supported on its own prompts, not on others; the page shows it, and the command that made it."""
+    share = {"looped": 0.6, "baseline": 0.3}
+    for texts in ("own", "other"):
+        for role, value in share.items():
+            for i in range(3):
+                late = np.r_[np.ones(8), np.full(4, 2 * value if texts == "own" else 0.6)]
+                values = {("skip.output_l2", "layer", "current", "step"): noisy(late, 12, 10 * len(role) + i)}
+                one = signature(values, 12, name=f"{role}{i}", texts=[f"{texts} {p}" for p in range(12)])
+                one.save(tmp_path / texts / f"{role}{i}", figures=False)
+
+    def roles(texts: str) -> str:
+        folders = {r: "+".join(str(tmp_path / texts / f"{r}{i}") for i in range(3)) for r in share}
+        return ",".join(f"{r}={text}" for r, text in folders.items())
+
+    out = str(tmp_path / "c")
+    asked = ["compare", "--roles", roles("own"), "--strict", "--reworded", roles("other"), "--out", out]
+    assert main([*asked, "--no-progress"]) == 0
+    told = capsys.readouterr().out
+    assert "late (looped): supported, but fails: reworded (" in told and "strict: falls; passes halves" in told
+    page = (tmp_path / "c" / "report.html").read_text()
+    assert 'data-name="unit_tests"' in page and "supported, but fails: reworded" in page and "strict: falls" in page
+    assert "--strict --reworded" in page.replace("\n", " ")
+    table = pd.read_csv(tmp_path / "c" / "unit_tests.csv")
+    assert dict(zip(table["test"], table["passed"], strict=True)) == {
+        "halves": "yes", "reworded": "no", "permuted labels": "yes", "re-initialised": "not tested",
+        "random ablation": "not tested", "cheap baseline": "not tested",
+    }  # fmt: skip
+    assert main([*asked, "--no-progress", "--json"]) == 0
+    assert [row["strict"] for row in json.loads(capsys.readouterr().out)["unit_tests"]] == ["falls"] * 6
+    overlap = [*asked[:-1], str(tmp_path / "other" / "looped0"), "--no-progress"]
+    assert main(overlap) == 2 and "overlap" in capsys.readouterr().err
+    assert main(["compare", "--roles", roles("own"), "--reworded", roles("other"), "--out", out]) == 2
+    assert "--reworded goes with --strict" in capsys.readouterr().err
+
+
 def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for one in three_arms():
         one.save(tmp_path / one.info["checkpoint"]["name"], figures=False)

@@ -16,7 +16,7 @@ SPLITS = 100
 """Ways to halve the prompts at random."""
 AGREE = 0.95
 """In so many of the random halves the sign must be the claimed one."""
-FAR = 1.96
+CHANCE = 1.96
 _RESAMPLES = 300
 
 
@@ -42,7 +42,7 @@ def halves_test(claim: ArmClaim, lengths: Int[ndarray, "prompt"], seed: int = 0)
     rows = claim.quantity(claim.weights, claim.evenly(len(claim.weights)))[1:]
     spread = np.nanstd(rows) * np.sqrt(2) if len(rows) else np.inf
     share = float(np.mean(each > 0))
-    against = int(np.sum(each < -FAR * spread))
+    against = int(np.sum(each < -CHANCE * spread))
     said = [f"the sign holds in {share:.0%} of {len(each)} random halves, {against} of them contradict"]
     wrong = share < AGREE or against > 0
     splits = fixed_halves(lengths)

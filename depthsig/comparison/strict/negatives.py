@@ -11,7 +11,7 @@ import numpy as np
 
 from depthsig.comparison.strict.arm_claim import TRUE_LEVEL, ArmClaim, Outcome, Values
 
-LABELS = "permuted labels"
+PERMUTED = "permuted labels"
 MOST_LABELLINGS = 5000
 """Beyond so many ways to deal out the roles, so many are drawn."""
 _TIE = 1e-9
@@ -70,17 +70,17 @@ def permuted_labels(claim: ArmClaim, values: Values, seed: int = 0) -> Outcome:
     """
     found = permute_labels(claim, values, seed)
     if np.isnan(found.p):
-        return Outcome(LABELS, "not tested", "the quantity is undefined in a network")
+        return Outcome(PERMUTED, "not tested", "the quantity is undefined in a network")
     sizes = " + ".join(str(len(arm.places)) for arm in claim.arms)
     note = (
         f"p = {found.p:.3g} over {found.labellings} labellings of {sizes} networks, {found.smallest:.3g} the smallest"
     )
     if found.p <= TRUE_LEVEL + _TIE:
-        return Outcome(LABELS, "yes", note, found.p)
+        return Outcome(PERMUTED, "yes", note, found.p)
     if found.p > found.smallest + _TIE:
-        return Outcome(LABELS, "no", note, found.p)
+        return Outcome(PERMUTED, "no", note, found.p)
     few = f"too few networks for p ≤ {TRUE_LEVEL:g}: 3 an arm are enough"
-    return Outcome(LABELS, "not tested", f"{few}; {note}", found.p)
+    return Outcome(PERMUTED, "not tested", f"{few}; {note}", found.p)
 
 
 def labellings(everyone: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[tuple[int, ...], ...]]:
