@@ -106,7 +106,7 @@ def draw_verdicts(ax: Axes, found: Replication) -> Axes:
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.set_xscale("symlog", linthresh=1.0)
+    ax.set_xscale("symlog", linthresh=1.0, linscale=0.6)
     reach = float(np.nanmax(np.abs(table[["low", "high"]].to_numpy(float)), initial=3.0))
     reach = min(FARTHEST, reach) * 1.1
     ax.set_xlim(-reach, reach)

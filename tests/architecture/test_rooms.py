@@ -29,16 +29,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "findings": {"signature", "metrics", "statistics"},
     "tables": {"signature", "metrics", "statistics"},
     "comparison": {"tables", "signature", "metrics", "statistics"},
+    "replication": {"comparison", "tables", "signature", "metrics", "statistics"},
     "measure": {"model", "engine", "plan", "checkpoint", "prompts", "tables", "signature", "metrics"},
     "commands": {
-        "measure", "comparison", "model", "engine", "plan", "checkpoint", "prompts", "tables", "signature", "metrics",
+        "measure", "comparison", "replication", "model", "engine", "plan", "checkpoint", "prompts", "tables", "signature", "metrics",
         "statistics",
     },
     "exports": {"findings", "signature"},
     "report": {"findings", "signature", "metrics", "statistics"},
     "harness": {"model", "engine", "plan", "checkpoint"},
     "cli": {
-        "commands", "measure", "comparison", "report", "exports", "model", "engine", "plan", "checkpoint", "prompts",
+        "commands", "measure", "comparison", "replication", "report", "exports", "model", "engine", "plan", "checkpoint", "prompts",
         "signature", "metrics",
     },
     "__main__": {"cli"},
@@ -48,10 +49,11 @@ EVERYWHERE = {"errors", "arguments", "terms", "progress", "untrusted", "kept", "
 REACHES_ON = {
     Path("signature/signature.py"): {"findings", "report", "exports"},
     Path("signature/compared.py"): {"report"},
+    Path("signature/replications/replication.py"): {"report"},
 }
-"""``Signature.findings``, ``.plot``, ``.save``, ``.report`` and ``.to_…``, and ``Comparison.plot``,
-are the one convenience against the arrows."""
-TORCH_FREE = EVERYWHERE | {"statistics", "metrics", "signature", "findings", "tables", "comparison", "report"}
+"""``Signature.findings``, ``.plot``, ``.save``, ``.report`` and ``.to_…``, ``Comparison.plot`` and
+``Replication.plot`` are the one convenience against the arrows."""
+TORCH_FREE = EVERYWHERE | {"statistics", "metrics", "signature", "findings", "tables", "comparison", "replication", "report"}
 HEAVY = {"torch", "transformers", "transformer_lens"}
 
 MOST_LINES = 400

@@ -82,12 +82,12 @@ def replication_data(found: Replication) -> dict[str, Any]:
     for name, rows in lists if len(there) else []:
         kept = {to: rows[of].clip(-FARTHEST, FARTHEST) for to, of in _ENDS.items()}
         clipped = rows.assign(**kept)
-        told = [{**row, "note": _told(row)} for row in clipped.to_dict("records")]
+        told = [{**row, "note": _told(row), "mark": row["verdict"]} for row in clipped.to_dict("records")]
         one = charts.estimates(told, "value", list(rows["label"]), part=name)
         drawn.append(one | {"scale": {"norm": "symlog", "low": -reach, "high": reach}})
     formula = (
-        "each estimate in half-widths of its 95 % interval, turned so that the paper's direction is positive: "
-        "1 away from 0 decides"
+        "each estimate in half-widths of its 95 % interval, turned so that the paper's direction is positive; "
+        "filled: supported, cross: contradicted, hollow: undecided"
     )
     chart = charts.chart("half-widths", "forest", drawn, formula=formula, choices={"part": "Role"})
     metrics = {CLAIMS: chart} if drawn else {}
@@ -155,11 +155,14 @@ def _more(found: Replication) -> Iterator[tuple[str, str, tuple[str, ...], list[
 
 def _options(info: ReplicationRecord) -> list[tuple[str, str]]:
     """What was asked for, where it says something."""
-    found = {**info.options, **info.loading}
-    told = {
-        k: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in found.items() if v not in (None, [])
-    }
-    return [(name.replace("_", " "), value) for name, value in told.items()]
+    found = {name: value for name, value in {**info.options, **info.loading}.items() if value not in (None, [])}
+    return [(name.replace("_", " "), _option(value)) for name, value in found.items()]
+
+
+def _option(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 _DEFAULTS = {"seed": 0, "memory": "4GiB", "device": "auto"}
