@@ -32,15 +32,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "replication": {"comparison", "tables", "signature", "metrics", "statistics"},
     "measure": {"model", "engine", "plan", "checkpoint", "prompts", "tables", "signature", "metrics"},
     "commands": {
-        "measure", "comparison", "replication", "model", "engine", "plan", "checkpoint", "prompts", "tables", "signature", "metrics",
-        "statistics",
+        "measure", "comparison", "replication", "model", "engine", "plan", "checkpoint", "prompts", "tables",
+        "signature", "metrics", "statistics",
     },
     "exports": {"findings", "signature"},
     "report": {"findings", "signature", "metrics", "statistics"},
     "harness": {"model", "engine", "plan", "checkpoint"},
     "cli": {
-        "commands", "measure", "comparison", "replication", "report", "exports", "model", "engine", "plan", "checkpoint", "prompts",
-        "signature", "metrics",
+        "commands", "measure", "comparison", "replication", "report", "exports", "model", "engine", "plan",
+        "checkpoint", "prompts", "signature", "metrics",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -53,7 +53,16 @@ REACHES_ON = {
 }
 """``Signature.findings``, ``.plot``, ``.save``, ``.report`` and ``.to_…``, ``Comparison.plot`` and
 ``Replication.plot`` are the one convenience against the arrows."""
-TORCH_FREE = EVERYWHERE | {"statistics", "metrics", "signature", "findings", "tables", "comparison", "replication", "report"}
+TORCH_FREE = EVERYWHERE | {
+    "statistics",
+    "metrics",
+    "signature",
+    "findings",
+    "tables",
+    "comparison",
+    "replication",
+    "report",
+}
 HEAVY = {"torch", "transformers", "transformer_lens"}
 
 MOST_LINES = 400

@@ -16,8 +16,8 @@ from depthsig.report.page.page_files import write_page
 from depthsig.report.page.replicated_words import experiment_in_words, judged, replicated_in_short
 from depthsig.report.page.templates import embedded, number, page
 from depthsig.report.replication_figures import (
-    CLAIMS,
-    FARTHEST,
+    ALL_CLAIMS,
+    AXIS_END,
     drawable_replication,
     replication_figures,
     standardised,
@@ -60,7 +60,7 @@ def render(found: Replication, figures: list[tuple[Drawn, Path]]) -> str:
     data = replication_data(found)
     rows = standardised(found).to_dict("records")
     return page(
-        "replicate.html.j2", data, info=info, short=replicated_in_short(found), figure=groups.get(CLAIMS),
+        "replicate.html.j2", data, info=info, short=replicated_in_short(found), figure=groups.get(ALL_CLAIMS),
         experiments=list(_experiments(found, groups)), verdicts=(_VERDICTS, [_verdict(row) for row in rows]),
         networks=_networks(found), roles=list(dict.fromkeys(n.role for n in info.networks)), more=list(_more(found)),
         latex=found.latex(), command=command(found.info), options=_options(info),
@@ -76,11 +76,11 @@ def replication_data(found: Replication) -> dict[str, Any]:
     table = standardised(found)
     there = table[np.isfinite(table["value"])]
     ends = there[["low", "high"]].to_numpy(float)
-    reach = min(FARTHEST, float(np.nanmax(np.abs(ends), initial=3.0))) * 1.1
+    reach = min(AXIS_END, float(np.nanmax(np.abs(ends), initial=3.0))) * 1.1
     lists = [("all roles", there), *((str(role), rows) for role, rows in there.groupby("role", sort=False))]
     drawn = []
     for name, rows in lists if len(there) else []:
-        kept = {to: rows[of].clip(-FARTHEST, FARTHEST) for to, of in _ENDS.items()}
+        kept = {to: rows[of].clip(-AXIS_END, AXIS_END) for to, of in _ENDS.items()}
         clipped = rows.assign(**kept)
         told = [{**row, "note": _told(row), "mark": row["verdict"]} for row in clipped.to_dict("records")]
         one = charts.estimates(told, "value", list(rows["label"]), part=name)
@@ -90,8 +90,8 @@ def replication_data(found: Replication) -> dict[str, Any]:
         "filled: supported, cross: contradicted, hollow: undecided"
     )
     chart = charts.chart("half-widths", "forest", drawn, formula=formula, choices={"part": "Role"})
-    metrics = {CLAIMS: chart} if drawn else {}
-    sections = [charts.section(CLAIMS, "All claims", [CLAIMS])] if drawn else []
+    metrics = {ALL_CLAIMS: chart} if drawn else {}
+    sections = [charts.section(ALL_CLAIMS, "All claims", [ALL_CLAIMS])] if drawn else []
     return charts.record("replication", metrics, sections, marks=[])
 
 
