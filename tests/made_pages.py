@@ -10,11 +10,14 @@ from made_signatures import three_arms
 from page_signatures import EVIL
 
 import depthsig
+from depthsig.replication.criteria import as_record, criteria, criteria_hash
 from depthsig.signature import Comparison
 from depthsig.signature.found_blocks import SCHEMA as BLOCKS_SCHEMA
 from depthsig.signature.found_blocks import SavedBlocks
 from depthsig.signature.repeated import SCHEMA as REPEAT_SCHEMA
 from depthsig.signature.repeated import Repeated
+from depthsig.signature.replications.replication import SCHEMA as REPLICATION_SCHEMA
+from depthsig.signature.replications.replication import VERDICTS, Replication
 
 
 def comparison() -> Comparison:
@@ -90,3 +93,47 @@ def blocks(found: bool = True) -> SavedBlocks:
         "blocks": [block] if found else [], "p_values": {"weights": 0.001, "activations": 0.4}, "notes": [EVIL],
     }  # fmt: skip
     return SavedBlocks(info, table)
+
+
+def replication(paper: str = "2602.16490") -> Replication:
+    """Every claim of a paper, its roles' verdicts in turn; a looped network has the hostile name.
+
+    An estimate is 2 half-widths on the claimed side where it is supported, 3 on the other where it is contradicted, and
+    .5 on the claimed side where it is undecided.
+    """
+    told = criteria()
+    claims = told.of_paper(paper)
+    rows, own, curves = [], [], []
+    for claim in claims:
+        for role in claim.roles:
+            verdict = VERDICTS[len(rows) % 4]
+            middle = {"supported": 0.2, "contradicted": -0.3, "undecided": 0.05}.get(verdict, np.nan)
+            middle *= 1 if claim.above else -1
+            note = f"no network has the role {role}" if verdict == "not measurable" else f"networks: 2; {EVIL}"
+            about = {"experiment": claim.experiment, "claim": claim.id, "criterion": claim.criterion, "role": role}
+            ends = {"ci_low": middle - 0.1, "ci_high": middle + 0.1}
+            rows.append({**about, "estimate": middle, **ends, "verdict": verdict, "note": note})
+            if verdict == "not measurable":
+                continue
+            for network, value in ((EVIL, 1.0), ("grown", 2.0), ("baseline", 3.0)):
+                arm = {"claim": claim.id, "role": role, "arm": role, "network": network}
+                own.append({**arm, "value": value, "ci_low": value - 0.1, "ci_high": value + 0.1})
+                axis = {"E7": "phases apart", "E8": "times in all"}.get(claim.experiment, "relative depth")
+                for x in (0.0, 0.5, 1.0) if axis == "relative depth" else (1.0, 2.0):
+                    y = value + x + 0.001 * len(claim.quantity)  # the same for claims of one quantity
+                    point = {"axis": axis, "shows": claim.quantity, "x": x, "value": y}
+                    curves.append({**arm, **point, "ci_low": y - 0.1, "ci_high": y + 0.1})
+    networks = [
+        {"name": name, "role": role, "steps": 24, "checkpoint": kept, "content_hash": EVIL, "signatures": [EVIL]}
+        for name, role, kept in ((EVIL, "looped", EVIL), ("grown", "midas", None), ("baseline", "baseline", None))
+    ]
+    experiments = [vars(told.experiments[e]) for e in dict.fromkeys(c.experiment for c in claims)]
+    info = {
+        "schema": REPLICATION_SCHEMA, "created": "today", "versions": {"depthsig": EVIL},
+        "paper": {"id": paper, "title": EVIL, "authors": EVIL, "year": 2026}, "experiments": experiments,
+        "claims": [as_record(c) for c in claims], "criteria_sha256": criteria_hash(claims), "networks": networks,
+        "roles_from": "as given", "roles": {"looped": [EVIL], "midas": ["a folder"], "baseline": ["b", "c"]},
+        "options": {"quick": True, "seed": 3, "only": [], "memory": "4GiB"}, "warnings": [EVIL],
+        "loading": {"device": "auto", "dtype": None, "allow_pickle": True},
+    }  # fmt: skip
+    return Replication(info, pd.DataFrame(rows), pd.DataFrame(own), pd.DataFrame(curves))

@@ -195,4 +195,5 @@ def criteria_hash(claims: Iterable[Claim]) -> str:
 def as_record(claim: Claim) -> dict[str, Any]:
     """A claim as a result keeps it, so that a page says what was judged whatever the package says later."""
     told = asdict(claim) | {"criterion": claim.criterion, "experiment": claim.experiment}
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in told.items()}
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in told.items()}  # as JSON gives it back
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in plain.items()}

@@ -24,10 +24,10 @@ from depthsig.report.gallery import Drawn
 from depthsig.report.style import COLOURS, FULL, MARKERS, house_style, new_figure
 from depthsig.signature.replications.replication import TABLES, VERDICTS, Replication
 
-CLAIMS = "claims"
+ALL_CLAIMS = "claims"
 MOST_CURVES = 12
 """With more networks a legend names roles alone."""
-FARTHEST = 100.0
+AXIS_END = 100.0
 """Half-widths at which the axis of all claims ends: what lies beyond is drawn at its end."""
 FAR_APART = 30.0
 """Positive values of one panel that differ by more than this factor get a logarithmic axis."""
@@ -95,7 +95,7 @@ def draw_verdicts(ax: Axes, found: Replication) -> Axes:
         colour = VERDICT_COLOURS.get(row["verdict"], "0.45")
         if np.isfinite(row["value"]):
             mark, filled = _LOOKS.get(row["verdict"], ("o", False))
-            low, value, high = np.clip([row["low"], row["value"], row["high"]], -FARTHEST, FARTHEST)
+            low, value, high = np.clip([row["low"], row["value"], row["high"]], -AXIS_END, AXIS_END)
             ax.plot([low, high], [place, place], color=colour, lw=1.6, solid_capstyle="butt", zorder=2)
             ax.plot(value, place, mark, color=colour, mfc=colour if filled else "white", ms=4.2, mew=1.1, zorder=3)
         said = row["verdict"] if np.isfinite(row["value"]) or not np.isfinite(row["estimate"]) else "no interval"
@@ -106,9 +106,9 @@ def draw_verdicts(ax: Axes, found: Replication) -> Axes:
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.set_xscale("symlog", linthresh=1.0)
+    ax.set_xscale("symlog", linthresh=1.0, linscale=0.6)
     reach = float(np.nanmax(np.abs(table[["low", "high"]].to_numpy(float)), initial=3.0))
-    reach = min(FARTHEST, reach) * 1.1
+    reach = min(AXIS_END, reach) * 1.1
     ax.set_xlim(-reach, reach)
     ax.set_xticks([t for t in _TICKS if abs(t) <= reach], [f"{t:g}" for t in _TICKS if abs(t) <= reach])
     ax.minorticks_off()
@@ -123,7 +123,7 @@ def _claims_drawn(found: Replication) -> Drawn:
         "Every claim, role by role. An estimate over half the width of its interval, turned so that the paper's "
         "direction lies to the right: intervals clear of 0 decide. Filled: decided, a cross contradicts; hollow: not."
     )
-    return Drawn(CLAIMS, CLAIMS, "All claims", caption, figure, verdicts_in_words(found.replication))
+    return Drawn(ALL_CLAIMS, ALL_CLAIMS, "All claims", caption, figure, verdicts_in_words(found.replication))
 
 
 def verdicts_in_words(table: pd.DataFrame) -> str:
@@ -262,7 +262,7 @@ def plot_replication(found: Replication, name: str, ax: Axes | None = None) -> A
     panels = _panels_named(found, name)
     found = drawable_replication(found)
     with house_style():
-        if name == CLAIMS:
+        if name == ALL_CLAIMS:
             return draw_verdicts(_claims_axes(found) if ax is None else ax, found)
         if ax is None:
             return _figure_of(found, panels).axes[0]
@@ -283,14 +283,14 @@ def replication_rows(found: Replication, name: str) -> pd.DataFrame:
         InputError: for a name of no figure; the message lists those that there are.
     """
     panels = _panels_named(found, name)
-    return standardised(found) if name == CLAIMS else pd.concat([p.rows for p in panels], ignore_index=True)
+    return standardised(found) if name == ALL_CLAIMS else pd.concat([p.rows for p in panels], ignore_index=True)
 
 
 def _panels_named(found: Replication, name: str) -> list[Panel]:
     """The panels of an experiment, or the one of a claim; none of all claims."""
     found = drawable_replication(found)
     every = {e["id"]: panels_of(found, e["id"]) for e in found.info["experiments"]}
-    names: dict[str, list[Panel]] = {CLAIMS: [], **{e: panels for e, panels in every.items() if panels}}
+    names: dict[str, list[Panel]] = {ALL_CLAIMS: [], **{e: panels for e, panels in every.items() if panels}}
     names |= {claim: [panel] for panels in every.values() for panel in panels for claim in panel.claims}
     if name not in names:
         raise InputError(f"no figure {shown(name)}{near(name, names)}; there are {', '.join(names)}")

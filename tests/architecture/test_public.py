@@ -28,7 +28,18 @@ from depthsig.plan.declared import PlanOptions
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     name: getattr(depthsig, name)
-    for name in ("load", "analyze", "check", "compare", "find_blocks", "fit_lens", "repeat", "export", "metric")
+    for name in (
+        "load",
+        "analyze",
+        "check",
+        "compare",
+        "find_blocks",
+        "fit_lens",
+        "repeat",
+        "export",
+        "replicate",
+        "metric",
+    )
 }
 COMMANDS = {name: name.replace("_", "-") for name in FUNCTIONS if name not in ("load", "metric")}
 COMMAND = typer.main.get_command(app)

@@ -39,8 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"findings", "signature", "metrics", "statistics"},
     "harness": {"model", "engine", "plan", "checkpoint"},
     "cli": {
-        "commands", "measure", "comparison", "report", "exports", "model", "engine", "plan", "checkpoint", "prompts",
-        "signature", "metrics",
+        "commands", "measure", "comparison", "replication", "report", "exports", "model", "engine", "plan",
+        "checkpoint", "prompts", "signature", "metrics",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -49,9 +49,10 @@ EVERYWHERE = {"errors", "arguments", "terms", "progress", "untrusted", "kept", "
 REACHES_ON = {
     Path("signature/signature.py"): {"findings", "report", "exports"},
     Path("signature/compared.py"): {"report"},
+    Path("signature/replications/replication.py"): {"report"},
 }
-"""``Signature.findings``, ``.plot``, ``.save``, ``.report`` and ``.to_…``, and ``Comparison.plot``,
-are the one convenience against the arrows."""
+"""``Signature.findings``, ``.plot``, ``.save``, ``.report`` and ``.to_…``, ``Comparison.plot`` and
+``Replication.plot`` are the one convenience against the arrows."""
 TORCH_FREE = EVERYWHERE | {
     "statistics",
     "metrics",

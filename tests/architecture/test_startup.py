@@ -22,7 +22,7 @@ def test_importing_depthsig_imports_nothing_heavy() -> None:
 def test_tables_comparison_signature_and_report_work_with_torch_blocked() -> None:
     fresh(
         BLOCKED + "import importlib, pkgutil\n"
-        "for room in ('statistics', 'metrics', 'signature', 'tables', 'comparison', 'report'):\n"
+        "for room in ('statistics', 'metrics', 'signature', 'tables', 'comparison', 'replication', 'report'):\n"
         "    package = importlib.import_module(f'depthsig.{room}')\n"
         "    for info in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
         "        importlib.import_module(info.name)\n"

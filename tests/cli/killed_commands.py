@@ -19,9 +19,10 @@ import depthsig.commands.analyze
 import depthsig.commands.compare
 import depthsig.commands.fit_lens
 import depthsig.commands.repeat
+import depthsig.commands.replicate
 import depthsig.report
 from depthsig.cli.main import main
-from depthsig.report.page import compared_page, lens_page, repeated_page
+from depthsig.report.page import compared_page, lens_page, repeated_page, replicated_page
 from depthsig.signature.folders.kinds import RECORDS, WRITTEN
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -43,6 +44,9 @@ def arguments(command: str, checkpoint: str, work: Path, seed: str) -> list[str]
         return ["fit-lens", checkpoint, "--prompts", "lookup", "-n", "12", "--steps", "1", *out]
     if command == "compare":
         return ["compare", str(work / "a"), str(work / "b"), *out]
+    if command == "replicate":
+        who = f"midas={checkpoint}[grown=0:4/2],baseline={checkpoint}[order=0:4,0:4]"
+        return ["replicate", "2512.08819", "--only", "E7", "--quick", "--roles", who, *out]
     if command == "figures":
         return ["figures", str(work / "at" / "out"), "--format", "svg"]
     return ["report", str(work / "at" / "out")]
@@ -64,7 +68,7 @@ def _stub_figures() -> None:
         (folder / "figures" / "one.svg").write_text("a figure")
         (folder / "report.html").write_text("a page")
 
-    for module in (depthsig.report, compared_page, repeated_page):
+    for module in (depthsig.report, compared_page, repeated_page, replicated_page):
         module.write_page = page  # type: ignore[attr-defined]
     lens_page.draw = lambda record, at: (at / "report.html").write_text("a page")  # type: ignore[assignment,return-value]
     depthsig.report.save_figures = lambda figures, at, forms: (  # type: ignore[assignment]
@@ -119,7 +123,7 @@ def study(checkpoint: str, work: Path, command: str, stride: int, old: bool) -> 
             found = content(out)
             assert found in (before, after), moment
             tally["new" if found == after else "old"] += 1
-        done(work, [*again, *(["--resume"] if command == "analyze" else [])])
+        done(work, [*again, *(["--resume"] if command in ("analyze", "replicate") else [])])
         assert content(out) == after, moment
         assert [p.name for p in at.iterdir()] == ["out"], moment
     return str(tally)

@@ -75,7 +75,7 @@ def test_nothing_at_all_shows_the_help(capsys: pytest.CaptureFixture) -> None:
 MISSING = {
     "analyze": "CHECKPOINT", "plan": "CHECKPOINT", "find-blocks": "CHECKPOINT", "check": "CHECKPOINT",
     "compare": "two signatures", "report": "DIR", "figures": "DIR", "export": "CHECKPOINT", "repeat": "CHECKPOINT",
-    "fit-lens": "CHECKPOINT", "export family-midas": "--out", "card": "DIR", "log": "DIR",
+    "fit-lens": "CHECKPOINT", "replicate": "PAPER", "export family-midas": "--out", "card": "DIR", "log": "DIR",
 }  # fmt: skip
 
 

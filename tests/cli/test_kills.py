@@ -16,7 +16,7 @@ PROGRAM = Path(__file__).with_name("killed_commands.py")
     ("command", "stride", "how"),
     [
         pytest.param("analyze", 12, "old", marks=pytest.mark.slow),
-        *(pytest.param(c, 1, "old", marks=LONG) for c in ("analyze", "repeat", "compare", "fit-lens")),
+        *(pytest.param(c, 1, "old", marks=LONG) for c in ("analyze", "repeat", "compare", "fit-lens", "replicate")),
         pytest.param("analyze", 1, "new", marks=LONG),
         *(pytest.param(c, 1, "old", marks=pytest.mark.slow) for c in ("report", "figures")),
     ],

@@ -67,6 +67,10 @@ def filled(typed: str) -> list[str]:
     """A row's command, with what is in the folder in the place of its words in capitals."""
     if typed.startswith("depthsig compare DIR"):
         return shlex.split("compare a b c d --roles looped=a+b,grown=c,baseline=d")
+    if typed.startswith("depthsig replicate"):
+        return shlex.split(
+            "replicate 2512.08819 --quick --only E7 --roles midas=c,looped=a,baseline=b --out replicated"
+        )
     command = typed.replace("--iterations N", "--order 0:4,4:8x4,8:12 --iterations 2")
     if command.startswith('"Loop'):
         command = f"depthsig analyze twelve --order {command}"

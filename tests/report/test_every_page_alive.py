@@ -15,10 +15,10 @@ from made_signatures import three_arms
 from page_signatures import EVIL
 
 import depthsig
-from depthsig.report.page import blocks_page, compared_page, lens_page, repeated_page
+from depthsig.report.page import blocks_page, compared_page, lens_page, repeated_page, replicated_page
 from depthsig.report.page.html import render
 
-PAGES = ("compare", "scan", "span", "lens", "blocks")
+PAGES = ("compare", "scan", "span", "lens", "blocks", "replicate")
 
 pytestmark = pytest.mark.extra
 
@@ -37,6 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "scan": repeated_page.render(made_pages.scan(), []), "span": repeated_page.render(made_pages.one_span(), []),
         "lens": lens_page.render(made_pages.lens()), "blocks": blocks_page.render(made_pages.blocks(), []),
         "report": render(page_signatures.made(), []),
+        "replicate": replicated_page.render(made_pages.replication(), []),
     }  # fmt: skip
     for name, text in texts.items():
         assert EVIL not in text, name
@@ -192,7 +193,7 @@ def test_tables_sort_filter_and_download(
 @pytest.mark.parametrize(
     ("name", "tables"),
     [("report", ["findings", "definitions"]), ("compare", ["held_equal", "recurrence", "signatures", "definitions"]),
-     ("lens", ["depths", "certificates"]), ("blocks", ["blocks", "tests"])],
+     ("lens", ["depths", "certificates"]), ("replicate", ["networks", "verdicts"]), ("blocks", ["blocks", "tests"])],
 )  # fmt: skip
 def test_every_table_of_results_can_be_had(browser: Any, files: dict[str, Path], name: str, tables: list[str]) -> None:
     page, said = opened(browser, files[name], accept_downloads=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import made_pages
 import pytest
 from families import build, byte_tokenizer
 from fuzzing import damage, held, places, settings
@@ -18,11 +19,14 @@ from hypothesis import strategies as st
 import depthsig
 from depthsig import Comparison, Signature
 from depthsig.report.gallery import figures_for
-from depthsig.report.page import compared_page
+from depthsig.report.page import compared_page, replicated_page
 from depthsig.report.page.html import render
+from depthsig.report.replication_figures import replication_figures
 from depthsig.signature.provenance import again
 from depthsig.signature.reading import check_record
 from depthsig.signature.records import SignatureRecord, as_record
+from depthsig.signature.replications.replication import Replication
+from depthsig.signature.replications.replication_record import ReplicationRecord
 from depthsig.signature.tested import choose_span
 from depthsig.tables.periods import period_scores
 
@@ -54,12 +58,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         depthsig.analyze(build("llama"), prompts, **asked, **labels).save(root / name, figures=False)
     depthsig.compare([root / "looped", root / "grown"], resamples=20, out=root / "comparison")
     depthsig.metrics.forget("mine.size")
+    made_pages.replication("2505.13898").save(root / "replication")
     return root
 
 
 def check(folders: Path, work: Path, data: st.DataObject) -> None:
     """Damage one file of a copy, and read it in every way."""
-    name = data.draw(st.sampled_from(["looped", "looped", "grown", "comparison"]))
+    name = data.draw(st.sampled_from(["looped", "looped", "grown", "comparison", "replication"]))
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(folders / name, work)
     files = sorted(p for p in work.rglob("*") if p.suffix in (".json", ".csv", ".parquet"))
@@ -70,6 +75,14 @@ def check(folders: Path, work: Path, data: st.DataObject) -> None:
         if found is not None:
             held(COUNTS, "its page", lambda: (found.sentences(), repr(found), compared_page.render(found, [])))
             held(COUNTS, "its figures", lambda: list(compared_page.figures_for(found)))
+        return
+    if name == "replication":
+        replicated = held(COUNTS, "replication", lambda: Replication.load(work))
+        if replicated is not None:
+            said = (replicated.sentences, replicated.latex, replicated.verdicts, replicated._repr_html_)
+            held(COUNTS, "what it says", lambda: [one() for one in said])
+            held(COUNTS, "its section", lambda: replicated_page.render(replicated, []))
+            held(COUNTS, "its drawings", lambda: list(replication_figures(replicated)))
         return
     signature = held(COUNTS, "signature", lambda: Signature.load(work))
     if signature is None:
@@ -116,3 +129,22 @@ def test_every_field_of_a_record_may_be_anything(folders: Path) -> None:
                     lambda one=read: (again(one.info), choose_span(one.info), one.plan, repr(one)),
                 )
     assert COUNTS["record refused"] > 300 and COUNTS["what reads it"] == COUNTS["record"]
+
+
+def test_every_field_of_a_replications_record_may_be_anything(folders: Path) -> None:
+    record = json.loads((folders / "replication" / "replicate.json").read_text(encoding="utf-8"))
+    good = Replication.load(folders / "replication")
+    kinds = {tuple("*" if isinstance(key, int) else key for key in place): place for place in places(record)}
+    before = COUNTS["its record refused"]
+    for *way, last in kinds.values():
+        for junk in (None, "x", 10**400, ["x"], ...):
+            changed = json.loads(json.dumps(record))
+            inner = changed
+            for key in way:
+                inner = inner[key]
+            inner[last] = junk
+            if junk is ...:
+                del inner[last]
+            if held(COUNTS, "its record", lambda info=changed: as_record(info, ReplicationRecord)):
+                held(COUNTS, "what reads it", lambda info=changed: (repr(good), replicated_page.command(info)))
+    assert COUNTS["its record refused"] - before > 50

@@ -26,6 +26,7 @@ from depthsig.report.page.page_data import page_data
 from depthsig.signature import Comparison, Signature
 from depthsig.signature.found_blocks import SavedBlocks
 from depthsig.signature.repeated import Repeated
+from depthsig.signature.replications.replication import Replication
 from depthsig.signature.storage import write_record
 from depthsig.untrusted import made_visible
 
@@ -132,6 +133,13 @@ def test_other_records(tmp_path: Path) -> None:
     write_record(lens / "lens.json", {**made_pages.lens(), "checkpoint": {"id": EVIL}, "loss": EVIL})
     assert is_harmless(read_lens(lens)["loss"])
     assert is_harmless(report.build(lens).read_text(encoding="utf-8"))
+
+    replicated = made_pages.replication().save(tmp_path / "replicate")
+    paper = {"id": EVIL, "title": EVIL, "authors": EVIL, "year": 2026}
+    _with_evil(replicated / "replicate.json", paper=paper, warnings=[EVIL], roles_from=EVIL, versions={EVIL: EVIL})
+    found = Replication.load(replicated)
+    assert all(map(is_harmless, [str(found.info["paper"]["title"]), repr(found), found.latex()]))
+    assert is_harmless(report.build(replicated).read_text(encoding="utf-8"))
 
     study, repeats = made_pages.one_span(), tmp_path / "repeat"
     repeats.mkdir()

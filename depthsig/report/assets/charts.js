@@ -170,6 +170,7 @@ const Charts = (() => {
     return { svg, legend, note, at: (p) => (onRows(metric) ? p.r : onCols(metric) ? p.c : null) };
   }
 
+  const VERDICTS = { supported: "#009e73", contradicted: "#d55e00" };
   const SYMLOG = (reach) => ({ type: "symlog", constant: 1, ticks: [-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100].filter((t) => Math.abs(t) <= reach), tickFormat: digits });
 
   // Estimates with their intervals, one below the other; solid where the interval is clear of the reference.
@@ -180,7 +181,8 @@ const Charts = (() => {
     const most = Math.max(10, Math.floor((width * 0.42) / 7));
     const names = rows.map((r) => r.label), labels = shortened(names, most);
     const label = 14 + 7 * Math.max(...labels.map((n) => n.length));
-    const ink = (r) => (clear(r) ? "var(--accent)" : "var(--soft)");
+    const ink = (r) => (r.verdict ? VERDICTS[r.verdict] ?? "var(--soft)" : clear(r) ? "var(--accent)" : "var(--soft)");
+    const hollow = (r) => r.verdict === "undecided", crossed = (r) => r.verdict === "contradicted";
     const said = (r) => `${r.label}\n${digits(r.value)}${r.low === null ? "" : ` [${digits(r.low)}, ${digits(r.high)}]`}${r.note ? `\n${r.note}` : ""}`;
     const svg = Plot.plot({
       width, height: 64 + 26 * rows.length, marginLeft: label, marginBottom: 38, marginRight: 16, style: { fontSize: "12px", background: "transparent" },
@@ -189,7 +191,9 @@ const Charts = (() => {
       marks: [
         zero === null ? null : Plot.ruleX([zero], { stroke: "var(--soft)", strokeDasharray: "4 3" }),
         Plot.ruleY(there.filter((r) => r.low !== null), { y: "i", x1: "low", x2: "high", stroke: ink, strokeWidth: 3 }),
-        Plot.dot(there, { y: "i", x: "value", fill: ink, r: 4.5 }),
+        Plot.dot(there.filter((r) => !hollow(r) && !crossed(r)), { y: "i", x: "value", fill: ink, r: 4.5 }),
+        Plot.dot(there.filter(hollow), { y: "i", x: "value", fill: "var(--paper)", stroke: ink, strokeWidth: 2, r: 4.5 }),
+        Plot.dot(there.filter(crossed), { y: "i", x: "value", symbol: "times", stroke: ink, strokeWidth: 3, r: 4.5 }),
         Plot.tip(there, Plot.pointerY({ x: "value", y: "i", title: said, fill: "var(--panel)" })),
       ],
     });

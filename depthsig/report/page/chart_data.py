@@ -64,13 +64,18 @@ def estimates(
     columns = [rounded([float(row[name]) for row in rows]) for name in (value, "ci_low", "ci_high")]
     every = [v for column in columns for v in column if v is not None]
     said = [
-        {"label": label, "value": middle, "low": low, "high": high, "note": str(row.get("note") or "")}
+        {"label": label, "value": middle, "low": low, "high": high, "note": str(row.get("note") or ""), **_verdict(row)}
         for label, row, middle, low, high in zip(labels, rows, *columns, strict=True)
     ]
     return {
         "part": part, "scope": scope, "agg": agg, "rows": said, "reference": reference,
         "scale": own_scale([*every, *([] if reference is None else [reference])], margin=0.05),
     }  # fmt: skip
+
+
+def _verdict(row: Mapping[str, Any]) -> dict[str, str]:
+    """By which a mark is chosen, where there is one."""
+    return {"verdict": str(row["mark"])} if "mark" in row else {}
 
 
 def about(one: Metric, plan: pd.DataFrame | None = None) -> dict[str, Any]:

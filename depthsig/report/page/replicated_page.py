@@ -16,8 +16,8 @@ from depthsig.report.page.page_files import write_page
 from depthsig.report.page.replicated_words import experiment_in_words, judged, replicated_in_short
 from depthsig.report.page.templates import embedded, number, page
 from depthsig.report.replication_figures import (
-    CLAIMS,
-    FARTHEST,
+    ALL_CLAIMS,
+    AXIS_END,
     drawable_replication,
     replication_figures,
     standardised,
@@ -60,7 +60,7 @@ def render(found: Replication, figures: list[tuple[Drawn, Path]]) -> str:
     data = replication_data(found)
     rows = standardised(found).to_dict("records")
     return page(
-        "replicate.html.j2", data, info=info, short=replicated_in_short(found), figure=groups.get(CLAIMS),
+        "replicate.html.j2", data, info=info, short=replicated_in_short(found), figure=groups.get(ALL_CLAIMS),
         experiments=list(_experiments(found, groups)), verdicts=(_VERDICTS, [_verdict(row) for row in rows]),
         networks=_networks(found), roles=list(dict.fromkeys(n.role for n in info.networks)), more=list(_more(found)),
         latex=found.latex(), command=command(found.info), options=_options(info),
@@ -76,22 +76,22 @@ def replication_data(found: Replication) -> dict[str, Any]:
     table = standardised(found)
     there = table[np.isfinite(table["value"])]
     ends = there[["low", "high"]].to_numpy(float)
-    reach = min(FARTHEST, float(np.nanmax(np.abs(ends), initial=3.0))) * 1.1
+    reach = min(AXIS_END, float(np.nanmax(np.abs(ends), initial=3.0))) * 1.1
     lists = [("all roles", there), *((str(role), rows) for role, rows in there.groupby("role", sort=False))]
     drawn = []
     for name, rows in lists if len(there) else []:
-        kept = {to: rows[of].clip(-FARTHEST, FARTHEST) for to, of in _ENDS.items()}
+        kept = {to: rows[of].clip(-AXIS_END, AXIS_END) for to, of in _ENDS.items()}
         clipped = rows.assign(**kept)
-        told = [{**row, "note": _told(row)} for row in clipped.to_dict("records")]
+        told = [{**row, "note": _told(row), "mark": row["verdict"]} for row in clipped.to_dict("records")]
         one = charts.estimates(told, "value", list(rows["label"]), part=name)
         drawn.append(one | {"scale": {"norm": "symlog", "low": -reach, "high": reach}})
     formula = (
-        "each estimate in half-widths of its 95 % interval, turned so that the paper's direction is positive: "
-        "1 away from 0 decides"
+        "each estimate in half-widths of its 95 % interval, turned so that the paper's direction is positive; "
+        "filled: supported, cross: contradicted, hollow: undecided"
     )
     chart = charts.chart("half-widths", "forest", drawn, formula=formula, choices={"part": "Role"})
-    metrics = {CLAIMS: chart} if drawn else {}
-    sections = [charts.section(CLAIMS, "All claims", [CLAIMS])] if drawn else []
+    metrics = {ALL_CLAIMS: chart} if drawn else {}
+    sections = [charts.section(ALL_CLAIMS, "All claims", [ALL_CLAIMS])] if drawn else []
     return charts.record("replication", metrics, sections, marks=[])
 
 
@@ -155,11 +155,14 @@ def _more(found: Replication) -> Iterator[tuple[str, str, tuple[str, ...], list[
 
 def _options(info: ReplicationRecord) -> list[tuple[str, str]]:
     """What was asked for, where it says something."""
-    found = {**info.options, **info.loading}
-    told = {
-        k: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in found.items() if v not in (None, [])
-    }
-    return [(name.replace("_", " "), value) for name, value in told.items()]
+    found = {name: value for name, value in {**info.options, **info.loading}.items() if value not in (None, [])}
+    return [(name.replace("_", " "), _option(value)) for name, value in found.items()]
+
+
+def _option(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 _DEFAULTS = {"seed": 0, "memory": "4GiB", "device": "auto"}
