@@ -30,8 +30,10 @@ from depthsig.metrics import entry
 from depthsig.model import Model
 from depthsig.progress import Progress
 from depthsig.prompts.primitives import TASKS
+from depthsig.replication.claim_tests import claim_tests
 from depthsig.replication.criteria import Claim, as_record, criteria, criteria_hash
 from depthsig.replication.evidence import Evidence
+from depthsig.replication.held_quantities import held_table
 from depthsig.replication.judging import judge
 from depthsig.replication.members import Network, alike, means
 from depthsig.replication.needs import (
@@ -196,6 +198,8 @@ class Job:
                 evidence = Evidence(tuple(networks), runs, self.seed, self.resamples)
                 with show.stage("claims", len(self.claims)) as tick:
                     judged = judge(evidence, self.claims, tick)
+                    tested = claim_tests(evidence, self.claims, judged.claims)
+                held = held_table(networks, [*dict.fromkeys(n.role for n in networks), "grown"])
             except InputError:
                 units.clear()
                 raise
@@ -204,7 +208,7 @@ class Job:
                 raise
         said = [why for network in networks for why in network.reasons.values()]
         info = self._record(networks, [*alike(networks), *said, *messages])
-        return Replication(info, judged.claims, judged.networks, judged.curves, runs, dict(self.made))
+        return Replication(info, judged.claims, judged.networks, judged.curves, held, tested, runs, dict(self.made))
 
     def _networks(self, units: Pieces, show: Progress) -> tuple[list[Network], pd.DataFrame]:
         networks, frames = [], []

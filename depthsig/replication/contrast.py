@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.special import stdtrit
 
 from depthsig.replication.criteria import Claim
 from depthsig.statistics.convergence import COVERAGE, percentile_interval, verdict

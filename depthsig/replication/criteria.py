@@ -99,6 +99,8 @@ class Claim:
     @property
     def criterion(self) -> str:
         """The criterion in words, as it stands in every row of the results."""
+        if self.quantity == "held_equal":
+            return "supported where at least one budget is equal within 1 % and another is not; contradicted otherwise"
         than = f"− {self.against}" if isinstance(self.against, str) else f"− {self.against:.4g}"
         side, other = ("above", "below") if self.above else ("below", "above")
         more = {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+import depthsig.replication.held_quantities
 import depthsig.replication.recurring_quantities
 import depthsig.replication.run_quantities
 import depthsig.replication.weight_quantities  # noqa: F401
@@ -110,6 +111,8 @@ def _judged(
         found = Found(reason=str(error))
     if found.reason:
         return _row(claim, role, None, NOT_MEASURABLE, [found.reason, *left_out]), found, {}
+    if found.decided:
+        return _row(claim, role, None, found.decided, [*found.notes, *left_out]), found, {}
     places = {name: tuple(p for p in there if p in found.places) for name, there in sides.items()}
     if found.of_c is not None:
         places |= {names[-1]: found.c_places}

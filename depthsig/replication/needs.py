@@ -138,6 +138,8 @@ def wanted_runs(claims: Iterable[Claim]) -> list[str]:
 
 
 def _keys(claim: Claim) -> list[Key]:
+    if claim.quantity == "held_equal":
+        return [Key(EARLY_EXIT_LOSS)]  # any analysis records what a network costs
     if claim.quantity in _PERIODS:
         return [Key(*member) for member in FAMILY]
     if not claim.of or len(claim.of) % 3:

@@ -45,6 +45,7 @@ class Found:
         of_c: where arm C is read otherwise than A (over A's span, say), its values, of c_places.
         notes: what a reader of the verdict should know, a piece each.
         reason: why there is nothing; empty where there is something.
+        decided: the verdict, of what is counted and needs no interval.
         recurs: by place, the combined p of the block's period.
         curves: what lies behind the numbers. axis: what they run over. shows: what their values are.
         basis: the prompts or items that it is of, drawn anew; None where none takes part.
@@ -56,6 +57,7 @@ class Found:
     c_places: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     reason: str = ""
+    decided: str = ""
     recurs: Mapping[int, float] = field(default_factory=dict)
     curves: tuple[Curve, ...] = ()
     axis: str = ""

@@ -19,7 +19,7 @@ RECORDS = {
 FIGURES, PAGE, CONTROL, FINDINGS = "figures", "report.html", "control", "findings.json"
 RUN = "run.toml"
 """The options of the command that made a result, for its ``--config``; a result from Python has none."""
-REPLICATED = ("replication", "networks", "curves")
+REPLICATED = ("replication", "networks", "curves", "held_equal", "unit_tests")
 SIGNATURES, LATEX, RUNS = "signatures", "replication.tex", "runs.parquet"
 """Of a replication: the analyses behind it, its table for a paper, and what was run beside them."""
 COMPARED = ("claims", "distances", "late", "scores", "recurrence", "profiles", "held_equal", "unit_tests")

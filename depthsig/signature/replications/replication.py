@@ -14,6 +14,7 @@ import pandas as pd
 from depthsig.arguments import check_arguments
 from depthsig.errors import InputError
 from depthsig.signature import storage, tabular
+from depthsig.signature.costs import HELD_COLUMNS
 from depthsig.signature.folders.kinds import LATEX, REPLICATION, RUNS, SIGNATURES
 from depthsig.signature.folders.writing import writing
 from depthsig.signature.reading import read_as, read_table
@@ -37,8 +38,14 @@ TABLES: dict[str, Columns] = {
         "claim": TEXT, "role": TEXT, "arm": TEXT, "network": TEXT, "axis": TEXT, "shows": TEXT, "x": NUMBER,
         "value": NUMBER, **_INTERVAL,
     },
+    "held_equal": HELD_COLUMNS,
+    "unit_tests": {
+        "claim": TEXT, "role": TEXT, "test": TEXT, "passed": TEXT, "value": NUMBER, **_INTERVAL, "note": TEXT,
+        "strict": TEXT,
+    },
 }  # fmt: skip
-"""Every table's columns: verdicts; each network's own number; what a figure shows of it."""
+"""Every table's columns: verdicts; each network's own number; what a figure shows of it; what was held equal; what
+supported claims survived."""
 RUN_COLUMNS: Columns = {
     "run": TEXT, "network": TEXT, "task": TEXT, "item": INTEGER, "condition": INTEGER, "loss": NUMBER, "exact": NUMBER,
 }  # fmt: skip
@@ -57,6 +64,9 @@ class Replication:
         replication: one row a claim and role, with its verdict.
         networks: every network's own number behind it.
         curves: what lies behind the numbers, point by point.
+        held_equal: parameters, FLOPs, KV memory and training of networks and roles, and where they are equal.
+        unit_tests: a row a supported claim, role and test: ``passed`` is ``yes``, ``no`` or ``not tested``, ``strict``
+            says what all of them come to: the claim ``stands``, ``falls`` or is ``untested``.
         runs: what was run beside analyses, item by item.
         signatures: the analyses that were made for it, by the names of their folders.
     """
@@ -65,6 +75,8 @@ class Replication:
     replication: pd.DataFrame = field(default_factory=_empty, repr=False)
     networks: pd.DataFrame = field(default_factory=_empty, repr=False)
     curves: pd.DataFrame = field(default_factory=_empty, repr=False)
+    held_equal: pd.DataFrame = field(default_factory=_empty, repr=False)
+    unit_tests: pd.DataFrame = field(default_factory=_empty, repr=False)
     runs: pd.DataFrame = field(default_factory=_empty, repr=False)
     signatures: Mapping[str, Signature] = field(default_factory=dict, repr=False)
 
