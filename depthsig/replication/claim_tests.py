@@ -123,7 +123,7 @@ class _Trial:
     def _reworded(self) -> Outcome:
         other = _OTHER.get(self.claim.prompts)
         if other is None:
-            return Outcome(REWORDED, "not tested", "its items are those of all tasks; there are no others")
+            return Outcome(REWORDED, "not tested", "no other prompts can answer it")
         group = self._on(other)
         if group is None:
             return Outcome(REWORDED, "not tested", f"not measured on {other}; results folders of it test it")
