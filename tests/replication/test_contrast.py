@@ -111,9 +111,7 @@ AT_MOST = 0.025 + 3 * np.sqrt(0.025 * 0.975 / TRIALS)
 
 @pytest.mark.parametrize("sizes", [(1, 1), (2, 2), (4, 2), (3, 3)], ids=lambda s: f"{s[0]} and {s[1]}")
 @pytest.mark.parametrize("told", ["the truth", "an estimate", "nothing"])
-def test_networks_of_one_distribution_are_told_apart_no_more_often_than_said(
-    sizes: tuple[int, int], told: str
-) -> None:
+def test_networks_of_one_distribution_are_told_apart_no_more_often_than_said(sizes: tuple[int, int], told: str) -> None:
     rng = np.random.default_rng(7)
     supported = contradicted = 0
     for _ in range(TRIALS):
