@@ -118,7 +118,8 @@ def _judged(
         places |= {names[-1]: found.c_places}
     lacking = [name for name, there in places.items() if not there]
     if lacking:
-        why = [f"nothing of it was measured in the role {lacking[0]}", *left_out]
+        said = [why for p in sides[lacking[0]] for why in evidence.networks[p].reasons.values()]
+        why = [f"nothing of it was measured in the role {lacking[0]}", *said, *left_out]
         return _row(claim, role, None, NOT_MEASURABLE, why), found, {}
     signs = (1, -1, -1, 1) if claim.change else (1, -1)
     arms = [

@@ -87,7 +87,8 @@ class Wanted:
 
 def measured(signature: Signature) -> frozenset[Key]:
     """What a signature has values of, prompt by prompt."""
-    rows = signature.samples_table[["metric", "part", "scope"]].drop_duplicates()
+    table = signature.samples_table
+    rows = table.loc[table["agg"] == "mean", ["metric", "part", "scope"]].drop_duplicates()
     return frozenset(Key(*map(str, row)) for row in rows.itertuples(index=False))
 
 

@@ -53,7 +53,7 @@ class Found:
 
     places: tuple[int, ...] = ()
     values: Float[ndarray, "row network"] = field(default_factory=lambda: np.zeros((1, 0)))
-    of_c: Float[ndarray, "row network"] | None = None
+    of_c: Float[ndarray, "row other"] | None = None
     c_places: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     reason: str = ""

@@ -34,7 +34,10 @@ def test_a_claim_says_all_that_it_needs(claim: Claim) -> None:
     if claim.of and len(claim.of) % 3 == 0:
         for name in claim.of[::3]:
             assert entry(name).id == name
-    assert "above 0" in claim.criterion and "below 0" not in claim.criterion.split("contradicted")[not claim.above]
+    sides = ("above", "below") if claim.above else ("below", "above")
+    assert f"lies {sides[0]} 0" in claim.criterion and claim.criterion.endswith(
+        f"contradicted where it lies {sides[1]}"
+    )
 
 
 @pytest.mark.parametrize("paper", PAPERS)

@@ -67,7 +67,8 @@ def _by_loss(
     for _ in range(most):
         left = [s for s in range(len(model.plan)) if s not in gone]
         losses = prompt_losses(model, prompts, [_without([*gone, s]) for s in left], memory, tick)
-        gone.append(left[int(np.nanmean(losses, 0).argmin())])
+        known = ~np.isnan(losses).any(1)  # a prompt may have no next token that is measured
+        gone.append(left[int(losses[known].sum(0).argmin())])
     return gone
 
 
@@ -97,7 +98,8 @@ def prompt_losses(
     for batch in batches([p.ids for p in prompts], model.device, max_tokens=sizes(model.device).step_tokens):
         clean = Clean.of(model, batch)
         where = [[p for p in prompts[row].positions if p + 1 < len(prompts[row].ids)] for row in batch.rows]
-        targets = torch.tensor([prompts[r].ids[p + 1] for r, at in zip(batch.rows, where, strict=True) for p in at])
+        goal = [prompts[r].ids[p + 1] for r, at in zip(batch.rows, where, strict=True) for p in at]
+        targets = torch.tensor(goal, dtype=torch.long)  # there may be none
         lengths = [len(at) for at in where]
         for numbers, states in run_programs(clean, programs, memory=memory):
             for number, state in zip(numbers, states, strict=True):
