@@ -35,7 +35,15 @@ def done() -> dict[str, int]:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(c, marks={"log": [pytest.mark.extra], "compare": [pytest.mark.slow]}.get(c, [])) for c in COMMANDS],
+    [
+        pytest.param(
+            c,
+            marks={"log": [pytest.mark.extra], "compare": [pytest.mark.slow], "replicate": [pytest.mark.slow]}.get(
+                c, []
+            ),
+        )
+        for c in COMMANDS
+    ],
 )
 def test_examples_run(name: str, folder: Path, done: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)

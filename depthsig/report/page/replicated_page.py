@@ -176,7 +176,7 @@ def command(info: dict[str, Any]) -> str:
         said = ",".join(f"{role}={'+'.join(names)}" for role, names in (info.get("roles") or {}).items())
         pieces += ["--roles", said]
     if options.get("only"):
-        pieces += ["--only", ",".join(map(str, options["only"]))]
+        pieces += ["--only", _option(options["only"]).replace(", ", ",")]
     pieces += ["--quick"] if options.get("quick") else []
     asked = {name: options.get(name) for name in ("seed", "memory")} | loading
     for name, value in asked.items():
