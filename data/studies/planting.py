@@ -186,7 +186,8 @@ def in_order(model: Any, order: Sequence[int | None], rng: np.random.Generator |
                 if p.ndim == 2:
                     p.copy_(torch.from_numpy(rng.standard_normal(p.shape)).float() * p.std())
             for writer in (layer.self_attn.o_proj, layer.mlp.down_proj):
-                writer.weight.zero_()
+                for p in writer.parameters():
+                    p.zero_()
     return new
 
 
@@ -236,11 +237,15 @@ def token_wise(
 
 
 @torch.no_grad()
-def alike(rng: np.random.Generator, layers: int, size: float, known: int = 16) -> Any:
-    """Every layer adds the same constant, one that makes the first ``known`` tokens likelier: no step matters more."""
+def one_constant(rng: np.random.Generator, sizes: Sequence[float], known: int = 16) -> Any:
+    """Every layer adds so much of one direction, which makes the first ``known`` tokens likelier.
+
+    With equal sizes no step matters more than another.
+    """
+    layers = len(sizes)
     new = token_wise(rng, layers, [0.0] * layers)
     direction = new.lm_head.weight[:known].mean(0) - new.lm_head.weight[known:].mean(0)
-    for layer in new.model.layers:
+    for layer, size in zip(new.model.layers, sizes, strict=True):
         layer.mlp.down_proj.bias.copy_(size * direction / direction.norm())
     return new
 

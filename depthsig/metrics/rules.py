@@ -44,6 +44,7 @@ LOSS: Member = tuple(_RULES["findings"]["loss"])
 MOVES: str = _RULES["findings"]["moves"]
 ALIGNED: str = _RULES["findings"]["aligned"]
 LOOP_MOVES: str = _RULES["findings"]["loop_moves"]
+LOOP_STEPS: str = _RULES["findings"]["loop_steps"]
 LOOP_GAP: str = _RULES["findings"]["loop_gap"]
 SHOWN_PROFILES = tuple(_RULES["findings"]["profiles"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -88,6 +89,46 @@ def test_two_steps_that_are_alike_leave_it_open_which_matters_most() -> None:
     loss[:, 1:3] = 1 + 0.5 * rng.standard_normal((20, 2))
     signature = made.signature({("skip.loss", "layer", "current", "step"): loss}, 6)
     assert of(signature, "most_damaging")["verdict"] == "open"
+
+
+@pytest.mark.parametrize("cost", [0.0, 0.3])
+def test_of_steps_that_cost_exactly_the_same_none_matters_most(cost: float) -> None:
+    """Copies and dead layers: the first of them would lead in every resample."""
+    loss = np.repeat(cost * np.random.default_rng(1).uniform(1, 2, (12, 1)), 6, axis=1)
+    values: Any = {("skip.loss", "layer", "current", "step"): loss}
+    assert of(made.signature(values, 6), "most_damaging")["verdict"] == "open"
+    loss[:, 4] += 1e-6  # a difference of rounding
+    assert of(made.signature(values, 6), "most_damaging")["verdict"] == "open"
+    loss[:, 4] += 1e-3
+    assert of(made.signature(values, 6), "most_damaging")["verdict"] == "holds"
+
+
+def looped(relative: list[float], steps: list[float] | None) -> Finding:
+    """What is said of a loop whose passes move the states so far."""
+    shape, values = (8, len(relative), 2), {}
+    for name, moved in (("loop.step_relative", relative), ("loop.step_norm", steps)):
+        if moved is not None:
+            values[name, "-", "-", ""] = np.broadcast_to(np.array(moved)[None, :, None], shape).copy()
+    base = made.signature(values, 2 * len(relative), span=(0, 2, len(relative), "loop"))
+    spans = base.info["spans"]
+    return of(replace(base, info={**base.info, "spans": {**spans, "executed": spans["labelled"]}}), "loop_rests")
+
+
+def test_a_loop_rests_where_its_steps_themselves_get_smaller() -> None:
+    assert looped([0.4, 0.2, 0.1], [4, 2, 1])["verdict"] == "holds"
+    assert looped([0.1, 0.2, 0.4], [1, 2, 4])["verdict"] == "does not hold"
+    # x ← x + c moves less and less beside states that grow, and never rests.
+    assert looped([1, 1 / 2, 1 / 3], [1, 1, 1 - 1e-6])["verdict"] == "open"
+    drifting = looped([1, 1 / 2, 1 / 3], [1, 1, 1])
+    assert drifting["verdict"] == "open" and "are 1 [1, 1] times as long, so the states grow" in drifting["sentence"]
+    assert drifting["value"] == pytest.approx(1 / 3)
+    alone = looped([0.4, 0.2, 0.1], None)
+    assert alone["verdict"] == "open" and "loop.step_norm was not measured" in alone["sentence"]
+
+
+def test_a_loop_that_moves_nothing_rests() -> None:
+    found = looped([0.0, 0.0, 0.0], [0.0, 0.0, 0.0])
+    assert found["verdict"] == "holds" and found["value"] == 0 and "None of 3 passes" in found["sentence"]
 
 
 def test_an_interval_is_the_percentile_bootstrap_of_plain_code() -> None:
