@@ -128,7 +128,7 @@ class Record:
         self.table = pd.DataFrame(columns=COLUMNS)
         if path.exists():
             found = pd.read_csv(path, on_bad_lines="skip")
-            whole = found.groupby(MODEL[:2] + ["number", "of"], dropna=False)["verdict"].transform("size") == found["of"]
+            whole = found.groupby([*MODEL, "of"])["verdict"].transform("size") == found["of"]
             self.table = found[whole & (found["seed"] == seed)]
         self.write()
         self.done = {(str(c), int(n), float(s)) for c, n, s in self.table[["case", "number", "strength"]].to_numpy()}
@@ -172,21 +172,41 @@ def _cell(cell: pd.DataFrame, verdict: str, truth: bool, case: str, strength: fl
     return {
         "verdict": verdict, "truth": truth, "case": case, "strength": strength, "hits": hits, "models": len(cell),
         "rate": round(hits / len(cell), 4), "low": round(interval.low, 4), "high": round(interval.high, 4),
-        "misnamed": int(said.get(WRONG, 0)), "denied": int(said.get("does not hold", 0)),
+        "misnamed": int(said.get(WRONG, 0)), "denied": int(said.get("does not hold", 0)) if truth else 0,
         "open": int(said.get("open", 0)), "seconds": round(float(cell["seconds"].mean()), 2),
     }  # fmt: skip
 
 
+def table(summary: pd.DataFrame) -> str:
+    """The rows over all models, as the documentation shows them."""
+    of_all = summary[summary["case"] == "all"].set_index(["verdict", "truth"])
+    lines = [
+        "| verdict | claimed where false | found where true | another named | denied | open |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(summary["verdict"]):
+        cells = [_rate(of_all.loc[(name, truth)]) if (name, truth) in of_all.index else "" for truth in (False, True)]
+        more = [of_all.loc[[name], column].sum() for column in ("misnamed", "denied", "open")]
+        lines.append(f"| {name} | {' | '.join([*cells, *map(str, more)])} |")
+    return "\n".join(lines)
+
+
+def _rate(row: pd.Series) -> str:
+    return f"{row['hits']} of {row['models']}: {row['rate']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"
+
+
 def main() -> None:
     """Run, model by model, and count."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.studies.planted", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m data.studies.planted", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a model or two of each case, to see that it runs")
     parser.add_argument("--only", default="", help="cases whose names hold one of these words, with commas between")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", action="store_true", help="print what was counted as a table, and run nothing")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for planted.csv and planted_models.csv")
     options = parser.parse_args()
+    if options.table:
+        print(table(pd.read_csv(options.out / "planted.csv")))
+        return
     wanted = [w.strip() for w in options.only.split(",")]
     cases: list[Case | Draw] = [c for c in (*CASES, *DRAWS) if any(w in c.name for w in wanted)]
     if not cases:

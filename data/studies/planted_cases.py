@@ -18,9 +18,18 @@ from depthsig.prompts.builtin import builtin_prompts
 
 from . import liars
 from .plain_truth import Truth, plain_truth
-from .planting import fresh, in_order, linear_loop, noisy, one_constant, periodic, permuted, rotated, small_llama
+from .planting import (
+    in_order,
+    linear_loop,
+    noisy,
+    one_constant,
+    periodic,
+    permuted,
+    rotated,
+    small_llama,
+    trained,
+)
 from .planting import token_wise as token_wise_llama
-from .planting import trained
 
 PROMPTS, TOKENS = 8, 32
 TASKS = ("lookup", "copying", "addition", "variables0")
@@ -114,7 +123,9 @@ def _token_wise(rng: Rng) -> Planted:
     return _known(model, prompts, {**NO_BLOCK, **FINE}, options, VOCAB)
 
 
-def _known(model: Any, prompts: list[list[int]], truth: dict[str, bool], options: dict[str, Any], tokens: int) -> Planted:
+def _known(
+    model: Any, prompts: list[list[int]], truth: dict[str, bool], options: dict[str, Any], tokens: int
+) -> Planted:
     """With what is computed over all tokens."""
     found, steps = plain_truth(model, tokens), model.config.num_hidden_layers
     truth = {**truth, **decided(found, steps)}
