@@ -55,15 +55,18 @@ def test_edits_that_keep_the_function_keep_it_and_change_the_weights(change, of:
     expected = logits(base, prompts)
     assert float((logits(new, prompts) - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
     moved = new.model.layers[1].self_attn.q_proj.weight - base.model.layers[1].self_attn.q_proj.weight
-    assert float(moved.abs().mean()) > 0.1 * float(base.model.layers[1].self_attn.q_proj.weight.abs().mean())
+    assert float(moved.detach().abs().mean()) > 0.1 * float(
+        before["model.layers.1.self_attn.q_proj.weight"].abs().mean()
+    )
     assert all(torch.equal(p, before[name]) for name, p in base.named_parameters())
 
 
 def test_weight_noise_hardly_moves_the_loss() -> None:
     rng, base = np.random.default_rng(1), trained()
     text = depthsig.prompts.builtin.builtin_prompts("lookup", 4)
-    prompts = torch.tensor([list(p.text.encode())[:40] for p in text])
-    losses = [float(m(prompts, labels=prompts).loss) for m in (base, noisy(base, rng))]
+    prompts = torch.tensor([list(p.text.encode())[:24] for p in text])
+    with torch.no_grad():
+        losses = [float(m(prompts, labels=prompts).loss) for m in (base, noisy(base, rng))]
     assert losses[0] != losses[1] and abs(losses[1] - losses[0]) < 0.005
 
 
