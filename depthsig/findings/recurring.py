@@ -69,9 +69,14 @@ def _beyond_control(seen: Evidence) -> Judged:
     sentence = (
         f"The same architecture with re-initialised weights repeats with the block by {thousandths(beside)} "
         f"({p_text(_combined(control))}), the trained model by {thousandths(float(own[0]))}: training adds "
-        f"{estimate.text(thousandths)}."
+        f"{estimate.text(thousandths)}"
     )
-    return Judged(STRENGTH, sentence, estimate, 0.0, judged(estimate, 0.0))
+    verdict, caveat, p = judged(estimate, 0.0), "", _combined(seen)
+    if verdict == "holds" and not p < LEVEL:
+        # The interval is about prompts: two draws of random weights differ by more than it knows of.
+        verdict, caveat = "open", f"the trained model itself is not shown to recur ({p_text(p)})"
+        sentence += f"; {caveat}"
+    return Judged(STRENGTH, sentence + ".", estimate, 0.0, verdict, caveat=caveat)
 
 
 def _span(seen: Evidence) -> TestedSpan:

@@ -117,7 +117,7 @@ def test_steps_of_one_constant_are_alike_and_a_period_is_in_the_sizes() -> None:
     assert np.ptp(truth.costs) == 0 and truth.late_share == pytest.approx(1 / 3)
     base = small_llama(np.random.default_rng(6), 6, 32)
     factors = [
-        float(new.mlp.down_proj.weight[0, 0] / old.mlp.down_proj.weight[0, 0])
+        float((new.mlp.down_proj.weight / old.mlp.down_proj.weight)[0, 0].detach())
         for new, old in zip(periodic(base, 3, 0.5).model.layers, base.model.layers, strict=True)
     ]
     assert factors == pytest.approx([1.5, 1, 1, 1.5, 1, 1])
@@ -130,9 +130,8 @@ def test_null_models_are_folders_that_are_kept(tmp_path: Path) -> None:
     assert again[:2] == paths and [(p / "model.safetensors").stat().st_mtime_ns for p in paths] == stamps
     assert sorted(p.name for p in tmp_path.iterdir()) == ["null-000", "null-001", "null-002"]
     assert json.loads((paths[1] / "config.json").read_text())["depthsig"]["grown"] == "0:24/4"
-    model = depthsig.load(str(paths[0]), progress=False)
-    (found,) = model.run(["k 1 2 3"])
-    assert torch.allclose(found.logits, depthsig.load("family-baseline").run(["k 1 2 3"])[0].logits, atol=1e-3)
+    new, old = (depthsig.load(str(one)).run(["k 1 2 3"], [None])[0].logits[0] for one in (paths[0], "family-baseline"))
+    assert torch.allclose(new, old, atol=1e-4)
     with pytest.raises(ValueError, match=r"unknown kinds of null models: odd; there are permuted, rotated"):
         null_models(1, 0, tmp_path, kinds=("odd",))
 

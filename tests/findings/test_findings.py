@@ -103,6 +103,27 @@ def test_of_steps_that_cost_exactly_the_same_none_matters_most(cost: float) -> N
     assert of(made.signature(values, 6), "most_damaging")["verdict"] == "holds"
 
 
+@pytest.mark.parametrize(("p", "verdict"), [(0.01, "holds"), (0.3, "open"), (np.nan, "open")])
+def test_training_makes_nothing_recur_in_a_model_that_does_not(p: float, verdict: str) -> None:
+    """Two draws of random weights differ by more than an interval over prompts knows of."""
+    rng = np.random.default_rng(4)
+    member = ("contribution.relative", "layer", "-", "step")
+    profiles = [np.exp(0.01 * rng.standard_normal((8, 12))) for _ in range(2)]
+    profiles[0][:, ::3] *= 2
+    made_of = [made.signature({member: values}, 12, span=(0, 3, 4, "grown")) for values in profiles]
+    row = {"agg": "mean", "ci_low": np.nan, "ci_high": np.nan, "n_prompts": 8, "null": "", "note": "why"}
+    scores = pd.DataFrame([
+        {**row, "score": "period.strength", "metric": member[0], "part": "layer", "scope": "-", "value": 0.5,
+         "p_value": p},
+        {**row, "score": "period.combined", "metric": "-", "part": "-", "scope": "-", "value": p, "p_value": p},
+    ])  # fmt: skip
+    control = replace(made_of[1], scores=scores.assign(p_value=0.5))
+    found = of(replace(made_of[0], scores=scores, control=control), "recurrence_trained")
+    assert found["verdict"] == verdict
+    if p == 0.3:
+        assert found["ci_low"] > 0 and "itself is not shown to recur (p = 0.3)" in found["sentence"]
+
+
 def looped(relative: list[float], steps: list[float] | None) -> Finding:
     """What is said of a loop whose passes move the states so far."""
     shape, values = (8, len(relative), 2), {}
