@@ -21,7 +21,7 @@ from .plain_truth import plain_truth
 from .planted_cases import VOCAB, random_prompts, task_prompts
 from .planting import fresh, noisy, periodic, permuted, rotated, small_llama, token_wise, trained
 
-METRICS = ("late_share", "contribution.relative", "contribution.cosine", "contribution.cosine_matrix")
+METRICS = ("late_share", "skip.output_l2", "contribution.relative", "contribution.cosine", "contribution.cosine_matrix")
 POOL = 21
 STEP = 0.05
 """Width of the classes of differences in late_share."""
