@@ -14,6 +14,7 @@ of the full one.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import time
 import warnings
@@ -46,6 +47,7 @@ SUPPORTED = {"supported": "holds", "contradicted": "does not hold", "undecided":
 MODEL = ["seed", "case", "strength", "number"]
 COLUMNS = [*MODEL, "null", "verdict", "truth", "said", "seconds", "of"]
 """``of``: how many rows a model has, by which one that was cut off is known."""
+TYPES = {"seed": int, "strength": float, "number": int, "null": bool, "truth": bool, "of": int}
 
 Verdicts = Iterator[tuple[str, bool, str]]
 
@@ -127,9 +129,10 @@ class Record:
         self.path, self.seed = path, seed
         self.table = pd.DataFrame(columns=COLUMNS)
         if path.exists():
-            found = pd.read_csv(path, on_bad_lines="skip")
+            lines = path.read_text(encoding="utf-8").rpartition("\n")[0]  # without one that was cut off
+            found = pd.read_csv(io.StringIO(lines))
             whole = found.groupby([*MODEL, "of"])["verdict"].transform("size") == found["of"]
-            self.table = found[whole & (found["seed"] == seed)]
+            self.table = found[whole & (found["seed"] == seed)].astype(TYPES)
         self.write()
         self.done = {(str(c), int(n), float(s)) for c, n, s in self.table[["case", "number", "strength"]].to_numpy()}
         self.cases = {(c, n) for c, n, _ in self.done}

@@ -280,7 +280,7 @@ def _cases() -> Sequence[Case]:
         Case("loop that drifts", 1, 12, _drift),
         Case("loop of dead layers", 0, 6, _dead_loop),
         *(Case(f"a forward that {kind}", 0, 4, partial(_liar, kind)) for kind in liars.MAKERS),
-        *(Case("prompts", n, 3, partial(_few, n)) for n in (4, 5)),
+        *(Case("how many prompts", n, 3, partial(_few, n)) for n in (4, 5)),
         Case("another period than declared", 0, 20, _other_period),
         *(
             Case(f"period of {b}, random weights", s, 4, partial(_period, b, s, "fresh"), quick=int(s == 0.5))

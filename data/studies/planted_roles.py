@@ -131,9 +131,11 @@ def _same_function(rng: np.random.Generator, quick: bool) -> Iterator[Said]:
 def _draws() -> Sequence[Draw]:
     return (
         Draw("pairs of known late share", 80, _late_pairs),
-        *(Draw(f"random roles, {words}, {members} an arm", 60, partial(_random_roles, kind, members))
-          for kind, words in (("fresh", "random weights"), ("mixed", "changed baselines")) for members in (3, 7)),
-        Draw("random roles, one function, 1 an arm", 60, partial(_random_roles, "same", 1)),
+        Draw("random roles, random weights, 3 an arm", 60, partial(_random_roles, "fresh", 3)),
+        Draw("random roles, random weights, 7 an arm", 20, partial(_random_roles, "fresh", 7)),
+        *(Draw(f"random roles, changed baselines, {members} an arm", 20, partial(_random_roles, "mixed", members))
+          for members in (3, 7)),
+        Draw("random roles, one function, 1 an arm", 20, partial(_random_roles, "same", 1)),
         Draw("two of one function, and a third", 20, _same_function, quick=1),
         Draw("pairs, a period of 4 planted in one", 12, _period_pairs, quick=1),
     )  # fmt: skip

@@ -140,14 +140,16 @@ def test_null_models_are_folders_that_are_kept(tmp_path: Path) -> None:
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some cases of the quick study."""
     out = tmp_path_factory.mktemp("planted")
-    words = "exactly alike,known radius,drifts,adds noise,period of 3,copied block,prompts"
+    words = "exactly alike,known radius,drifts,adds noise,period of 3,block, random,how many"
     run(out, words)
     return out
 
 
 def run(out: Path, words: str) -> str:
     command = [sys.executable, "-m", "data.studies.planted", "--quick", "--out", str(out), "--only", words]
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stderr
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def test_a_handful_of_models_get_the_planted_verdict(quick: Path) -> None:
@@ -163,7 +165,7 @@ def test_a_study_that_was_cut_off_goes_on(quick: Path, tmp_path: Path) -> None:
     whole = (quick / "planted_models.csv").read_text().splitlines(keepends=True)
     torn = "".join(whole[:-2]) + whole[-2][:9]  # the last model lacks a row, and another is half there
     (tmp_path / "planted_models.csv").write_text(torn)
-    run(tmp_path, "prompts")
+    run(tmp_path, "how many")
     columns = [c for c in planted.COLUMNS if c != "seconds"]
     tables = [pd.read_csv(folder / "planted_models.csv")[columns] for folder in (quick, tmp_path)]
     pd.testing.assert_frame_equal(*[t.sort_values([*planted.MODEL, "verdict"], ignore_index=True) for t in tables])
