@@ -15,18 +15,21 @@ from depthsig.findings.finding import (
     Judged,
     Rule,
     Unjudged,
+    Verdict,
     judged,
     p_text,
     plain,
     thousandths,
 )
-from depthsig.metrics.rules import ACTIVATIONS, COMBINED, FAMILY, LOOP_GAP, LOOP_MOVES, STRENGTH, Member
+from depthsig.metrics.rules import ACTIVATIONS, COMBINED, FAMILY, LOOP_GAP, LOOP_MOVES, LOOP_STEPS, STRENGTH, Member
 from depthsig.signature.tested import TestedSpan, choose_span
 from depthsig.statistics.period_search_matrix import FOUND, find_matrix_period
 from depthsig.statistics.periodicity import period_strength
 from depthsig.statistics.periodicity_matrix import MIN_STEPS, matrix_strength, span_cells
 
 _SOURCE = "Kapl et al. 2602.16490"
+SMALLER = 0.99
+"""Of a loop's first step, what the last has to stay below to be smaller at all: equal ones differ by rounding."""
 
 
 def _period(seen: Evidence) -> Judged:
@@ -66,9 +69,14 @@ def _beyond_control(seen: Evidence) -> Judged:
     sentence = (
         f"The same architecture with re-initialised weights repeats with the block by {thousandths(beside)} "
         f"({p_text(_combined(control))}), the trained model by {thousandths(float(own[0]))}: training adds "
-        f"{estimate.text(thousandths)}."
+        f"{estimate.text(thousandths)}"
     )
-    return Judged(STRENGTH, sentence, estimate, 0.0, judged(estimate, 0.0))
+    verdict, caveat, p = judged(estimate, 0.0), "", _combined(seen)
+    if verdict == "holds" and not p < LEVEL:
+        # The interval is about prompts: two draws of random weights differ by more than it knows of.
+        verdict, caveat = "open", f"the trained model itself is not shown to recur ({p_text(p)})"
+        sentence += f"; {caveat}"
+    return Judged(STRENGTH, sentence + ".", estimate, 0.0, verdict, caveat=caveat)
 
 
 def _span(seen: Evidence) -> TestedSpan:
@@ -135,7 +143,10 @@ def _rest(seen: Evidence) -> Judged:
     if not seen.info["spans"].get("executed"):
         raise Unjudged(LOOP_MOVES, "no loop runs")
     moved = seen.per_prompt(LOOP_MOVES)
-    estimate = seen.estimate(lambda m: average(m[:, -1]) / average(m[:, 0]), moved)
+    if not np.nan_to_num(moved).any() and np.isfinite(moved).any():
+        sentence = f"None of {moved.shape[1]} passes moves the states: the loop rests at what enters it."
+        return Judged(LOOP_MOVES, sentence, Estimate(0.0), 1.0, "holds", by="count")
+    estimate = seen.estimate(_last_to_first, moved)
     if not np.isfinite(estimate.value):
         raise Unjudged(LOOP_MOVES, f"{LOOP_MOVES} is undefined")
     sentence = (
@@ -147,7 +158,26 @@ def _rest(seen: Evidence) -> Judged:
         sentence += f"; one more would move them by {plain(gap)} of it"
     except Unjudged:
         pass
-    return Judged(LOOP_MOVES, sentence + ".", estimate, 1.0, judged(estimate, 1.0, above=False))
+    verdict, caveat = judged(estimate, 1.0, above=False), ""
+    if verdict == "holds":
+        verdict, caveat = _themselves(seen)
+        sentence += f"; {caveat}" if caveat else ""
+    return Judged(LOOP_MOVES, sentence + ".", estimate, 1.0, verdict, caveat=caveat)
+
+
+def _last_to_first(moved: Float[ndarray, "row iteration phase"]) -> Float[ndarray, "row"]:
+    return average(moved[:, -1]) / average(moved[:, 0])
+
+
+def _themselves(seen: Evidence) -> tuple[Verdict, str]:
+    """Whether steps get smaller not only beside states that grow: what adds a constant forever never rests."""
+    try:
+        steps = seen.estimate(_last_to_first, seen.per_prompt(LOOP_STEPS))
+    except Unjudged as why:
+        return "open", f"it is not known whether the states grow: {why}"
+    if judged(steps, SMALLER, above=False) == "holds":
+        return "holds", ""
+    return "open", f"the steps themselves are {steps.text()} times as long, so the states grow"
 
 
 RECURRING = (

@@ -14,6 +14,8 @@ from depthsig.metrics.rules import ALIGNED, LOSS, MOVES
 _LAD = "Lad et al. 2406.19384"
 NEGLIGIBLE = 0.01
 """Nats of loss that nobody would miss (EXPERIMENTS: the band of equal losses)."""
+TIED = 1e-5
+"""Nats: a lead no larger is one of float32's rounding."""
 CERTAIN = 0.95
 """The share of resamples in which a step is the most damaging one, from which on it is said to be."""
 
@@ -29,7 +31,10 @@ def _most(seen: Evidence) -> Judged:
     )
     if len(means) == 1:
         raise Unjudged(LOSS[0], f"{sentence}, of too few prompts to be sure", estimate)
-    same = float(np.mean(np.argmax(np.nan_to_num(means[1:], nan=-np.inf), axis=1) == worst))
+    drawn = np.nan_to_num(means[1:], nan=-np.inf)
+    # Of steps that cost the same, as copies do, the first would lead in every resample.
+    leads = drawn[:, worst] - np.delete(drawn, worst, axis=1).max(axis=1) > TIED
+    same = float(np.mean(leads))
     sentence += f"; it is the most damaging one in {100 * same:.0f} % of resamples."
     return Judged(
         LOSS[0],

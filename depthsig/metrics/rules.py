@@ -46,6 +46,7 @@ LOSS: Member = tuple(_RULES["findings"]["loss"])
 MOVES: str = _RULES["findings"]["moves"]
 ALIGNED: str = _RULES["findings"]["aligned"]
 LOOP_MOVES: str = _RULES["findings"]["loop_moves"]
+LOOP_STEPS: str = _RULES["findings"]["loop_steps"]
 LOOP_GAP: str = _RULES["findings"]["loop_gap"]
 PREFIX_LOSS: str = _RULES["findings"]["prefix"]
 RECALIBRATED_LOSSES: tuple[str, str] = (_RULES["findings"]["temperature"], _RULES["findings"]["affine"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -88,6 +89,67 @@ def test_two_steps_that_are_alike_leave_it_open_which_matters_most() -> None:
     loss[:, 1:3] = 1 + 0.5 * rng.standard_normal((20, 2))
     signature = made.signature({("skip.loss", "layer", "current", "step"): loss}, 6)
     assert of(signature, "most_damaging")["verdict"] == "open"
+
+
+@pytest.mark.parametrize("cost", [0.0, 0.3])
+def test_of_steps_that_cost_exactly_the_same_none_matters_most(cost: float) -> None:
+    """Copies and dead layers: the first of them would lead in every resample."""
+    loss = np.repeat(cost * np.random.default_rng(1).uniform(1, 2, (12, 1)), 6, axis=1)
+    values: Any = {("skip.loss", "layer", "current", "step"): loss}
+    assert of(made.signature(values, 6), "most_damaging")["verdict"] == "open"
+    loss[:, 4] += 1e-6  # a difference of rounding
+    assert of(made.signature(values, 6), "most_damaging")["verdict"] == "open"
+    loss[:, 4] += 1e-3
+    assert of(made.signature(values, 6), "most_damaging")["verdict"] == "holds"
+
+
+@pytest.mark.parametrize(("p", "verdict"), [(0.01, "holds"), (0.3, "open"), (np.nan, "open")])
+def test_training_makes_nothing_recur_in_a_model_that_does_not(p: float, verdict: str) -> None:
+    """Two draws of random weights differ by more than an interval over prompts knows of."""
+    rng = np.random.default_rng(4)
+    member = ("contribution.relative", "layer", "-", "step")
+    profiles = [np.exp(0.01 * rng.standard_normal((8, 12))) for _ in range(2)]
+    profiles[0][:, ::3] *= 2
+    made_of = [made.signature({member: values}, 12, span=(0, 3, 4, "grown")) for values in profiles]
+    row = {"agg": "mean", "ci_low": np.nan, "ci_high": np.nan, "n_prompts": 8, "null": "", "note": "why"}
+    scores = pd.DataFrame([
+        {**row, "score": "period.strength", "metric": member[0], "part": "layer", "scope": "-", "value": 0.5,
+         "p_value": p},
+        {**row, "score": "period.combined", "metric": "-", "part": "-", "scope": "-", "value": p, "p_value": p},
+    ])  # fmt: skip
+    control = replace(made_of[1], scores=scores.assign(p_value=0.5))
+    found = of(replace(made_of[0], scores=scores, control=control), "recurrence_trained")
+    assert found["verdict"] == verdict
+    if p == 0.3:
+        assert found["ci_low"] > 0 and "itself is not shown to recur (p = 0.3)" in found["sentence"]
+
+
+def looped(relative: list[float], steps: list[float] | None) -> Finding:
+    """What is said of a loop whose passes move the states so far."""
+    shape, values = (8, len(relative), 2), {}
+    for name, moved in (("loop.step_relative", relative), ("loop.step_norm", steps)):
+        if moved is not None:
+            values[name, "-", "-", ""] = np.broadcast_to(np.array(moved)[None, :, None], shape).copy()
+    base = made.signature(values, 2 * len(relative), span=(0, 2, len(relative), "loop"))
+    spans = base.info["spans"]
+    return of(replace(base, info={**base.info, "spans": {**spans, "executed": spans["labelled"]}}), "loop_rests")
+
+
+def test_a_loop_rests_where_its_steps_themselves_get_smaller() -> None:
+    assert looped([0.4, 0.2, 0.1], [4, 2, 1])["verdict"] == "holds"
+    assert looped([0.1, 0.2, 0.4], [1, 2, 4])["verdict"] == "does not hold"
+    # x ← x + c moves less and less beside states that grow, and never rests.
+    assert looped([1, 1 / 2, 1 / 3], [1, 1, 1 - 1e-6])["verdict"] == "open"
+    drifting = looped([1, 1 / 2, 1 / 3], [1, 1, 1])
+    assert drifting["verdict"] == "open" and "are 1 [1, 1] times as long, so the states grow" in drifting["sentence"]
+    assert drifting["value"] == pytest.approx(1 / 3)
+    alone = looped([0.4, 0.2, 0.1], None)
+    assert alone["verdict"] == "open" and "loop.step_norm was not measured" in alone["sentence"]
+
+
+def test_a_loop_that_moves_nothing_rests() -> None:
+    found = looped([0.0, 0.0, 0.0], [0.0, 0.0, 0.0])
+    assert found["verdict"] == "holds" and found["value"] == 0 and "None of 3 passes" in found["sentence"]
 
 
 def test_an_interval_is_the_percentile_bootstrap_of_plain_code() -> None:
