@@ -10,7 +10,7 @@ import pandas as pd
 from made_signatures import Values, signature
 
 from depthsig.replication.criteria import Claim
-from depthsig.replication.evidence import Evidence
+from depthsig.replication.gathered import Evidence
 from depthsig.replication.members import Network
 from depthsig.signature import Signature
 from depthsig.signature.tested import choose_span

@@ -32,7 +32,7 @@ from depthsig.progress import Progress
 from depthsig.prompts.primitives import TASKS
 from depthsig.replication.claim_tests import claim_tests
 from depthsig.replication.criteria import Claim, as_record, criteria, criteria_hash
-from depthsig.replication.evidence import Evidence
+from depthsig.replication.gathered import Evidence
 from depthsig.replication.held_quantities import held_table
 from depthsig.replication.judging import judge
 from depthsig.replication.members import Network, alike, means

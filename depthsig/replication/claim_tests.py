@@ -24,11 +24,11 @@ from depthsig.comparison.strict.unit_tests import REINITIALISED, REWORDED, all_t
 from depthsig.errors import InputError
 from depthsig.metrics.rules import MOVES
 from depthsig.replication.criteria import Claim
-from depthsig.replication.evidence import Evidence, Group, Items
+from depthsig.replication.depth_quantities import QUANTITIES, Found
+from depthsig.replication.gathered import Evidence, Group, Items
 from depthsig.replication.judging import NOT_MEASURABLE, sides_of, verdict_of
 from depthsig.replication.members import Network
 from depthsig.replication.needs import PRIMITIVE, WORD_PROBLEMS
-from depthsig.replication.quantities import QUANTITIES, Found
 
 _OTHER = {PRIMITIVE: WORD_PROBLEMS, WORD_PROBLEMS: PRIMITIVE}
 _LATE = ("score", "last_third")

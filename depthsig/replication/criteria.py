@@ -42,7 +42,7 @@ class Claim:
     Attributes:
         id: ``E1.effect``: the experiment, and which of its claims.
         statement: what is claimed of role ``{a}`` beside ``{c}``.
-        quantity: the name of what is measured (:mod:`depthsig.replication.quantities`), ``of`` these.
+        quantity: the name of what is measured (:mod:`depthsig.replication.depth_quantities`), ``of`` these.
         prompts: the built-in prompts that it should be measured on; "" where it does not matter.
         roles: whose claim it is; empty: the paper's.
         against: another role, or a number.

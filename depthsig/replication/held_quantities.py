@@ -10,9 +10,9 @@ from depthsig.comparison.held_equal import held_equal
 from depthsig.comparison.inputs import Input
 from depthsig.comparison.roles import Roles
 from depthsig.replication.criteria import Claim
-from depthsig.replication.evidence import Evidence
+from depthsig.replication.depth_quantities import Found, quantity
+from depthsig.replication.gathered import Evidence
 from depthsig.replication.members import Network, arm
-from depthsig.replication.quantities import Found, quantity
 from depthsig.signature import Signature
 from depthsig.signature.costs import DIFFERS, EQUAL, HELD_COLUMNS, held_in_words
 

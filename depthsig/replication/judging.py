@@ -17,9 +17,9 @@ from depthsig.errors import InputError
 from depthsig.metrics.rules import EARLY_EXIT_LOSS
 from depthsig.replication.contrast import Contrast, Side, contrast
 from depthsig.replication.criteria import Claim
-from depthsig.replication.evidence import Evidence
+from depthsig.replication.depth_quantities import QUANTITIES, Found
+from depthsig.replication.gathered import Evidence
 from depthsig.replication.members import Network, arm
-from depthsig.replication.quantities import QUANTITIES, Found
 from depthsig.statistics.convergence import percentile_interval
 from depthsig.statistics.resampling import MIN_PROMPTS
 

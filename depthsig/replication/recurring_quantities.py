@@ -12,9 +12,9 @@ from depthsig.comparison.recurrence import Periods, Reading
 from depthsig.metrics import entry
 from depthsig.metrics.rules import FAMILY, Member
 from depthsig.replication.criteria import Claim
-from depthsig.replication.evidence import Evidence, Group
+from depthsig.replication.depth_quantities import Found, key_of, notes_on, over_depth, quantity, told
+from depthsig.replication.gathered import Evidence, Group
 from depthsig.replication.members import arm
-from depthsig.replication.quantities import Found, key_of, notes_on, over_depth, quantity, told
 from depthsig.signature.tested import TestedSpan
 from depthsig.statistics.periodicity import period_strength, wrong_strengths
 from depthsig.tables.samples import Key

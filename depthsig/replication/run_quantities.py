@@ -10,8 +10,8 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from depthsig.replication.criteria import Claim
-from depthsig.replication.evidence import Evidence, Items
-from depthsig.replication.quantities import Curve, Found, quantity
+from depthsig.replication.depth_quantities import Curve, Found, quantity
+from depthsig.replication.gathered import Evidence, Items
 from depthsig.statistics.convergence import percentile_intervals
 
 NEEDS = "needs a checkpoint: it cannot be told from tables"

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from depthsig.replication.criteria import Claim
-from depthsig.replication.evidence import Evidence
+from depthsig.replication.depth_quantities import Curve, Found, key_of, quantity
+from depthsig.replication.gathered import Evidence
 from depthsig.replication.members import Network
-from depthsig.replication.quantities import Curve, Found, key_of, quantity
 from depthsig.tables.samples import Key
 
 Blocks = tuple[int, int, int]

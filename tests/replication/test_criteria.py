@@ -13,8 +13,8 @@ from depthsig.errors import InputError
 from depthsig.metrics import entry
 from depthsig.replication import criteria as module
 from depthsig.replication.criteria import Claim, as_record, criteria, criteria_hash, read_criteria
+from depthsig.replication.depth_quantities import QUANTITIES
 from depthsig.replication.members import PLAIN, ROLES
-from depthsig.replication.quantities import QUANTITIES
 
 TEXT = Path(module.__file__).with_suffix(".toml").read_text(encoding="utf-8")
 CLAIMS = criteria().claims

@@ -13,7 +13,7 @@ from made_evidence import claim, evidence, made, network, profile
 from made_signatures import late, noisy, periodic
 
 from depthsig.replication.criteria import Claim
-from depthsig.replication.evidence import Evidence
+from depthsig.replication.gathered import Evidence
 from depthsig.replication.judging import judge
 from depthsig.replication.members import Network
 from depthsig.signature import Signature

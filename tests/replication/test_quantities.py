@@ -16,9 +16,9 @@ from depthsig.comparison.curves import Arm
 from depthsig.comparison.recurrence import Periods
 from depthsig.prompts.shipped import data_path
 from depthsig.replication.criteria import Claim
-from depthsig.replication.evidence import Evidence
+from depthsig.replication.depth_quantities import QUANTITIES, Found
+from depthsig.replication.gathered import Evidence
 from depthsig.replication.members import Network
-from depthsig.replication.quantities import QUANTITIES, Found
 from depthsig.signature import Signature
 from depthsig.statistics.periodicity import block_periodicity, wrong_strengths
 from depthsig.statistics.resampling import bootstrap_indices

@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from depthsig.metrics import entry
 from depthsig.replication.criteria import Claim
-from depthsig.replication.evidence import Evidence, Group, Items
+from depthsig.replication.gathered import Evidence, Group, Items
 from depthsig.replication.needs import PRIMITIVE, WITH_A_LENS
 from depthsig.signature import Signature
 from depthsig.signature.tested import choose_span
