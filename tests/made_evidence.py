@@ -1,4 +1,4 @@
-"""Evidence made of known numbers."""
+"""Gathered made of known numbers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pandas as pd
 from made_signatures import Values, signature
 
 from depthsig.replication.criteria import Claim
-from depthsig.replication.gathered import Evidence
-from depthsig.replication.members import Network
+from depthsig.replication.gathered import Gathered
+from depthsig.replication.members import TrainedNetwork
 from depthsig.signature import Signature
 from depthsig.signature.tested import choose_span
 
@@ -21,11 +21,11 @@ def claim(quantity: str, *of: str, **other: Any) -> Claim:
     return Claim(quantity=quantity, of=of, **{**about, "roles": ("looped",), "prompts": "made", **other})
 
 
-def network(name: str, role: str, *signatures: Signature, **other: Any) -> Network:
+def network(name: str, role: str, *signatures: Signature, **other: Any) -> TrainedNetwork:
     info = signatures[0].info
     spans = [choose_span(s.info) for s in signatures]
     told = {"steps": len(info["plan"]), "span": next((s for s in spans if s is not None), None), **other}
-    return Network(name, role, signatures=signatures, **told)
+    return TrainedNetwork(name, role, signatures=signatures, **told)
 
 
 def made(values: Values, steps: int, name: str = "model", **other: Any) -> Signature:
@@ -33,9 +33,9 @@ def made(values: Values, steps: int, name: str = "model", **other: Any) -> Signa
     return signature(values, steps, name=name, **other)
 
 
-def evidence(*networks: Network, runs: pd.DataFrame | None = None, resamples: int = 50) -> Evidence:
+def evidence(*networks: TrainedNetwork, runs: pd.DataFrame | None = None, resamples: int = 50) -> Gathered:
     empty = pd.DataFrame(columns=["run", "network", "task", "item", "condition", "loss", "exact"])
-    return Evidence(networks, empty if runs is None else runs, 0, resamples)
+    return Gathered(networks, empty if runs is None else runs, 0, resamples)
 
 
 def with_control(one: Signature, control: Signature) -> Signature:

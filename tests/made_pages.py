@@ -16,8 +16,8 @@ from depthsig.signature.found_blocks import SCHEMA as BLOCKS_SCHEMA
 from depthsig.signature.found_blocks import SavedBlocks
 from depthsig.signature.repeated import SCHEMA as REPEAT_SCHEMA
 from depthsig.signature.repeated import Repeated
+from depthsig.signature.replications.replication import OUTCOMES, Replication
 from depthsig.signature.replications.replication import SCHEMA as REPLICATION_SCHEMA
-from depthsig.signature.replications.replication import VERDICTS, Replication
 
 
 def comparison() -> Comparison:
@@ -106,7 +106,7 @@ def replication(paper: str = "2602.16490") -> Replication:
     rows, own, curves = [], [], []
     for claim in claims:
         for role in claim.roles:
-            verdict = VERDICTS[len(rows) % 4]
+            verdict = OUTCOMES[len(rows) % 4]
             middle = {"supported": 0.2, "contradicted": -0.3, "undecided": 0.05}.get(verdict, np.nan)
             middle *= 1 if claim.above else -1
             note = f"no network has the role {role}" if verdict == "not measurable" else f"networks: 2; {EVIL}"

@@ -108,7 +108,7 @@ def replicate(
 
 def _show(found: Replication) -> None:
     """A line a claim and role, and how many of each verdict."""
-    from depthsig.signature.replications.replication import VERDICTS, in_numbers, stated  # start-up time
+    from depthsig.signature.replications.replication import OUTCOMES, in_numbers, stated  # start-up time
 
     claims = {c["id"]: c for c in found.info["claims"]}
     for warning in found.info["warnings"]:
@@ -121,5 +121,5 @@ def _show(found: Replication) -> None:
         head = "  ".join(str(row[name]).ljust(width) for name, width in wide.items())
         typer.echo(f"{head}  {stated(row, claims[row['claim']])}: {about}")
     counts = found.replication["verdict"].value_counts()
-    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts)
+    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in OUTCOMES if verdict in counts)
     typer.echo(f"\n{len(rows)} judgements by {len(found.info['networks'])} networks: {said}")

@@ -32,10 +32,10 @@ from depthsig.progress import Progress
 from depthsig.prompts.primitives import TASKS
 from depthsig.replication.claim_tests import claim_tests
 from depthsig.replication.criteria import Claim, as_record, criteria, criteria_hash
-from depthsig.replication.gathered import Evidence
+from depthsig.replication.gathered import Gathered
 from depthsig.replication.held_quantities import held_table
 from depthsig.replication.judging import judge
-from depthsig.replication.members import Network, alike, means
+from depthsig.replication.members import TrainedNetwork, alike, means
 from depthsig.replication.needs import (
     PRIMITIVE,
     WORD_PROBLEMS,
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Amounts:
     """How much is measured.
 
     Attributes:
@@ -75,8 +75,8 @@ class Sizes:
     chosen_on: int = 16
 
 
-QUICK = Sizes(prompts=8, max_tokens=64, items=20, chosen_on=4)
-ROWS = {name: kind for name, kind in RUN_COLUMNS.items() if name != "network"}
+FEW = Amounts(prompts=8, max_tokens=64, items=20, chosen_on=4)
+RUN_ROWS = {name: kind for name, kind in RUN_COLUMNS.items() if name != "network"}
 """Columns of one network's runs."""
 
 
@@ -133,14 +133,14 @@ def asked(
     paper: str, *, roles: str | Mapping[str, Any] | None, only: Names | None, quick: bool,
     dtype: str | torch.dtype | None, device: str, device_map: str | dict[str, Any] | None, revision: str | None,
     trust_remote_code: bool, allow_pickle: bool, memory: str | int, seed: int, resamples: int = RESAMPLES,
-) -> Job:  # fmt: skip
+) -> Replicating:  # fmt: skip
     """What :func:`replicate` is asked for, read; nothing is opened yet."""
     experiments = as_tuple(only) if only else ()
     chosen = criteria().of_paper(paper, experiments)
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     members = read_members(roles, loading)
     whose = "as given" if roles else "the reference family"
-    return Job(paper, chosen, members, quick, memory, seed, resamples, loading, experiments, whose)
+    return Replicating(paper, chosen, members, quick, memory, seed, resamples, loading, experiments, whose)
 
 
 Place = Callable[[str, str], "str | Path"]
@@ -148,7 +148,7 @@ Place = Callable[[str, str], "str | Path"]
 
 
 @dataclass
-class Job:
+class Replicating:
     """A replication that was asked for.
 
     Attributes:
@@ -170,9 +170,9 @@ class Job:
     block: int = 0
 
     @property
-    def sizes(self) -> Sizes:
+    def sizes(self) -> Amounts:
         """How much is measured."""
-        return QUICK if self.quick else Sizes()
+        return FEW if self.quick else Amounts()
 
     @property
     def identity(self) -> str:
@@ -195,7 +195,7 @@ class Job:
             units.tell(self.identity)
             try:
                 networks, runs = self._networks(units, show)
-                evidence = Evidence(tuple(networks), runs, self.seed, self.resamples)
+                evidence = Gathered(tuple(networks), runs, self.seed, self.resamples)
                 with show.stage("claims", len(self.claims)) as tick:
                     judged = judge(evidence, self.claims, tick)
                     tested = claim_tests(evidence, self.claims, judged.claims)
@@ -210,7 +210,7 @@ class Job:
         info = self._record(networks, [*alike(networks), *said, *messages])
         return Replication(info, judged.claims, judged.networks, judged.curves, held, tested, runs, dict(self.made))
 
-    def _networks(self, units: Pieces, show: Progress) -> tuple[list[Network], pd.DataFrame]:
+    def _networks(self, units: Pieces, show: Progress) -> tuple[list[TrainedNetwork], pd.DataFrame]:
         networks, frames = [], []
         names: list[str] = []
         # Checkpoints first: they join their folders; baselines last: their blocks are as long as those of the others.
@@ -234,7 +234,7 @@ class Job:
 
     def _measured(
         self, member: Member, names: list[str], units: Pieces, show: Progress
-    ) -> tuple[Network, list[pd.DataFrame]]:
+    ) -> tuple[TrainedNetwork, list[pd.DataFrame]]:
         """A checkpoint: analyses of what its results folders lack, and the runs beside them.
 
         What cannot be measured of it is no reason to measure nothing of the others: the claims say why.
@@ -272,7 +272,7 @@ class Job:
         for kind in wanted_runs(claims):
             try:
                 frame = units.table(
-                    f"{name}-{kind}", [*stamp, kind], ROWS, partial(self._runs, model, network.span, kind, show)
+                    f"{name}-{kind}", [*stamp, kind], RUN_ROWS, partial(self._runs, model, network.span, kind, show)
                 )
                 cut = cut or _tokens(model, self.seed)
             except InputError as error:
@@ -322,7 +322,7 @@ class Job:
             model, list(TASKS), n=sizes.items, seed=self.seed, max_tokens=256, memory=self.memory, show=show
         )
 
-    def _record(self, networks: Sequence[Network], messages: Sequence[str]) -> dict[str, Any]:
+    def _record(self, networks: Sequence[TrainedNetwork], messages: Sequence[str]) -> dict[str, Any]:
         told = criteria()
         paper = told.papers[self.paper]
         experiments = dict.fromkeys(c.experiment for c in self.claims)
@@ -344,7 +344,7 @@ class Job:
         return made
 
 
-def _network(member: Member, name: str, model: Model | None = None) -> Network:
+def _network(member: Member, name: str, model: Model | None = None) -> TrainedNetwork:
     info = next((s.info for s in member.signatures), None)
     if model is not None:
         spans = [{"start": s.start, "end": s.end, "size": s.size, "count": s.count, "kind": s.kind,
@@ -361,7 +361,7 @@ def _network(member: Member, name: str, model: Model | None = None) -> Network:
     contents = [model.checkpoint.content_hash] if model is not None else []
     contents += [s.info["checkpoint"].get("content_hash") for s in member.signatures]
     content = next(filter(None, contents), "")
-    return Network(
+    return TrainedNetwork(
         name, member.role, len(info["plan"]), span, looped, tuple(member.signatures), model is not None, content
     )
 
@@ -372,7 +372,7 @@ def _tokens(model: Model, seed: int) -> str:
     return hashlib.sha256("".join(p.tokens_sha256 for p in some).encode()).hexdigest()
 
 
-def _told(network: Network) -> dict[str, Any]:
+def _told(network: TrainedNetwork) -> dict[str, Any]:
     """A network as the record keeps it."""
     return {
         "name": network.name, "role": network.role, "steps": network.steps,

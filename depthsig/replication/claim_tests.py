@@ -24,10 +24,10 @@ from depthsig.comparison.strict.unit_tests import REINITIALISED, REWORDED, all_t
 from depthsig.errors import InputError
 from depthsig.metrics.rules import MOVES
 from depthsig.replication.criteria import Claim
-from depthsig.replication.depth_quantities import QUANTITIES, Found
-from depthsig.replication.gathered import Evidence, Group, Items
+from depthsig.replication.depth_quantities import BY_QUANTITY, Found
+from depthsig.replication.gathered import Gathered, Group, Items
 from depthsig.replication.judging import NOT_MEASURABLE, sides_of, verdict_of
-from depthsig.replication.members import Network
+from depthsig.replication.members import TrainedNetwork
 from depthsig.replication.needs import PRIMITIVE, WORD_PROBLEMS
 
 _OTHER = {PRIMITIVE: WORD_PROBLEMS, WORD_PROBLEMS: PRIMITIVE}
@@ -35,7 +35,7 @@ _LATE = ("score", "last_third")
 """Quantities that a share of what needs no edited run could tell as well."""
 
 
-def claim_tests(evidence: Evidence, claims: Sequence[Claim], judged: pd.DataFrame) -> pd.DataFrame:
+def claim_tests(evidence: Gathered, claims: Sequence[Claim], judged: pd.DataFrame) -> pd.DataFrame:
     """Test every supported row of ``replication.csv``: a row a test, the columns of ``unit_tests.csv``.
 
     ``strict`` says what all tests of a row come to: ``stands`` where each passed, ``falls`` where one failed,
@@ -47,7 +47,7 @@ def claim_tests(evidence: Evidence, claims: Sequence[Claim], judged: pd.DataFram
         claim = by_id[row["claim"]]
         if claim.quantity == "held_equal":
             continue  # counted, not measured: there is nothing to test
-        found = _Trial(evidence, claim, row["role"]).run()
+        found = _ClaimTrial(evidence, claim, row["role"]).run()
         strict = all_told(found)
         rows += [
             {"claim": claim.id, "role": row["role"], "test": one.test, "passed": one.passed, "value": one.value,
@@ -58,10 +58,10 @@ def claim_tests(evidence: Evidence, claims: Sequence[Claim], judged: pd.DataFram
 
 
 @dataclass(frozen=True, eq=False)
-class _Trial:
+class _ClaimTrial:
     """The tests of one claim for one role."""
 
-    evidence: Evidence
+    evidence: Gathered
     claim: Claim
     role: str
 
@@ -83,10 +83,10 @@ class _Trial:
         half = len(sides) // 2 if len(sides) > 1 else 1
         return tuple(p for s in sides[:half] for p in s), tuple(p for s in sides[half:] for p in s)
 
-    def _found(self, evidence: Evidence, claim: Claim | None = None) -> Found:
+    def _found(self, evidence: Gathered, claim: Claim | None = None) -> Found:
         claim = claim or self.claim
         a, c = self._places()
-        return QUANTITIES[claim.quantity](evidence, claim, a, c)
+        return BY_QUANTITY[claim.quantity](evidence, claim, a, c)
 
     def _arm_claim(self) -> tuple[ArmClaim, Float[ndarray, "row network"], Int[ndarray, "prompt"]] | None:
         """The claim as the tests want it; None where it has no prompts, or four arms."""
@@ -130,7 +130,7 @@ class _Trial:
         row = verdict_of(group, replace(self.claim, prompts=other), self.role)
         return _as_outcome(REWORDED, row, row["verdict"] == "supported", f"on {other}")
 
-    def _on(self, prompts: str) -> Evidence | None:
+    def _on(self, prompts: str) -> Gathered | None:
         """The evidence with signatures on these prompts only; None where an arm has none."""
         networks = tuple(
             replace(n, signatures=tuple(s for s in n.signatures if s.info["options"].get("prompts") == prompts))
@@ -174,13 +174,13 @@ def _lengths(basis: Group | Items) -> Int[ndarray, "prompt"]:
     return prompts.loc[basis.pairing.rows[0], "n_tokens"].to_numpy(int)
 
 
-def _untrained(network: Network) -> Network:
+def _untrained(network: TrainedNetwork) -> TrainedNetwork:
     """The same architecture with re-initialised weights, as far as it was measured."""
     return replace(network, signatures=tuple(s.control for s in network.signatures if s.control is not None))
 
 
-def _other(evidence: Evidence, networks: tuple[Network, ...]) -> Evidence:
-    return Evidence(networks, evidence.runs.iloc[:0], evidence.seed, evidence.resamples)
+def _other(evidence: Gathered, networks: tuple[TrainedNetwork, ...]) -> Gathered:
+    return Gathered(networks, evidence.runs.iloc[:0], evidence.seed, evidence.resamples)
 
 
 def _as_outcome(test: str, row: Mapping[str, Any], passed: bool, said: str) -> Outcome:

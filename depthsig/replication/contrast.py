@@ -26,7 +26,7 @@ OWN_DF = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class ArmValues:
     """An arm's values, and whether they count for or against.
 
     Attributes:
@@ -81,7 +81,7 @@ class Contrast:
         return f"networks trained apart differ by {self.network_sd:.2g} ({whose}, {self.network_df} df){prompts}"
 
 
-def contrast(sides: Sequence[Side], claim: Claim, n: int = 0, strata: int = 1) -> Contrast:
+def contrast(sides: Sequence[ArmValues], claim: Claim, n: int = 0, strata: int = 1) -> Contrast:
     """Σ sign · mean over an arm's networks, less the claim's reference.
 
     Args:
@@ -91,7 +91,7 @@ def contrast(sides: Sequence[Side], claim: Claim, n: int = 0, strata: int = 1) -
     >>> from depthsig.replication.criteria import Claim
     >>> claim = Claim("E0.x", (), "", "", "", "", network_sd=1.0, network_df=1000000)
     >>> rows = np.ones((101, 1))
-    >>> found = contrast([Side(3 * rows), Side(rows, -1)], claim)
+    >>> found = contrast([ArmValues(3 * rows), ArmValues(rows, -1)], claim)
     >>> round(found.estimate, 3), round(found.low, 3), found.verdict(True)
     (2.0, -0.772, 'undecided')
     """
@@ -116,7 +116,7 @@ def contrast(sides: Sequence[Side], claim: Claim, n: int = 0, strata: int = 1) -
     )  # fmt: skip
 
 
-def _pooled(sides: Sequence[Side], df: int) -> float:
+def _pooled(sides: Sequence[ArmValues], df: int) -> float:
     """Pooled over the arms, each around its own mean."""
     squares = sum(float(((s.values[0] - s.values[0].mean()) ** 2).sum()) for s in sides)
     return float((squares / df) ** 0.5)

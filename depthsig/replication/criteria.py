@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from depthsig.errors import InputError, near, shown
+from depthsig.metrics.rules import COMBINED
 
 _FILE = Path(__file__).with_name("criteria.toml")
 
@@ -104,7 +105,7 @@ class Claim:
         than = f"− {self.against}" if isinstance(self.against, str) else f"− {self.against:.4g}"
         side, other = ("above", "below") if self.above else ("below", "above")
         more = {
-            "recurs": "; and period.combined < .05 in every network",
+            "recurs": f"; and {COMBINED} < .05 in every network",
             "blocks differ": "; of networks with other blocks, too",
         }
         change = "change of " if self.change else ""

@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from depthsig.metrics import entry
 from depthsig.replication.criteria import Claim
-from depthsig.replication.gathered import Evidence, Group, Items
+from depthsig.replication.gathered import Gathered, Group, Items
 from depthsig.replication.needs import PRIMITIVE, WITH_A_LENS
 from depthsig.signature import Signature
 from depthsig.signature.tested import choose_span
@@ -26,7 +26,7 @@ from depthsig.terms import described
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class NetworkCurve:
     """What a figure shows of one network: values over a condition, each with its interval over prompts."""
 
     place: int
@@ -59,7 +59,7 @@ class Found:
     reason: str = ""
     decided: str = ""
     recurs: Mapping[int, float] = field(default_factory=dict)
-    curves: tuple[Curve, ...] = ()
+    curves: tuple[NetworkCurve, ...] = ()
     axis: str = ""
     basis: Group | Items | None = None
     shows: str = ""
@@ -75,15 +75,15 @@ class Found:
         return len(set(self.basis.tasks)) if isinstance(self.basis, Items) else 1
 
 
-Quantity = Callable[[Evidence, Claim, tuple[int, ...], tuple[int, ...]], Found]
-QUANTITIES: dict[str, Quantity] = {}
+Quantity = Callable[[Gathered, Claim, tuple[int, ...], tuple[int, ...]], Found]
+BY_QUANTITY: dict[str, Quantity] = {}
 
 
 def quantity(name: str) -> Callable[[Quantity], Quantity]:
     """Put a function on the list of quantities."""
 
     def put(function: Quantity) -> Quantity:
-        QUANTITIES[name] = function
+        BY_QUANTITY[name] = function
         return function
 
     return put
@@ -95,7 +95,7 @@ def key_of(claim: Claim, at: int = 0) -> Key:
     return Key(name, part, scope)
 
 
-def grouped(evidence: Evidence, claim: Claim, keys: Sequence[Key], wanted: Sequence[int]) -> Group | Found:
+def grouped(evidence: Gathered, claim: Claim, keys: Sequence[Key], wanted: Sequence[int]) -> Group | Found:
     """The signatures to read, or why there are none."""
     group = evidence.group(claim.prompts, keys, wanted)
     if group is None:
@@ -124,18 +124,18 @@ def told(key: Key) -> str:
     return described(one.label, key.part, key.scope) + (f" [{one.unit}]" if one.unit else "")
 
 
-def over_depth(group: Group, key: Key) -> tuple[Curve, ...]:
+def over_depth(group: Group, key: Key) -> tuple[NetworkCurve, ...]:
     """A profile of every network on relative depth."""
     curves = []
     for at, place in enumerate(group.places):
         value, low, high = percentile_intervals(group.means(at, key))
         size = len(value)
         x = np.arange(size) / max(size - 1, 1) if entry(key.metric).axis == "depth" else (np.arange(size) + 0.5) / size
-        curves.append(Curve(place, x, value, low, high))
+        curves.append(NetworkCurve(place, x, value, low, high))
     return tuple(curves)
 
 
-def _of_profile(evidence: Evidence, claim: Claim, wanted: Sequence[int], number: Callable[[ndarray], ndarray]) -> Found:
+def _of_profile(evidence: Gathered, claim: Claim, wanted: Sequence[int], number: Callable[[ndarray], ndarray]) -> Found:
     """A number of one profile's means."""
     key = key_of(claim)
     group = grouped(evidence, claim, [key], wanted)
@@ -149,7 +149,7 @@ def _of_profile(evidence: Evidence, claim: Claim, wanted: Sequence[int], number:
 
 
 @quantity("score")
-def score(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def score(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """A score of ``scores.csv``, by its own function, from the means of every resample."""
     name, part, scope = claim.of
     source = Key(entry(name).needs[0], part, scope)
@@ -173,7 +173,7 @@ def _in_pieces(values: ndarray, weights: ndarray, of: Callable[[ndarray], ndarra
 
 
 @quantity("relative_score")
-def relative_score(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def relative_score(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """A score in steps or depths that every prompt has a value of, as a share of the steps."""
     key = key_of(claim)
     group = grouped(evidence, claim, [key], (*a, *c))
@@ -189,13 +189,13 @@ def relative_score(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tupl
 
 
 @quantity("last_third")
-def last_third(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def last_third(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The last third's share of a profile of effects; effects below 0 (a loss that falls) count as none."""
     return _of_profile(evidence, claim, (*a, *c), lambda m: _share(m, claim.of[2], last=True))
 
 
 @quantity("first_third")
-def first_third(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def first_third(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The first third's share, in the same way."""
     return _of_profile(evidence, claim, (*a, *c), lambda m: _share(m, claim.of[2], last=False))
 
@@ -211,7 +211,7 @@ def _share(means: Float[ndarray, "row step"], scope: str, *, last: bool) -> Floa
 
 
 @quantity("lacking")
-def lacking(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def lacking(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The mean over relative depth of 1 − a share: how much of the depth passes before it is whole."""
     return _of_profile(evidence, claim, (*a, *c), lambda m: _area(1 - m))
 
@@ -221,7 +221,7 @@ def _area(curve: Float[ndarray, "row depth"]) -> Float[ndarray, "row"]:
 
 
 @quantity("left_at_third")
-def left_at_third(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def left_at_third(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """A profile over depth at a third of the way, above its last value."""
 
     def number(means: Float[ndarray, "row depth"]) -> Float[ndarray, "row"]:
@@ -233,14 +233,14 @@ def left_at_third(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple
 
 
 @quantity("log_mean")
-def log_mean(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def log_mean(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The logarithm of a profile's mean."""
     with np.errstate(divide="ignore"):
         return _of_profile(evidence, claim, (*a, *c), lambda m: np.log(_mean_cell(m)))
 
 
 @quantity("log_ratio")
-def log_ratio(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def log_ratio(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The logarithm of one mean over another, of profiles or of a matrix off its diagonal."""
     top, bottom = key_of(claim), key_of(claim, 1)
     group = grouped(evidence, claim, [top, bottom], (*a, *c))

@@ -15,15 +15,12 @@ from numpy import ndarray
 from depthsig.comparison.inputs import Input, Pairing, check_alike, pair_prompts, per_prompt
 from depthsig.errors import InputError
 from depthsig.metrics import entry
-from depthsig.replication.members import Network
+from depthsig.replication.members import TrainedNetwork
 from depthsig.replication.needs import measured, prompts_of
 from depthsig.signature import Signature
 from depthsig.statistics.convergence import prompt_weights, weighted_means
 from depthsig.statistics.resampling import MIN_PROMPTS, RESAMPLES
 from depthsig.tables.samples import Key
-
-RUNS = ("repeat", "shots", "pruning.influence", "pruning.loss")
-"""Kinds of runs beside signatures: their conditions are counts, of passes, examples, or steps left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +88,7 @@ class Items:
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class Gathered:
     """Everything that claims are judged by.
 
     Attributes:
@@ -100,7 +97,7 @@ class Evidence:
         weights: other weights of the prompts or items than resampling gives (:meth:`reweighted`).
     """
 
-    networks: tuple[Network, ...]
+    networks: tuple[TrainedNetwork, ...]
     runs: pd.DataFrame
     seed: int = 0
     resamples: int = RESAMPLES
@@ -146,7 +143,7 @@ class Evidence:
         lost = tuple(self.networks[p].name for p in have if p not in places)
         return replace(group, left_out=lost, weights=group.weights if self.weights is None else self.weights)
 
-    def reweighted(self, weights: Float[ndarray, "row prompt"]) -> Evidence:
+    def reweighted(self, weights: Float[ndarray, "row prompt"]) -> Gathered:
         """The same evidence with other weights of the prompts (or items) of the claim that is asked for next."""
         return replace(self, weights=weights)
 

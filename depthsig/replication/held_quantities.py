@@ -11,8 +11,8 @@ from depthsig.comparison.inputs import Input
 from depthsig.comparison.roles import Roles
 from depthsig.replication.criteria import Claim
 from depthsig.replication.depth_quantities import Found, quantity
-from depthsig.replication.gathered import Evidence
-from depthsig.replication.members import Network, arm
+from depthsig.replication.gathered import Gathered
+from depthsig.replication.members import TrainedNetwork, arm
 from depthsig.signature import Signature
 from depthsig.signature.costs import DIFFERS, EQUAL, HELD_COLUMNS, held_in_words
 
@@ -20,7 +20,7 @@ BUDGETS = ("parameters", "parameters_read", "flops", "kv_bytes", "training_token
 """What an arm may be matched by; steps and layers are its shape."""
 
 
-def held_table(networks: Sequence[Network], roles: Sequence[str]) -> pd.DataFrame:
+def held_table(networks: Sequence[TrainedNetwork], roles: Sequence[str]) -> pd.DataFrame:
     """The table of ``held_equal.csv``, of the networks whose costs are recorded, and of roles side by side."""
     inputs: list[Input] = []
     place_of: dict[int, int] = {}
@@ -35,7 +35,7 @@ def held_table(networks: Sequence[Network], roles: Sequence[str]) -> pd.DataFram
 
 
 @quantity("held_equal")
-def held_budgets(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def held_budgets(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """Which budgets are equal between the arms, and which differ."""
     known: list[Input] = []
     sides: dict[str, tuple[int, ...]] = {}
@@ -55,5 +55,5 @@ def held_budgets(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[
     return Found(decided="supported" if verdicts == {EQUAL, DIFFERS} else "contradicted", notes=(said,))
 
 
-def _costed(network: Network) -> Signature | None:
+def _costed(network: TrainedNetwork) -> Signature | None:
     return next((s for s in network.signatures if s.info.get("costs")), None)

@@ -13,17 +13,17 @@ import depthsig.replication.held_quantities
 import depthsig.replication.recurring_quantities
 import depthsig.replication.run_quantities
 import depthsig.replication.weight_quantities  # noqa: F401
+from depthsig.comparison.claims import ALPHA
 from depthsig.errors import InputError
 from depthsig.metrics.rules import EARLY_EXIT_LOSS
-from depthsig.replication.contrast import Contrast, Side, contrast
+from depthsig.replication.contrast import ArmValues, Contrast, contrast
 from depthsig.replication.criteria import Claim
-from depthsig.replication.depth_quantities import QUANTITIES, Found
-from depthsig.replication.gathered import Evidence
-from depthsig.replication.members import Network, arm
+from depthsig.replication.depth_quantities import BY_QUANTITY, Found
+from depthsig.replication.gathered import Gathered
+from depthsig.replication.members import TrainedNetwork, arm
 from depthsig.statistics.convergence import percentile_interval
 from depthsig.statistics.resampling import MIN_PROMPTS
 
-ALPHA = 0.05
 LEARNED = 0.9
 """A network has learned something where its loss is below this share of that of a guess, ln of the vocabulary."""
 NOT_MEASURABLE = "not measurable"
@@ -31,7 +31,7 @@ NO_QUANTITY = "nothing measures it in this version"
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedClaims:
     """Verdicts with what lies behind them.
 
     Attributes:
@@ -44,7 +44,7 @@ class Judged:
     curves: pd.DataFrame
 
 
-def judge(evidence: Evidence, claims: Sequence[Claim], tick: Callable[[float], None] = lambda n: None) -> Judged:
+def judge(evidence: Gathered, claims: Sequence[Claim], tick: Callable[[float], None] = lambda n: None) -> JudgedClaims:
     """Judge every claim for every role that it is about."""
     unlearned = unlearned_networks(evidence.networks)
     rows: list[dict[str, Any]] = []
@@ -57,10 +57,10 @@ def judge(evidence: Evidence, claims: Sequence[Claim], tick: Callable[[float], N
             networks += _network_rows(evidence, claim, role, found, places)
             curves += _curve_rows(evidence, claim, role, found, places)
         tick(1)
-    return Judged(pd.DataFrame(rows), pd.DataFrame(networks), pd.DataFrame(curves))
+    return JudgedClaims(pd.DataFrame(rows), pd.DataFrame(networks), pd.DataFrame(curves))
 
 
-def unlearned_networks(networks: Sequence[Network]) -> dict[int, str]:
+def unlearned_networks(networks: Sequence[TrainedNetwork]) -> dict[int, str]:
     """Networks whose loss is no better than a guess, by place, with that said: depth is not used by them."""
     found = {}
     for place, one in enumerate(networks):
@@ -76,7 +76,7 @@ def unlearned_networks(networks: Sequence[Network]) -> dict[int, str]:
     return found
 
 
-def verdict_of(evidence: Evidence, claim: Claim, role: str, *, untrained: bool = False) -> dict[str, Any]:
+def verdict_of(evidence: Gathered, claim: Claim, role: str, *, untrained: bool = False) -> dict[str, Any]:
     """One row of ``replication.csv``.
 
     Args:
@@ -89,7 +89,7 @@ Places = dict[str, tuple[int, ...]]
 
 
 def _judged(
-    evidence: Evidence, claim: Claim, role: str, unlearned: dict[int, str]
+    evidence: Gathered, claim: Claim, role: str, unlearned: dict[int, str]
 ) -> tuple[dict[str, Any], Found, Places]:
     sides = sides_of(evidence, claim, role)
     everyone = tuple(p for places in sides.values() for p in places)
@@ -104,7 +104,7 @@ def _judged(
     half = len(names) // (2 if isinstance(claim.against, str) else 1)
     a = tuple(p for name in names[:half] for p in sides[name])
     c = tuple(p for name in names[half:] for p in sides[name])
-    measure = QUANTITIES.get(claim.quantity)
+    measure = BY_QUANTITY.get(claim.quantity)
     try:
         found = Found(reason=NO_QUANTITY) if measure is None else measure(evidence, claim, a, c)
     except InputError as error:
@@ -123,7 +123,7 @@ def _judged(
         return _row(claim, role, None, NOT_MEASURABLE, why), found, {}
     signs = (1, -1, -1, 1) if claim.change else (1, -1)
     arms = [
-        Side(_values(found, there, number == len(places) - 1 and len(places) > 1), signs[number])
+        ArmValues(_values(found, there, number == len(places) - 1 and len(places) > 1), signs[number])
         for number, there in enumerate(places.values())
     ]
     measured = contrast(arms, claim, found.n, found.strata)
@@ -133,7 +133,7 @@ def _judged(
     return _row(claim, role, measured, _decided(claim, found, measured, places), notes), found, places
 
 
-def sides_of(evidence: Evidence, claim: Claim, role: str) -> Places:
+def sides_of(evidence: Gathered, claim: Claim, role: str) -> Places:
     """The arms by name: A, and C where it is a role; before and after of each where a change is claimed."""
     return {one: arm(evidence.networks, one) for one in claim.arms(role)}
 
@@ -176,7 +176,7 @@ def _row(claim: Claim, role: str, measured: Contrast | None, verdict: str, notes
     }  # fmt: skip
 
 
-def _network_rows(evidence: Evidence, claim: Claim, role: str, found: Found, places: Places) -> list[dict[str, Any]]:
+def _network_rows(evidence: Gathered, claim: Claim, role: str, found: Found, places: Places) -> list[dict[str, Any]]:
     rows = []
     for number, (name, there) in enumerate(places.items()):
         values = _values(found, there, number == len(places) - 1 and len(places) > 1)
@@ -187,7 +187,7 @@ def _network_rows(evidence: Evidence, claim: Claim, role: str, found: Found, pla
     return rows
 
 
-def _curve_rows(evidence: Evidence, claim: Claim, role: str, found: Found, places: Places) -> list[dict[str, Any]]:
+def _curve_rows(evidence: Gathered, claim: Claim, role: str, found: Found, places: Places) -> list[dict[str, Any]]:
     arms = {p: name for name, there in places.items() for p in there}
     return [
         {

@@ -11,7 +11,7 @@ from depthsig.signature import Signature
 from depthsig.signature.tested import TestedSpan
 
 PLAIN = ("looped", "midas", "lidas", "grown", "baseline")
-ROLES = tuple(f"{role}{time}" for role in PLAIN for time in ("-before", "-after", ""))
+NETWORK_ROLES = tuple(f"{role}{time}" for role in PLAIN for time in ("-before", "-after", ""))
 """Longer names first, so that a text is read from the left."""
 GROWN = ("grown", "midas", "lidas")
 """Roles whose networks are grown, whatever the method."""
@@ -19,12 +19,12 @@ FORM = "--roles looped=A,midas=B,lidas=C,baseline=D, several networks of one rol
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class TrainedNetwork:
     """One trained network, with everything that is known of it.
 
     Attributes:
         name: what tables and figures call it, unique among those that take part.
-        role: one of :data:`ROLES`.
+        role: one of :data:`NETWORK_ROLES`.
         steps: how many its plan has. span: the span whose period is tested; None without one.
         looped: how many of its steps lie in a loop that runs.
         signatures: what was measured of it, on one set of prompts or several.
@@ -55,7 +55,7 @@ def split_roles(text: str) -> dict[str, str]:
     >>> split_roles("looped=a+b,grown-after=c,d")
     {'looped': 'a+b', 'grown-after': 'c,d'}
     """
-    pieces = re.split(rf"(?:^|,)\s*({'|'.join(ROLES)})=", text)
+    pieces = re.split(rf"(?:^|,)\s*({'|'.join(NETWORK_ROLES)})=", text)
     if pieces[0].strip() or len(pieces) < 3:
         raise InputError(f"--roles {shown(text)} cannot be read; write {FORM}")
     found: dict[str, str] = {}
@@ -74,19 +74,20 @@ def check_roles(names: Sequence[str]) -> None:
     Raises:
         InputError: naming them.
     """
-    unknown = [name for name in names if name not in ROLES]
+    unknown = [name for name in names if name not in NETWORK_ROLES]
     if unknown or not names:
         found = ", ".join(map(shown, unknown)) or "none"
         raise InputError(f"unknown roles: {found}; there are {', '.join(PLAIN)}, each with -before or -after, too")
 
 
-def arm(networks: Sequence[Network], role: str) -> tuple[int, ...]:
+def arm(networks: Sequence[TrainedNetwork], role: str) -> tuple[int, ...]:
     """The places of the networks that a claim means by a role.
 
     ``grown`` means those of every method; ``grown/4`` those in blocks of four; ``looped/all`` those
     whose steps are all looped, ``looped/middle`` the others that loop.
 
-    >>> nets = [Network("a", "midas", 24), Network("b", "lidas", 24), Network("c", "looped", 24, looped=24)]
+    >>> made = (("a", "midas", 0), ("b", "lidas", 0), ("c", "looped", 24))
+    >>> nets = [TrainedNetwork(name, role, 24, looped=looped) for name, role, looped in made]
     >>> arm(nets, "grown"), arm(nets, "looped/all"), arm(nets, "looped/middle")
     ((0, 1), (2,), ())
     """
@@ -105,7 +106,7 @@ def means(named: str, role: str) -> bool:
     return own_time == time and (own == kind or (kind == "grown" and own in GROWN))
 
 
-def _suits(one: Network, detail: str) -> bool:
+def _suits(one: TrainedNetwork, detail: str) -> bool:
     if detail.isdigit():
         return one.span is not None and one.span.block == int(detail)
     if detail:
@@ -113,7 +114,7 @@ def _suits(one: Network, detail: str) -> bool:
     return True
 
 
-def alike(networks: Sequence[Network]) -> list[str]:
+def alike(networks: Sequence[TrainedNetwork]) -> list[str]:
     """Roles in which networks are of different depth, a sentence each."""
     said = []
     for role in dict.fromkeys(n.role for n in networks):

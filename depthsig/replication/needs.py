@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from depthsig.metrics import entry
 from depthsig.metrics.rules import EARLY_EXIT_LOSS, FAMILY
 from depthsig.replication.criteria import Claim
-from depthsig.replication.members import Network, arm, means
+from depthsig.replication.members import TrainedNetwork, arm, means
 from depthsig.signature import Signature
 from depthsig.tables.samples import Key
 from depthsig.terms import NONE
@@ -97,7 +97,7 @@ def prompts_of(signature: Signature) -> str:
     return str(signature.info.get("options", {}).get("prompts"))
 
 
-def concerning(claims: Iterable[Claim], network: Network, roles: Collection[str]) -> list[Claim]:
+def concerning(claims: Iterable[Claim], network: TrainedNetwork, roles: Collection[str]) -> list[Claim]:
     """The claims that a network is needed for, where somebody stands in each of their arms.
 
     Args:

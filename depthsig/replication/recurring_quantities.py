@@ -10,33 +10,33 @@ from numpy import ndarray
 
 from depthsig.comparison.recurrence import Periods, Reading
 from depthsig.metrics import entry
-from depthsig.metrics.rules import FAMILY, Member
+from depthsig.metrics.rules import FAMILY, MOVES, Member
 from depthsig.replication.criteria import Claim
 from depthsig.replication.depth_quantities import Found, key_of, notes_on, over_depth, quantity, told
-from depthsig.replication.gathered import Evidence, Group
+from depthsig.replication.gathered import Gathered, Group
 from depthsig.replication.members import arm
 from depthsig.signature.tested import TestedSpan
 from depthsig.statistics.periodicity import period_strength, wrong_strengths
 from depthsig.tables.samples import Key
 from depthsig.terms import NONE
 
-SHOWN = Key("contribution.relative", "attn")
+BESIDE = Key(MOVES, "attn")
 """The profile that figures show beside the strengths."""
 
 
 @quantity("period")
-def period(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def period(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The mean strength over the fixed family of profiles, over A's span, in A and in C."""
     return _against(evidence, claim, a, c, None)
 
 
 @quantity("period_of")
-def period_of(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def period_of(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The strength of one profile of the family alone."""
     return _against(evidence, claim, a, c, (claim.of[0], claim.of[1], claim.of[2]))
 
 
-def _against(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...], member: Member | None) -> Found:
+def _against(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...], member: Member | None) -> Found:
     group, reason = _with_spans(evidence, claim, a, c)
     if group is None:
         return Found(reason=reason)
@@ -65,8 +65,8 @@ def _against(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int,
         f"p of {_ps(list(recurs.values()))}, of the other arm over the same steps {_ps(of_other)}",
     )  # fmt: skip
     return Found(
-        tuple(mine), values, of_c, tuple(theirs), notes, recurs=recurs, curves=over_depth(group, SHOWN),
-        axis="relative depth", basis=group, shows=told(SHOWN),
+        tuple(mine), values, of_c, tuple(theirs), notes, recurs=recurs, curves=over_depth(group, BESIDE),
+        axis="relative depth", basis=group, shows=told(BESIDE),
     )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def _mean(reading: Reading, members: Sequence[Member]) -> Float[ndarray, "row"]:
 
 
 @quantity("period_beside_control")
-def period_beside_control(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def period_beside_control(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The mean strength in A less that of the re-initialised control in its own folder."""
     group, reason = _with_spans(evidence, claim, a, (), controlled=True)
     if group is None:
@@ -110,12 +110,12 @@ def period_beside_control(evidence: Evidence, claim: Claim, a: tuple[int, ...], 
         return Found(reason=notes[-1])
     return Found(
         tuple(places), np.stack(columns, 1), notes=tuple(dict.fromkeys(notes)), recurs=recurs,
-        curves=over_depth(group, SHOWN), axis="relative depth", basis=group, shows=told(SHOWN),
+        curves=over_depth(group, BESIDE), axis="relative depth", basis=group, shows=told(BESIDE),
     )  # fmt: skip
 
 
 @quantity("period_own_block")
-def period_own_block(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def period_own_block(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The mean strength over profiles of the network's own block, less the mean of wrong lengths on the same steps."""
     asked = {p for role in claim.roles for p in arm(evidence.networks, role)}
     blocks = {s.block for p in asked if (s := evidence.networks[p].span) is not None}
@@ -132,8 +132,8 @@ def period_own_block(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tu
     recurs = {p: periods.read(at, _span(evidence, p)).combined for at, p in enumerate(group.places)}
     notes = (*notes_on(group, claim), f"p of its own block {_ps(list(recurs.values()))}")
     return Found(
-        group.places, np.stack(columns, 1), notes=notes, recurs=recurs, curves=over_depth(group, SHOWN),
-        axis="relative depth", basis=group, shows=told(SHOWN),
+        group.places, np.stack(columns, 1), notes=notes, recurs=recurs, curves=over_depth(group, BESIDE),
+        axis="relative depth", basis=group, shows=told(BESIDE),
     )  # fmt: skip
 
 
@@ -150,14 +150,14 @@ def _own_less_wrong(group: Group, at: int, span: TestedSpan) -> Float[ndarray, "
     return np.mean(differences, 0) if differences else np.full(len(group.weights), np.nan)
 
 
-def _span(evidence: Evidence, place: int) -> TestedSpan:
+def _span(evidence: Gathered, place: int) -> TestedSpan:
     span = evidence.networks[place].span
     assert span is not None  # others were left out
     return span
 
 
 def _with_spans(
-    evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...], *, controlled: bool = False
+    evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...], *, controlled: bool = False
 ) -> tuple[Group | None, str]:
     """The signatures that hold the family's profiles, of those of A that have a span; or why there are none."""
     without = [evidence.networks[p].name for p in a if evidence.networks[p].span is None]

@@ -10,15 +10,15 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from depthsig.replication.criteria import Claim
-from depthsig.replication.depth_quantities import Curve, Found, quantity
-from depthsig.replication.gathered import Evidence, Items
+from depthsig.replication.depth_quantities import Found, NetworkCurve, quantity
+from depthsig.replication.gathered import Gathered, Items
 from depthsig.statistics.convergence import percentile_intervals
 
 NEEDS = "needs a checkpoint: it cannot be told from tables"
 
 
 def _found(
-    evidence: Evidence, run: str, wanted: tuple[int, ...], axis: str, measure: str,
+    evidence: Gathered, run: str, wanted: tuple[int, ...], axis: str, measure: str,
     number: Callable[[Items, Float[ndarray, "row network condition"]], Float[ndarray, "row network"]],
 ) -> Found:  # fmt: skip
     """A number of the weighted means over items, by condition."""
@@ -33,7 +33,7 @@ def _found(
     except KeyError as missing:
         return Found(reason=f"was not run at {missing.args[0]}; there is {', '.join(map(str, items.conditions))}")
     curves = tuple(
-        Curve(place, np.array(items.conditions, dtype=float), *percentile_intervals(means[:, n]))
+        NetworkCurve(place, np.array(items.conditions, dtype=float), *percentile_intervals(means[:, n]))
         for n, place in enumerate(items.places)
     )
     tasks = len(set(items.tasks))
@@ -51,7 +51,7 @@ def _found(
 
 
 @quantity("repeat_change")
-def repeat_change(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def repeat_change(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The change of the loss with the middle block run so many times in all."""
     times = int(claim.of[0])
     return _found(
@@ -61,7 +61,7 @@ def repeat_change(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple
 
 
 @quantity("repeat_best")
-def repeat_best(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def repeat_best(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The smaller loss of once and four times, above the smaller one of twice and three times."""
 
     def number(items: Items, means: Float[ndarray, "row network condition"]) -> Float[ndarray, "row network"]:
@@ -72,7 +72,7 @@ def repeat_best(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[i
 
 
 @quantity("repeat_slope")
-def repeat_slope(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def repeat_slope(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The rise of the loss for each repeat beyond the second."""
     return _found(
         evidence, "repeat", (*a, *c), "times in all", "loss",
@@ -81,7 +81,7 @@ def repeat_slope(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[
 
 
 @quantity("shots_slope")
-def shots_slope(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def shots_slope(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The slope of exact answers over log2(1 + examples): of each item by least squares, then the mean."""
     items = evidence.items("shots", (*a, *c))
     if items is None:
@@ -91,7 +91,7 @@ def shots_slope(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[i
     x = x - np.nanmean(x, -1, keepdims=True)
     slopes = np.nansum(x * items.exact, -1) / np.nansum(x**2, -1)
     curves = [
-        Curve(place, np.array(items.conditions, dtype=float), *_over_items(items.exact[n], items.weights))
+        NetworkCurve(place, np.array(items.conditions, dtype=float), *_over_items(items.exact[n], items.weights))
         for n, place in enumerate(items.places)
     ]
     tasks = list(dict.fromkeys(items.tasks))
@@ -114,7 +114,7 @@ def _over_items(
 
 
 @quantity("exact_answers")
-def exact_answers(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def exact_answers(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The share of answers that are exact, of the model as it is."""
     return _found(
         evidence, "repeat", (*a, *c), "times in all", "exact", lambda items, means: means[..., items.at(1)]
@@ -122,7 +122,7 @@ def exact_answers(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple
 
 
 @quantity("pruning")
-def pruning(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def pruning(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """The mean rise of the loss over all numbers of steps left out, above the whole model's."""
     found = _found(
         evidence, f"pruning.{claim.of[0]}", (*a, *c), "steps left out", "loss",

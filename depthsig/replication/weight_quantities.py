@@ -7,9 +7,9 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from depthsig.replication.criteria import Claim
-from depthsig.replication.depth_quantities import Curve, Found, key_of, quantity
-from depthsig.replication.gathered import Evidence
-from depthsig.replication.members import Network
+from depthsig.replication.depth_quantities import Found, NetworkCurve, key_of, quantity
+from depthsig.replication.gathered import Gathered
+from depthsig.replication.members import TrainedNetwork
 from depthsig.tables.samples import Key
 
 Blocks = tuple[int, int, int]
@@ -17,7 +17,7 @@ Blocks = tuple[int, int, int]
 
 
 @quantity("symmetry")
-def symmetry(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
+def symmetry(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int, ...]) -> Found:
     """Over all pairs of blocks, the mean cosine at the same phase less that at other phases, of stored layers.
 
     A network of A is read in its own blocks; one of C over the same layers in blocks of A's length, averaged where
@@ -44,12 +44,12 @@ def symmetry(evidence: Evidence, claim: Claim, a: tuple[int, ...], c: tuple[int,
         np.tile([np.mean([_more(v) for v in found]) for found in theirs.values()], (rows, 1)) if c else None,
         tuple(theirs), axis="phases apart",
         curves=tuple(
-            Curve(p, np.arange(len(v), dtype=float), v, *np.full((2, len(v)), np.nan)) for p, v in shown.items()
+            NetworkCurve(p, np.arange(len(v), dtype=float), v, *np.full((2, len(v)), np.nan)) for p, v in shown.items()
         ),
     )  # fmt: skip
 
 
-def _blocks(network: Network) -> Blocks | None:
+def _blocks(network: TrainedNetwork) -> Blocks | None:
     span = network.span
     if span is None or span.layer is None or span.block < 2 or span.count < 2:
         return None
@@ -60,7 +60,7 @@ def _end(blocks: Blocks) -> int:
     return blocks[0] + blocks[1] * blocks[2]
 
 
-def _stored(evidence: Evidence, place: int, key: Key) -> Float[ndarray, "layer layer"] | None:
+def _stored(evidence: Gathered, place: int, key: Key) -> Float[ndarray, "layer layer"] | None:
     for signature in evidence.networks[place].signatures:
         table = signature.matrices
         rows = table[(table["metric"] == key.metric) & (table["part"] == key.part) & (table["agg"] == "mean")]

@@ -22,7 +22,7 @@ from depthsig.report.figures.labels import LONGEST_LABEL, plain, powers_of_ten, 
 from depthsig.report.figures.models import LINES, shorten
 from depthsig.report.gallery import Drawn
 from depthsig.report.style import COLOURS, FULL, MARKERS, house_style, new_figure
-from depthsig.signature.replications.replication import TABLES, VERDICTS, Replication
+from depthsig.signature.replications.replication import OUTCOMES, TABLES, Replication
 
 ALL_CLAIMS = "claims"
 MOST_CURVES = 12
@@ -134,7 +134,7 @@ def verdicts_in_words(table: pd.DataFrame) -> str:
     '1 supported: E1.a looped. 1 undecided: E1.a grown.'
     """
     said = []
-    for verdict in VERDICTS:
+    for verdict in OUTCOMES:
         rows = table[table["verdict"] == verdict]
         names = ", ".join(f"{c} {r}" for c, r in zip(rows["claim"], rows["role"], strict=True))
         said += [f"{len(rows)} {verdict}: {names}."] if len(rows) else []

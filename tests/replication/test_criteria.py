@@ -13,8 +13,8 @@ from depthsig.errors import InputError
 from depthsig.metrics import entry
 from depthsig.replication import criteria as module
 from depthsig.replication.criteria import Claim, as_record, criteria, criteria_hash, read_criteria
-from depthsig.replication.depth_quantities import QUANTITIES
-from depthsig.replication.members import PLAIN, ROLES
+from depthsig.replication.depth_quantities import BY_QUANTITY
+from depthsig.replication.members import NETWORK_ROLES, PLAIN
 
 TEXT = Path(module.__file__).with_suffix(".toml").read_text(encoding="utf-8")
 CLAIMS = criteria().claims
@@ -24,7 +24,7 @@ PAPERS = list(criteria().papers)
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
 def test_a_claim_says_all_that_it_needs(claim: Claim) -> None:
     assert claim.source and claim.control and claim.experiment in criteria().experiments
-    assert claim.quantity in QUANTITIES or claim.quantity == "held_equal"
+    assert claim.quantity in BY_QUANTITY or claim.quantity == "held_equal"
     placeholders = set(re.findall(r"{(.*?)}", claim.statement))
     assert placeholders <= {"a", "c"} and ("a" in placeholders or all("/" in r for r in claim.roles))
     assert ("c" in placeholders) <= isinstance(claim.against, str)
@@ -48,7 +48,7 @@ def test_a_papers_claims_are_about_roles_that_there_are(paper: str) -> None:
         assert claim.roles
         for role in claim.roles:
             for arm in claim.arms(role):
-                assert arm.partition("/")[0] in ROLES, f"{claim.id}: {arm}"
+                assert arm.partition("/")[0] in NETWORK_ROLES, f"{claim.id}: {arm}"
 
 
 def test_papers_name_plain_roles_and_every_experiment_is_there() -> None:

@@ -13,9 +13,9 @@ from made_evidence import claim, evidence, made, network, profile
 from made_signatures import late, noisy, periodic
 
 from depthsig.replication.criteria import Claim
-from depthsig.replication.gathered import Evidence
+from depthsig.replication.gathered import Gathered
 from depthsig.replication.judging import judge
-from depthsig.replication.members import Network
+from depthsig.replication.members import TrainedNetwork
 from depthsig.signature import Signature
 
 SHARE = ("late_share", "layer", "current")
@@ -26,7 +26,7 @@ def deep(share: float, seed: int = 0, name: str = "model", **options: Any) -> Si
     return made(values, 12, name, options=options)
 
 
-def verdict(one: Claim, what: Evidence) -> dict[str, Any]:
+def verdict(one: Claim, what: Gathered) -> dict[str, Any]:
     (row,) = judge(what, [one]).claims.to_dict("records")
     return row
 
@@ -165,7 +165,7 @@ def test_signatures_measured_otherwise_are_refused() -> None:
     assert row["verdict"] == "not measurable" and "differ in --ablation" in row["note"]
 
 
-def _recurring(looped: float, baseline: float) -> Evidence:
+def _recurring(looped: float, baseline: float) -> Gathered:
     loop = made(periodic(12, looped, 1), 12, "l", span=(0, 4, 3, "loop"))
     return evidence(network("l", "looped", loop), network("b", "baseline", made(periodic(12, baseline, 2), 12, "b")))
 
@@ -229,9 +229,9 @@ def runs(run: str, **networks: dict[int, list[float]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _nets(**tokens: str) -> list[Network]:
+def _nets(**tokens: str) -> list[TrainedNetwork]:
     return [
-        Network(name, role, 12, tokens=cut)
+        TrainedNetwork(name, role, 12, tokens=cut)
         for (name, cut), role in zip(tokens.items(), ("looped", "baseline"), strict=True)
     ]
 

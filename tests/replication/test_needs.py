@@ -11,7 +11,7 @@ from made_signatures import Values, periodic
 from depthsig.errors import InputError
 from depthsig.metrics.rules import EARLY_EXIT_LOSS, FAMILY
 from depthsig.replication.criteria import criteria
-from depthsig.replication.members import Network, alike, arm, check_roles, split_roles
+from depthsig.replication.members import TrainedNetwork, alike, arm, check_roles, split_roles
 from depthsig.replication.needs import Wanted, concerning, measured, prompts_of, wanted, wanted_runs
 from depthsig.signature import Signature
 from depthsig.signature.tested import TestedSpan
@@ -110,8 +110,8 @@ def test_the_worst_case_alone_is_no_mean() -> None:
     assert prompts_of(signature) == "lookup"
 
 
-def net(role: str, block: int = 0, looped: int = 0) -> Network:
-    return Network(role, role, 24, TestedSpan(0, block, 24 // block, "grown", 0) if block else None, looped)
+def net(role: str, block: int = 0, looped: int = 0) -> TrainedNetwork:
+    return TrainedNetwork(role, role, 24, TestedSpan(0, block, 24 // block, "grown", 0) if block else None, looped)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,10 @@ def net(role: str, block: int = 0, looped: int = 0) -> Network:
         (net("baseline"), [], ""),
         (net("baseline"), ["lidas"], "E1 E2 E3 E4 E5 E7 E8 E10 E13 E15 E16"),
     ],
-    ids=lambda value: value.role if isinstance(value, Network) else None,
+    ids=lambda value: value.role if isinstance(value, TrainedNetwork) else None,
 )
 def test_a_network_is_measured_for_claims_that_can_be_judged(
-    network: Network, others: list[str], experiments: str
+    network: TrainedNetwork, others: list[str], experiments: str
 ) -> None:
     found = concerning(CLAIMS, network, {network.role, *others})
     assert list(dict.fromkeys(c.experiment for c in found)) == experiments.split()

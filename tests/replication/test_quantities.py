@@ -16,17 +16,17 @@ from depthsig.comparison.curves import Arm
 from depthsig.comparison.recurrence import Periods
 from depthsig.prompts.shipped import data_path
 from depthsig.replication.criteria import Claim
-from depthsig.replication.depth_quantities import QUANTITIES, Found
-from depthsig.replication.gathered import Evidence
-from depthsig.replication.members import Network
+from depthsig.replication.depth_quantities import BY_QUANTITY, Found
+from depthsig.replication.gathered import Gathered
+from depthsig.replication.members import TrainedNetwork
 from depthsig.signature import Signature
 from depthsig.statistics.periodicity import block_periodicity, wrong_strengths
 from depthsig.statistics.resampling import bootstrap_indices
 
 
-def measure(one: Claim, what: Evidence, c: tuple[int, ...] = ()) -> Found:
+def measure(one: Claim, what: Gathered, c: tuple[int, ...] = ()) -> Found:
     a = tuple(p for p in range(len(what.networks)) if p not in c)
-    return QUANTITIES[one.quantity](what, one, a, c)
+    return BY_QUANTITY[one.quantity](what, one, a, c)
 
 
 def of_profile(one: Claim, values: Values, steps: int) -> float:
@@ -130,7 +130,7 @@ def _weights(count: int, block: int, same: float, other: float, extra: int = 0) 
     return {("weights.cosine", "all", "", ""): np.repeat(matrix[None], 1, 0)}
 
 
-def _net(name: str, role: str, values: Values, steps: int, span: tuple[int, int, int, str] | None) -> Network:
+def _net(name: str, role: str, values: Values, steps: int, span: tuple[int, int, int, str] | None) -> TrainedNetwork:
     return network(name, role, made(values, steps, name, span=span))
 
 
@@ -184,7 +184,7 @@ def test_symmetry_beside_a_shallower_model_is_none() -> None:
     assert "c has fewer layers" in found.reason
 
 
-def _recurring(**strengths: float) -> list[Network]:
+def _recurring(**strengths: float) -> list[TrainedNetwork]:
     kinds = {"looped": (0, 4, 3, "loop"), "grown": (0, 4, 3, "grown"), "baseline": None}
     return [
         network(name, name.rstrip("123"), made(periodic(12, s, n), 12, name, span=kinds[name.rstrip("123")]))
@@ -253,15 +253,15 @@ def test_the_networks_own_block_is_found_where_it_is_planted() -> None:
     four = network("four", "grown", made(periodic(24, 1.0, 0), 24, "four", span=(0, 4, 6, "grown")))
     wrong = network("three", "grown", made(periodic(24, 1.0, 1), 24, "three", span=(0, 3, 8, "grown")))
     what = evidence(four, wrong)
-    right = QUANTITIES["period_own_block"](what, one, (0,), ())
-    false = QUANTITIES["period_own_block"](what, one, (1,), ())
+    right = BY_QUANTITY["period_own_block"](what, one, (0,), ())
+    false = BY_QUANTITY["period_own_block"](what, one, (1,), ())
     assert right.values[0, 0] > 0.5 > 0 > false.values[0, 0]
     assert right.recurs[0] < 0.05 and false.recurs[1] > 0.05
-    alone = QUANTITIES["period_own_block"](evidence(four), one, (0,), ())
+    alone = BY_QUANTITY["period_own_block"](evidence(four), one, (0,), ())
     assert "needs networks with different blocks; there are blocks of 4 only" in alone.reason
     # A baseline's labels make no second block.
     labelled = network("b", "baseline", made(periodic(24, 0.0, 1), 24, "b", span=(0, 3, 8, "grown")))
-    assert "of 4 only" in QUANTITIES["period_own_block"](evidence(four, labelled), one, (0,), ()).reason
+    assert "of 4 only" in BY_QUANTITY["period_own_block"](evidence(four, labelled), one, (0,), ()).reason
 
 
 def test_wrong_lengths_are_those_of_the_test_of_periods() -> None:

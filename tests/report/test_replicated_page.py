@@ -21,7 +21,7 @@ from depthsig.report import build, draw
 from depthsig.report.page.replicated_page import command, replication_data, save
 from depthsig.report.page.replicated_words import experiment_in_words, replicated_in_short, would_help
 from depthsig.report.replication_figures import panels_of, replication_figures, standardised
-from depthsig.signature.replications.replication import TABLES, VERDICTS, Replication
+from depthsig.signature.replications.replication import OUTCOMES, TABLES, Replication
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_verdicts_differ_in_more_than_colour(made: Replication) -> None:
     assert [t.get_text() for t in ax.texts] == list(made.replication["verdict"])
     rows = replication_data(made)["metrics"]["claims"]["forest"]
     assert [one["part"] for one in rows][:3] == ["all roles", "looped", "grown"]
-    assert {row["verdict"] for row in rows[0]["rows"]} == set(VERDICTS) - {"not measurable"}
+    assert {row["verdict"] for row in rows[0]["rows"]} == set(OUTCOMES) - {"not measurable"}
 
 
 def test_claims_share_a_panel_where_they_show_the_same(made: Replication) -> None:

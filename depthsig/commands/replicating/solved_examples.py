@@ -12,7 +12,7 @@ from depthsig.model import Model
 from depthsig.progress import Progress
 
 SHOTS = (0, 1, 2, 4, 8)
-LEAST = 3
+FEWEST = 3
 """A task takes part with so many numbers of examples, or more."""
 FIT = 0.5
 """A number of examples takes part where so many of the questions fit with them."""
@@ -44,7 +44,7 @@ def shots_runs(
                         "run": "shots", "task": task, "item": range(len(one)), "condition": shots, "loss": one.loss,
                         "exact": one.exact,
                     })[one.fits])  # fmt: skip
-            frames += found if len(found) >= LEAST else []
+            frames += found if len(found) >= FEWEST else []
     if not frames:
-        raise InputError(f"no primitive fits into the model's context with {SHOTS[LEAST - 1]} examples before it")
+        raise InputError(f"no primitive fits into the model's context with {SHOTS[FEWEST - 1]} examples before it")
     return pd.concat(frames, ignore_index=True)

@@ -11,10 +11,10 @@ import pandas as pd
 from depthsig.findings.finding import listed
 from depthsig.report.page.glance import Answer
 from depthsig.report.replication_figures import standardised
-from depthsig.signature.replications.replication import VERDICTS, Replication, in_numbers, stated
+from depthsig.signature.replications.replication import OUTCOMES, Replication, in_numbers, stated
 from depthsig.terms import counted
 
-MOST = 3
+CHOSEN_CLAIMS = 3
 """Sentences in the first box beside the counts."""
 _LOOKS = {"supported": "pass", "contradicted": "fail"}
 _QUESTIONS = {"contradicted": "What speaks against it most clearly?", "supported": "What holds most clearly?"}
@@ -42,7 +42,7 @@ def counts_in_words(table: pd.DataFrame) -> str:
     '2 supported and 1 undecided'
     """
     counts = table["verdict"].value_counts()
-    return listed([f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts])
+    return listed([f"{counts[verdict]} {verdict}" for verdict in OUTCOMES if verdict in counts])
 
 
 def replicated_in_short(found: Replication) -> list[Answer]:
@@ -68,7 +68,7 @@ def clearest(found: Replication) -> list[Answer]:
     for verdict in ("contradicted", "supported"):
         chosen += [row for row in decided if row["verdict"] == verdict][:1]
     for row in decided:
-        if len(chosen) < MOST and row["experiment"] not in {one["experiment"] for one in chosen}:
+        if len(chosen) < CHOSEN_CLAIMS and row["experiment"] not in {one["experiment"] for one in chosen}:
             chosen.append(row)
     claims = {c["id"]: c for c in found.info["claims"]}
     asked: set[str] = set()

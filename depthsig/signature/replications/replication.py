@@ -25,7 +25,7 @@ from depthsig.signature.tabular import INTEGER, NUMBER, TEXT, Columns
 from depthsig.untrusted import is_there
 
 SCHEMA = "depthsig-replicate/1"
-VERDICTS = ("supported", "contradicted", "undecided", "not measurable")
+OUTCOMES = ("supported", "contradicted", "undecided", "not measurable")
 
 _INTERVAL = {"ci_low": NUMBER, "ci_high": NUMBER}
 TABLES: dict[str, Columns] = {
@@ -111,7 +111,7 @@ class Replication:
         table = self.replication
         counts = table.groupby(["experiment", "verdict"], sort=False).size().unstack(fill_value=0)
         order = sorted(counts.index, key=lambda e: (len(e), e))
-        return counts.reindex(index=order, columns=list(VERDICTS), fill_value=0)
+        return counts.reindex(index=order, columns=list(OUTCOMES), fill_value=0)
 
     def sentences(self) -> list[str]:
         """Every verdict in plain language, with its numbers."""
@@ -160,7 +160,7 @@ class Replication:
 
     def __repr__(self) -> str:
         counts = self.replication["verdict"].value_counts()
-        said = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if v in counts)
+        said = ", ".join(f"{counts[v]} {v}" for v in OUTCOMES if v in counts)
         return f"Replication of {self.info['paper']['id']} by {len(self.info['networks'])} networks: {said}"
 
     def _repr_html_(self) -> str:
@@ -194,6 +194,6 @@ def _wrong(info: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> str:
     claims = {c["id"] for c in info["claims"]}
     if unknown := set(frames["replication"]["claim"]) - claims:
         return f"the claim {sorted(unknown)[0]!r} is not in its record"
-    if unknown := set(frames["replication"]["verdict"]) - set(VERDICTS):
+    if unknown := set(frames["replication"]["verdict"]) - set(OUTCOMES):
         return f"{sorted(unknown)[0]!r} is no verdict"
     return ""
