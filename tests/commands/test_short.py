@@ -12,7 +12,7 @@ from interrupting import interrupt_skipping
 
 import depthsig
 from depthsig.cli.main import main
-from depthsig.commands import budget as budgets
+from depthsig.commands.forecasting import budget as budgets
 from depthsig.commands.forecasting.budget import CHOSEN, sizes
 from depthsig.commands.forecasting.pace import Pace
 from depthsig.commands.presets import QUICK, parse_duration, presets, settled
