@@ -46,15 +46,9 @@ def _understates(seen: Evidence) -> Judged:
     )
     caveat = _caveat(seen)
     said = "; ".join(filter(None, [sentence, caveat]))
-    return Judged(
-        RECOVERED,
-        f"{said}.",
-        by_map,
-        HALF_THE_GAP,
-        judged(by_map, HALF_THE_GAP),
-        detail=f"{k} of {seen.steps} steps",
-        caveat=caveat,
-    )
+    verdict = judged(by_map, HALF_THE_GAP)
+    detail = f"{k} of {seen.steps} steps"
+    return Judged(RECOVERED, f"{said}.", by_map, HALF_THE_GAP, verdict, detail=detail, caveat=caveat)
 
 
 def steps_read(steps: int) -> int:
