@@ -29,6 +29,8 @@ from data.studies.planting import (
     token_wise,
     trained,
 )
+from depthsig.findings import RULES
+from depthsig.prompts.builtin import builtin_prompts
 
 ROOT = Path(__file__).parents[2]
 STUDIES = ROOT / "data" / "studies"
@@ -63,7 +65,7 @@ def test_edits_that_keep_the_function_keep_it_and_change_the_weights(change, of:
 
 def test_weight_noise_hardly_moves_the_loss() -> None:
     rng, base = np.random.default_rng(1), trained()
-    text = depthsig.prompts.builtin.builtin_prompts("lookup", 4)
+    text = builtin_prompts("lookup", 4)
     prompts = torch.tensor([list(p.text.encode())[:24] for p in text])
     with torch.no_grad():
         losses = [float(m(prompts, labels=prompts).loss) for m in (base, noisy(base, rng))]
@@ -140,7 +142,7 @@ def test_null_models_are_folders_that_are_kept(tmp_path: Path) -> None:
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some cases of the quick study."""
     out = tmp_path_factory.mktemp("planted")
-    words = "exactly alike,known radius,drifts,adds noise,period of 3,block, random,how many"
+    words = "exactly alike,known radius,drifts,adds noise,period of 3,how many"
     run(out, words)
     return out
 
@@ -157,15 +159,15 @@ def test_a_handful_of_models_get_the_planted_verdict(quick: Path) -> None:
     assert (found.groupby(planted.MODEL)["of"].first() == found.groupby(planted.MODEL).size()).all()
     claimed = found["said"] == "holds"
     assert not claimed[~found["truth"]].any()
-    sure = found["truth"] & ~found["verdict"].isin(["blocks", "recurrence", "least_damaging"])
-    assert claimed[sure].all() and sure.sum() > 10
+    sure = found["truth"] & ~found["verdict"].isin(["least_damaging"])
+    assert claimed[sure].all() and sure.sum() > 8
 
 
 def test_a_study_that_was_cut_off_goes_on(quick: Path, tmp_path: Path) -> None:
     whole = (quick / "planted_models.csv").read_text().splitlines(keepends=True)
     torn = "".join(whole[:-2]) + whole[-2][:9]  # the last model lacks a row, and another is half there
     (tmp_path / "planted_models.csv").write_text(torn)
-    run(tmp_path, "how many")
+    run(tmp_path, "period of 3")
     columns = [c for c in planted.COLUMNS if c != "seconds"]
     tables = [pd.read_csv(folder / "planted_models.csv")[columns] for folder in (quick, tmp_path)]
     pd.testing.assert_frame_equal(*[t.sort_values([*planted.MODEL, "verdict"], ignore_index=True) for t in tables])
@@ -192,7 +194,9 @@ def test_the_shipped_table_counts_the_shipped_models_and_keeps_its_promises() ->
     wrong = of_all[~of_all["truth"]].set_index("verdict")
     assert wrong["rate"].max() <= MOST_FALSE, wrong["rate"]
     assert wrong.loc["blocks", "models"] >= 100 and wrong.loc["recurrence", "models"] >= 100
-    rules = {rule.id for rule in depthsig.findings.RULES}
+    found = of_all[of_all["truth"]].set_index("verdict")["rate"]  # a verdict that is never given is never wrong
+    assert found.min() > 0.3 and found[["late", "recurrence", "blocks", "find_blocks", "compare: late"]].min() > 0.7
+    rules = {rule.id for rule in RULES}
     assert rules <= set(of_all["verdict"])
 
 
