@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -214,7 +215,7 @@ class Job:
             at = f"{name}-{one.prompts}"
             try:
                 signature = units.signature(
-                    at, [*stamp, lacking, most], lambda w=lacking, n=most: self._analysis(model, w, n, show)
+                    at, [*stamp, lacking, most], partial(self._analysis, model, lacking, most, show)
                 )  # fmt: skip
             except (InputError, CertificateError) as error:
                 reasons[one.prompts] = f"{name}: {error}"
@@ -225,7 +226,7 @@ class Job:
         for kind in wanted_runs(claims):
             try:
                 frame = units.table(
-                    f"{name}-{kind}", [*stamp, kind], ROWS, lambda k=kind: self._runs(model, network.span, k, show)
+                    f"{name}-{kind}", [*stamp, kind], ROWS, partial(self._runs, model, network.span, kind, show)
                 )
                 cut = cut or _tokens(model, self.seed)
             except InputError as error:

@@ -103,7 +103,7 @@ class Evidence:
     runs: pd.DataFrame
     seed: int = 0
     resamples: int = RESAMPLES
-    _groups: dict[tuple, Group | None] = field(default_factory=dict, repr=False)
+    _groups: dict[tuple, Group] = field(default_factory=dict, repr=False)
     _inputs: dict[tuple[int, int], Input] = field(default_factory=dict, repr=False)
     _measured: dict[int, frozenset[Key]] = field(default_factory=dict, repr=False)
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from depthsig.commands.replicate import replicate
 from depthsig.commands.replicating.taking_part import joined, key_of, read_members
 from depthsig.errors import InputError
 from depthsig.prompts.shipped import data_path
+from depthsig.replication import judging
 from depthsig.signature import Signature
+from depthsig.signature.folders.writing import kept
 from depthsig.signature.replications.replication import Replication
 
 PAPER = "2602.16490"
@@ -48,6 +51,13 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def roles(two: Path) -> dict[str, Any]:
     return {"midas": f"{two / 'grown'}[grown=0:6/2]", "baseline": str(two / "plain")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _untrained_models_take_part() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "LEARNED", 2.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +125,15 @@ def test_again_from_the_folders_that_it_wrote_and_from_models(
     same(replicate(PAPER, roles=loaded, only=ONLY, **QUICK), found)
 
 
+def test_untrained_models_use_no_depth(
+    once: tuple[Replication, Path], two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "LEARNED", 0.9)
+    folders = {"midas": once[1] / "signatures" / "grown-lookup", "baseline": once[1] / "signatures" / "plain-lookup"}
+    found = replicate(PAPER, roles=folders, only="E5", **QUICK).replication
+    assert set(found["verdict"]) == {"not measurable"} and "grown has learned nothing" in found["note"].iloc[0]
+
+
 def test_interrupted_and_gone_on_with(
     two: Path, tmp_path: Path, once: tuple[Replication, Path], monkeypatch: pytest.MonkeyPatch,
     analyses: list[tuple[str, tuple[str, ...]]],
@@ -131,8 +150,6 @@ def test_interrupted_and_gone_on_with(
     monkeypatch.setattr(command, "pruning_runs", interrupted)
     with pytest.raises(KeyboardInterrupt):
         replicate(PAPER, roles=roles(two), only=ONLY, out=out, **QUICK)
-    from depthsig.signature.folders.writing import kept
-
     assert not out.exists() and tmp_path / "out.partial" in kept() and begun == ["grown", "plain"]
     # A piece that is damaged is measured anew; the others are read.
     pieces = sorted((tmp_path / "out.partial" / "units").iterdir())
@@ -199,10 +216,10 @@ def test_networks_that_no_claim_is_about_are_not_opened(
 def test_the_family_s_tables_alone() -> None:
     given = {
         role: [SHIPPED / f"{role}-seed{seed}-{prompts}" for seed in (1, 2) for prompts in ("gsm8k", "lookup")]
-        for role in ("looped", "midas", "lidas", "baseline")
+        for role in ("looped", "lidas", "baseline")
     }
     found = replicate(PAPER, roles=given, only="E1,E4,E7", resamples=50, progress=False)
-    assert len(found.info["networks"]) == 8  # two signatures of a network are one
+    assert len(found.info["networks"]) == 6  # two signatures of a network are one
     table = found.replication.set_index(["claim", "role"])
     assert "networks: 2 of looped, 2 of baseline" in table.loc[("E1.late", "looped"), "note"]
     assert table.loc[("E4.trained", "looped"), "verdict"] == "not measurable"
@@ -242,9 +259,9 @@ def test_one_network_has_one_role() -> None:
         ({"looped": "family-midas", "grown": "family-midas"}, "is named twice, as looped and as grown"),
         ({"looped": "family-midas[order=0:24]+family-midas[order=0:24]"}, "is named twice"),
         ("looped=family-midas[order=9:1]", "9:1"),
-        (["family-midas"], "roles are a text or a mapping"),
+        (["family-midas"], "it is a dictionary by role, or text"),
         ({"looped": "\x1b[31mred"}, "\\x1b[31mred"),
-        ({"looped": 7}, "7"),
+        ({"looped": 7}, "a checkpoint is a path, a hub id or a model; found int"),
     ],
     ids=lambda value: "" if not isinstance(value, str) else value[:20].replace("\x1b", "escape").replace("/", " "),
 )  # fmt: skip
