@@ -102,7 +102,7 @@ class Gathered:
     seed: int = 0
     resamples: int = RESAMPLES
     weights: Float[ndarray, "row prompt"] | None = None
-    _groups: dict[tuple, Group | None] = field(default_factory=dict, repr=False)
+    _groups: dict[tuple, Group] = field(default_factory=dict, repr=False)
     _inputs: dict[tuple[int, int], Input] = field(default_factory=dict, repr=False)
     _measured: dict[int, frozenset[Key]] = field(default_factory=dict, repr=False)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+import pandas as pd
+
 from depthsig.metrics import entry
-from depthsig.metrics.rules import EARLY_EXIT_LOSS, FAMILY
+from depthsig.metrics.rules import EARLY_EXIT_LOSS, FAMILY, OF_LAYERS
 from depthsig.replication.criteria import Claim
 from depthsig.replication.members import TrainedNetwork, arm, means
 from depthsig.signature import Signature
@@ -86,9 +88,11 @@ class Wanted:
 
 
 def measured(signature: Signature) -> frozenset[Key]:
-    """What a signature has values of, prompt by prompt."""
+    """What a signature has mean values of: prompt by prompt, but for weights, which no prompt takes part in."""
     table = signature.samples_table
-    rows = table.loc[table["agg"] == "mean", ["metric", "part", "scope"]].drop_duplicates()
+    weights = signature.matrices[signature.matrices["metric"] == OF_LAYERS]  # no prompt has a value of these
+    tables = [table[table["agg"] == "mean"], weights]
+    rows = pd.concat([one[["metric", "part", "scope"]].drop_duplicates() for one in tables])
     return frozenset(Key(*map(str, row)) for row in rows.itertuples(index=False))
 
 

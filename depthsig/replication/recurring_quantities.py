@@ -62,7 +62,7 @@ def _against(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int,
     of_other = [r.combined for readings in other.values() for r in readings]
     notes = (
         *notes_on(group, claim), said,
-        f"p of {_ps(list(recurs.values()))}, of the other arm over the same steps {_ps(of_other)}",
+        f"of its block {_ps(list(recurs.values()))}, of the other arm over the same steps {_ps(of_other)}",
     )  # fmt: skip
     return Found(
         tuple(mine), values, of_c, tuple(theirs), notes, recurs=recurs, curves=over_depth(group, BESIDE),
@@ -130,7 +130,7 @@ def period_own_block(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tu
         return Found(reason="its block cannot be tested on its span (three blocks of two steps or more are needed)")
     periods = Periods(group.inputs, group.pairing, group.weights)
     recurs = {p: periods.read(at, _span(evidence, p)).combined for at, p in enumerate(group.places)}
-    notes = (*notes_on(group, claim), f"p of its own block {_ps(list(recurs.values()))}")
+    notes = (*notes_on(group, claim), f"of its own block {_ps(list(recurs.values()))}")
     return Found(
         group.places, np.stack(columns, 1), notes=notes, recurs=recurs, curves=over_depth(group, BESIDE),
         axis="relative depth", basis=group, shows=told(BESIDE),

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from depthsig.commands.replicate import replicate
 from depthsig.commands.replicating.taking_part import joined, key_of, read_members
 from depthsig.errors import InputError
 from depthsig.prompts.shipped import data_path
+from depthsig.replication import judging
 from depthsig.signature import Signature
+from depthsig.signature.folders.writing import kept
 from depthsig.signature.replications.replication import Replication
 
 PAPER = "2602.16490"
 SHIPPED = data_path("signatures")
-QUICK: dict[str, Any] = {"quick": True, "resamples": 50, "progress": False}
+FEW: dict[str, Any] = {"quick": True, "resamples": 50, "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,13 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def roles(two: Path) -> dict[str, Any]:
     return {"midas": f"{two / 'grown'}[grown=0:6/2]", "baseline": str(two / "plain")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _untrained_models_take_part() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "LEARNED", 2.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +88,7 @@ ONLY = "E5,E7,E16"
 @pytest.fixture(scope="module")
 def once(two: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Replication, Path]:
     out = tmp_path_factory.mktemp("once") / "out"
-    return replicate(PAPER, roles=roles(two), only=ONLY, out=out, **QUICK), out
+    return replicate(PAPER, roles=roles(two), only=ONLY, out=out, **FEW), out
 
 
 def test_every_claim_has_a_verdict_or_says_why_not(once: tuple[Replication, Path]) -> None:
@@ -107,12 +117,21 @@ def test_again_from_the_folders_that_it_wrote_and_from_models(
         r: [v, out / "signatures" / f"{n}-lookup"]
         for (r, v), n in zip(roles(two).items(), ("grown", "plain"), strict=True)
     }
-    same(replicate(PAPER, roles=given, only=ONLY, **QUICK), found)
+    same(replicate(PAPER, roles=given, only=ONLY, **FEW), found)
     assert analyses == []
     loaded = {
         "midas": depthsig.load(two / "grown", grown="0:6/2"), "baseline": [depthsig.load(two / "plain")],
     }  # fmt: skip
-    same(replicate(PAPER, roles=loaded, only=ONLY, **QUICK), found)
+    same(replicate(PAPER, roles=loaded, only=ONLY, **FEW), found)
+
+
+def test_untrained_models_use_no_depth(
+    once: tuple[Replication, Path], two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "LEARNED", 0.9)
+    folders = {"midas": once[1] / "signatures" / "grown-lookup", "baseline": once[1] / "signatures" / "plain-lookup"}
+    found = replicate(PAPER, roles=folders, only="E5", **FEW).replication
+    assert set(found["verdict"]) == {"not measurable"} and "grown has learned nothing" in found["note"].iloc[0]
 
 
 def test_interrupted_and_gone_on_with(
@@ -130,9 +149,7 @@ def test_interrupted_and_gone_on_with(
 
     monkeypatch.setattr(command, "pruning_runs", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        replicate(PAPER, roles=roles(two), only=ONLY, out=out, **QUICK)
-    from depthsig.signature.folders.writing import kept
-
+        replicate(PAPER, roles=roles(two), only=ONLY, out=out, **FEW)
     assert not out.exists() and tmp_path / "out.partial" in kept() and begun == ["grown", "plain"]
     # A piece that is damaged is measured anew; the others are read.
     pieces = sorted((tmp_path / "out.partial" / "units").iterdir())
@@ -140,7 +157,7 @@ def test_interrupted_and_gone_on_with(
     damaged = next(p for p in pieces if (p / "made" / "runs.parquet").exists())
     (damaged / "made" / "runs.parquet").write_bytes(b"no table")
     analyses.clear()
-    same(replicate(PAPER, roles=roles(two), only=ONLY, out=out, resume=True, **QUICK), once[0])
+    same(replicate(PAPER, roles=roles(two), only=ONLY, out=out, resume=True, **FEW), once[0])
     assert analyses == [] and begun == ["grown", "plain", "grown", "plain"]
     assert not (tmp_path / "out.partial").exists() and Replication.load(out)
 
@@ -156,19 +173,19 @@ def test_pieces_of_other_labels_are_not_gone_on_with(
         analyses.clear()
         given = {"midas": f"{two / 'grown'}[grown={label}]", "baseline": str(two / "plain")}
         with pytest.raises(KeyboardInterrupt):
-            replicate(PAPER, roles=given, only="E5", out=tmp_path / "out", resume=True, **QUICK)
+            replicate(PAPER, roles=given, only="E5", out=tmp_path / "out", resume=True, **FEW)
         assert len(analyses) == n, label
     # Without resume everything is begun anew.
     analyses.clear()
     with pytest.raises(KeyboardInterrupt):
-        replicate(PAPER, roles=given, only="E5", out=tmp_path / "out", **QUICK)
+        replicate(PAPER, roles=given, only="E5", out=tmp_path / "out", **FEW)
     assert len(analyses) == 2
 
 
 def test_nothing_is_left_behind_by_what_was_given_wrongly(two: Path, tmp_path: Path) -> None:
     given = {"midas": str(two / "grown"), "baseline": [str(two / "grown") + "/"]}
     with pytest.raises(InputError, match="is named in two roles, midas and baseline"):
-        replicate(PAPER, roles=given, only="E5", out=tmp_path / "out", **QUICK)
+        replicate(PAPER, roles=given, only="E5", out=tmp_path / "out", **FEW)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,7 +198,7 @@ def test_what_one_network_cannot_do_stops_no_other(two: Path, monkeypatch: pytes
         return real(model, *args, **options)
 
     monkeypatch.setattr(command, "repeat_runs", refused)
-    found = replicate(PAPER, roles=roles(two), only="E8", **QUICK)
+    found = replicate(PAPER, roles=roles(two), only="E8", **FEW)
     row = found.replication.set_index(["claim", "role"]).loc[("E8.helps", "grown")]
     assert row["verdict"] == "not measurable" and "grown: steps 2:4 cannot be run again" in row["note"]
     assert any("steps 2:4" in said for said in found.info["warnings"]) and set(found.runs["network"]) == {"plain"}
@@ -191,7 +208,7 @@ def test_networks_that_no_claim_is_about_are_not_opened(
     two: Path, monkeypatch: pytest.MonkeyPatch, analyses: list[tuple[str, tuple[str, ...]]]
 ) -> None:
     given = {"looped": str(two / "plain"), "midas": f"{two / 'grown'}[grown=0:6/2]"}
-    found = replicate(PAPER, roles=given, only="E7", **QUICK)
+    found = replicate(PAPER, roles=given, only="E7", **FEW)
     assert [n["name"] for n in found.info["networks"]] == ["grown"] and analyses == []
     assert set(found.replication["verdict"]) == {"not measurable"}
 
@@ -199,10 +216,10 @@ def test_networks_that_no_claim_is_about_are_not_opened(
 def test_the_family_s_tables_alone() -> None:
     given = {
         role: [SHIPPED / f"{role}-seed{seed}-{prompts}" for seed in (1, 2) for prompts in ("gsm8k", "lookup")]
-        for role in ("looped", "midas", "lidas", "baseline")
+        for role in ("looped", "lidas", "baseline")
     }
     found = replicate(PAPER, roles=given, only="E1,E4,E7", resamples=50, progress=False)
-    assert len(found.info["networks"]) == 8  # two signatures of a network are one
+    assert len(found.info["networks"]) == 6  # two signatures of a network are one
     table = found.replication.set_index(["claim", "role"])
     assert "networks: 2 of looped, 2 of baseline" in table.loc[("E1.late", "looped"), "note"]
     assert table.loc[("E4.trained", "looped"), "verdict"] == "not measurable"
@@ -242,15 +259,15 @@ def test_one_network_has_one_role() -> None:
         ({"looped": "family-midas", "grown": "family-midas"}, "is named twice, as looped and as grown"),
         ({"looped": "family-midas[order=0:24]+family-midas[order=0:24]"}, "is named twice"),
         ("looped=family-midas[order=9:1]", "9:1"),
-        (["family-midas"], "roles are a text or a mapping"),
+        (["family-midas"], "it is a dictionary by role, or text"),
         ({"looped": "\x1b[31mred"}, "\\x1b[31mred"),
-        ({"looped": 7}, "7"),
+        ({"looped": 7}, "a checkpoint is a path, a hub id or a model; found int"),
     ],
     ids=lambda value: "" if not isinstance(value, str) else value[:20].replace("\x1b", "escape").replace("/", " "),
 )  # fmt: skip
 def test_roles_that_are_none(given: Any, said: str) -> None:
     with pytest.raises(InputError) as error:
-        replicate(PAPER, roles=given, only="E1", **QUICK)
+        replicate(PAPER, roles=given, only="E1", **FEW)
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
@@ -283,7 +300,7 @@ def test_signatures_of_live_models_are_told_apart_by_name_or_not_at_all(two: Pat
 )  # fmt: skip
 def test_options_are_answered_before_any_work(two: Path, options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        replicate(PAPER, **{"roles": roles(two), "only": "E5", **QUICK, **options})
+        replicate(PAPER, **{"roles": roles(two), "only": "E5", **FEW, **options})
 
 
 KILLED = """
@@ -307,6 +324,6 @@ def test_killed_and_gone_on_with(two: Path, tmp_path: Path) -> None:
     text = KILLED.format(paths=paths, paper=PAPER, roles=roles(two), out=str(out))
     run = subprocess.run([sys.executable, "-c", text], capture_output=True, check=False, env=os.environ, timeout=500)
     assert run.returncode == -9 and not out.exists() and (tmp_path / "out.partial").exists()
-    found = replicate(PAPER, roles=roles(two), only="E16", out=out, resume=True, **QUICK)
+    found = replicate(PAPER, roles=roles(two), only="E16", out=out, resume=True, **FEW)
     assert set(found.runs["network"]) == {"grown", "plain"} and not (tmp_path / "out.partial").exists()
     assert json.loads((out / "replicate.json").read_text(encoding="utf-8"))["criteria_sha256"]

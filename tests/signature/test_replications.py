@@ -23,7 +23,7 @@ from depthsig.prompts.shipped import data_path
 from depthsig.replication.criteria import as_record, criteria, criteria_hash
 from depthsig.signature.folders.kinds import REPLICATION
 from depthsig.signature.replications.latex import as_latex, escaped
-from depthsig.signature.replications.replication import SCHEMA, TABLES, VERDICTS, Replication, say
+from depthsig.signature.replications.replication import OUTCOMES, SCHEMA, TABLES, Replication, say
 
 COUNTS: Counter[str] = Counter()
 
@@ -35,7 +35,7 @@ def made() -> Replication:
     rows = [
         {"experiment": c.experiment, "claim": c.id, "criterion": c.criterion, "role": "looped", "estimate": x,
          "ci_low": x - 1, "ci_high": x + 1, "verdict": v, "note": "a note; with 5 % & more_of {it}"}
-        for c, v, x in zip(claims, VERDICTS, (2.0, -3.0, 0.25, np.nan), strict=True)
+        for c, v, x in zip(claims, OUTCOMES, (2.0, -3.0, 0.25, np.nan), strict=True)
     ]  # fmt: skip
     about = {"claim": claims[0].id, "role": "looped", "arm": "looped", "network": "n"}
     number = {"value": 1.5, "ci_low": np.nan, "ci_high": np.nan}
@@ -73,7 +73,7 @@ def test_it_is_read_as_it_was_written(folder: Path) -> None:
         repr(found)
         == "Replication of 2602.16490 by 1 networks: 1 supported, 1 contradicted, 1 undecided, 1 not measurable"
     )
-    assert found.verdicts().to_numpy().sum() == 4 and list(found.verdicts().columns) == list(VERDICTS)
+    assert found.verdicts().to_numpy().sum() == 4 and list(found.verdicts().columns) == list(OUTCOMES)
 
 
 def test_the_analyses_behind_it_are_results_of_their_own(tmp_path: Path) -> None:
