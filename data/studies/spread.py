@@ -1,8 +1,8 @@
 """How far networks of one recipe differ when they are trained apart: ``python -m data.studies.spread [FOLDER...]``.
 
 Every number that a claim of ``depthsig replicate`` is judged by, of every network of the reference family that is at
-hand: the shipped checkpoints, the shipped tables of other seeds, and checkpoints in the folders named (as
-``WORK/seed3`` of the recipe). Within each arm the networks differ in their seed and in nothing else; the standard
+hand: the shipped tables of every seed, and with folders (as ``WORK/seed3`` of the recipe) the shipped checkpoints and
+those that lie there, which can tell what tables cannot. Within each arm the networks differ in their seed and in nothing else; the standard
 deviation is pooled over arms. It is written to ``spread.csv`` and, as ``network_sd`` and ``network_df`` of each claim,
 into ``criteria.toml``.
 """
@@ -28,8 +28,12 @@ COLUMNS = ("claim", "arm", "networks", "mean", "sd")
 
 
 def measured(folders: Iterable[Path], out: Path, quick: bool) -> list[Replication]:
-    """Every paper's claims of the family, with the checkpoints in these folders as further seeds."""
-    roles: dict[str, list[str]] = {role: list(names) for role, names in shipped_family().items()}
+    """Every paper's claims of the family, with the checkpoints in these folders as further seeds.
+
+    Without any there is one checkpoint an arm, which tells nothing of how networks differ: tables alone are read.
+    """
+    folders = list(folders)
+    roles = {role: list(names if folders else names[1:]) for role, names in shipped_family().items()}
     for folder in folders:
         for role in roles:
             if (folder / f"family-{role}").is_dir():
@@ -54,11 +58,18 @@ def spread(found: Iterable[Replication]) -> pd.DataFrame:
 
 
 def pooled(table: pd.DataFrame) -> dict[str, tuple[float, int]]:
-    """Of each claim: the standard deviation pooled over arms, and its degrees of freedom."""
+    """Of each claim: the standard deviation pooled over arms, and its degrees of freedom.
+
+    Claims by the same quantity (of other arms, or against a number) share what is known of it.
+    """
+    measured_by = {claim.id: (claim.quantity, claim.of) for claim in criteria().claims}
+    keyed = table.assign(by=[measured_by[claim] for claim in table["claim"]])
     found = {}
-    for claim, rows in table.groupby("claim"):
+    for by, rows in keyed.groupby("by"):
+        rows = rows.assign(about=rows["mean"].round(6)).drop_duplicates(["arm", "about"])
         df = int((rows["networks"] - 1).sum())
-        found[str(claim)] = (float((((rows["networks"] - 1) * rows["sd"] ** 2).sum() / df) ** 0.5), df)
+        sd = float((((rows["networks"] - 1) * rows["sd"] ** 2).sum() / df) ** 0.5)
+        found |= {claim: (sd, df) for claim, one in measured_by.items() if one == by}
     return found
 
 
