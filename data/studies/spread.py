@@ -2,9 +2,9 @@
 
 Every number that a claim of ``depthsig replicate`` is judged by, of every network of the reference family that is at
 hand: the shipped tables of every seed, and with folders (as ``WORK/seed3`` of the recipe) the shipped checkpoints and
-those that lie there, which can tell what tables cannot. Within each arm the networks differ in their seed and in nothing else; the standard
-deviation is pooled over arms. It is written to ``spread.csv`` and, as ``network_sd`` and ``network_df`` of each claim,
-into ``criteria.toml``.
+those that lie there, which can tell what tables cannot. Within each arm the networks differ in their seed and in
+nothing else; the standard deviation is pooled over arms. It is written to ``spread.csv`` and, as ``network_sd`` and
+``network_df`` of each claim, into ``criteria.toml``.
 """
 
 from __future__ import annotations

@@ -331,7 +331,7 @@ class Replicating:
             "created": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions(),
             "paper": {"id": paper.id, "title": paper.title, "authors": paper.authors, "year": paper.year},
             "experiments": [vars(told.experiments[e]) for e in experiments],
-            "claims": [as_record(c) for c in self.claims], "criteria_sha256": criteria_hash(self.claims),
+            "claims": [as_record(c) for c in self.claims], "criteria_sha256": criteria_hash(told.of_paper(self.paper)),
             "networks": [_told(n) for n in networks], "roles_from": self.roles_from, "roles": self.roles,
             "options": {
                 "quick": self.quick, "seed": self.seed, "resamples": self.resamples, "only": list(self.only),

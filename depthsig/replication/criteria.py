@@ -49,7 +49,7 @@ class Claim:
         against: another role, or a number.
         above: whether the quantity is claimed to be larger.
         change: whether it is the change from before to after.
-        also: what else must hold for support: ``recurs``, ``blocks differ`` or nothing.
+        also: what else must hold for support: ``recurs`` or nothing.
         control: what it is held against. source: where the direction comes from.
         network_sd: standard deviation between networks of one recipe; NaN where it was not measured.
         network_df: its degrees of freedom.
@@ -106,7 +106,6 @@ class Claim:
         side, other = ("above", "below") if self.above else ("below", "above")
         more = {
             "recurs": f"; and {COMBINED} < .05 in every network",
-            "blocks differ": "; of networks with other blocks, too",
         }
         change = "change of " if self.change else ""
         return (

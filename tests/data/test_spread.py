@@ -28,7 +28,9 @@ def test_the_criteria_hold_what_was_measured():
 def test_arms_are_pooled_by_their_degrees_of_freedom():
     rows = [("E1.late", "a", 2, 0.0, 1.0), ("E1.late", "b", 3, 1.0, 2.0)]
     table = pd.DataFrame(rows, columns=["claim", "arm", "networks", "mean", "sd"])
-    assert pooled(table) == {"E1.late": (pytest.approx(((1 + 2 * 4) / 3) ** 0.5), 3)}
+    told = pooled(table)
+    assert told["E1.late"] == told["E12.late"] == (pytest.approx(((1 + 2 * 4) / 3) ** 0.5), 3)
+    assert set(told) == {"E1.late", "E12.late"}  # claims by the same quantity
 
 
 def test_a_spread_takes_the_place_of_the_one_before():
