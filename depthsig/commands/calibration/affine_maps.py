@@ -24,7 +24,7 @@ from torch.nn.functional import pad
 
 from depthsig.commands.calibration.calibration_tokens import CalibrationTokens, FollowingLoss
 
-STRENGTHS = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+STRENGTHS = (10000.0, 3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """λ, in nats, from strong to weak."""
 WORTH, WORTH_TRYING, MOST_ITERATIONS = 1e-4, 2e-3, 30
 """Nats that a step must gain for another to follow, in the end and while λ is chosen; steps at most, for every λ."""

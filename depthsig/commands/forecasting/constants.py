@@ -36,7 +36,7 @@ OTHER_FIGURE, PAGE, SAVED_ROW = 0.15, 0.5, 2.0e-6
 
 # Recalibrated readouts, at every k: readouts of all calibration tokens for a temperature, readouts there and back for
 # an affine map, what one of these takes beside a readout alone, and eigenvectors a width cubed.
-TEMPERATURE_READOUTS, MAP_READOUTS, THERE_AND_BACK, EIGENVECTORS = 7, 45, 1.6, 6.0e-9
+TEMPERATURE_READOUTS, MAP_READOUTS, THERE_AND_BACK, EIGENVECTORS = 7, 70, 2.2, 6.0e-9
 
 # The schedule beside steps and readouts, by the name of the job: filing values, building rows, masks.
 OVERHEAD = {
