@@ -30,7 +30,7 @@ from scipy.stats import binomtest
 import depthsig
 from depthsig.errors import DepthsigError, DepthsigWarning
 
-from .peer_tools import peer_verdicts
+from .peer_tools import SPEAK, peer_verdicts
 from .planted_cases import CASES, Case, Planted
 from .planted_roles import DRAWS, Draw
 
@@ -191,6 +191,9 @@ def table(summary: pd.DataFrame) -> str:
         cells = [_rate(of_all.loc[(name, truth)]) if (name, truth) in of_all.index else "" for truth in (False, True)]
         more = [of_all.loc[[name], column].sum() for column in ("misnamed", "denied", "open")]
         lines.append(f"| {name} | {' | '.join([*cells, *map(str, more)])} |")
+    for tool, spoken in SPEAK.items():
+        silent = [v for v in dict.fromkeys(summary["verdict"]) if ": " not in v and v not in spoken]
+        lines.append(f"| {tool}: {', '.join(silent)} | says nothing | says nothing | | | |")
     return "\n".join(lines)
 
 
