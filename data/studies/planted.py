@@ -1,7 +1,7 @@
 """How often is depthsig wrong? Every verdict on models whose use of depth is known, because it was planted.
 
-    python -m data.studies.planted                     # everything, about 40 minutes on one core
-    python -m data.studies.planted --quick             # a model or two of each case, two minutes
+    python -m data.studies.planted                     # everything, about an hour on one core
+    python -m data.studies.planted --quick             # a model or two of each case, three minutes
     python -m data.studies.planted --only "loop,dead" --out FOLDER
 
 Each model is put through ``analyze`` (all findings), and where its construction says whether there is a block through
