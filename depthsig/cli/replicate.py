@@ -45,7 +45,7 @@ def replicate(
     ] = None,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="8 prompts of at most 64 tokens, 20 items of a task.", rich_help_panel=opt.WHAT),
+        typer.Option("--quick", help="8 prompts of at most 64 tokens, 20 items of a task.", rich_help_panel=opt.HOW),
     ] = False,
     dtype: opt.Dtype = None,
     device: opt.Device = "auto",

@@ -42,7 +42,7 @@ for _name, _label, _formula in (
 
 @metric(
     "truncation.recoverable", on="truncated.made", level="table", needs=("truncation.prefix", "truncation.affine"),
-    label="share that an affine readout recovers", unit="fraction", worst=None, drawn=(-0.25, 1.25), centre=0.0,
+    label="share that an affine readout recovers", unit="fraction", worst=None, drawn=(-0.25, 1.25),
     formula=f"(NLL prefix − NLL affine) / (NLL prefix − NLL full) of mean losses; none below {SMALLEST_GAP} nats",
     **_CONTROL,
 )  # fmt: skip
@@ -55,7 +55,7 @@ def recovered_share(
     nats. NaN where prefix − full is below :data:`SMALLEST_GAP`; above 1 where the recalibrated prefix is
     better than the whole model, below 0 where the fit did harm.
 
-    >>> recovered_share(np.array([5.0, 3.0, 2.005, 2.0]), np.array([4.4, 2.25, 2.0, 2.0])).tolist()
+    >>> recovered_share(np.array([5.0, 3.0, 2.005, 2.0]), np.array([4.4, 2.25, 2.0, 2.0])).round(6).tolist()
     [0.2, 0.75, nan, nan]
     """
     prefix = np.asarray(prefix, dtype=float)

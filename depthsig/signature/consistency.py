@@ -102,7 +102,7 @@ def wrong_comparison(info: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]
     if wrong := _impossible(tables["recurrence"], {"p_a": NUMBER, "p_c": NUMBER}):
         yield "recurrence", wrong
     held = dict.fromkeys(("value_a", "value_b", "factor"), INTEGER)  # they count something, or compare counts
-    if wrong := _impossible(tables["held_equal"], held):
+    if "held_equal" in tables and (wrong := _impossible(tables["held_equal"], held)):
         yield "held_equal", wrong
     wrong = _wrong_distances(tables["distances"], names)
     if wrong:

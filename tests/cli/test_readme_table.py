@@ -66,7 +66,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def filled(typed: str) -> list[str]:
     """A row's command, with what is in the folder in the place of its words in capitals."""
     if typed.startswith("depthsig compare DIR"):
-        return shlex.split("compare a b c d --roles looped=a+b,grown=c,baseline=d")
+        strict = " --strict" if "--strict" in typed else ""
+        return shlex.split(f"compare a b c d --roles looped=a+b,grown=c,baseline=d{strict}")
     if typed.startswith("depthsig replicate"):
         return shlex.split(
             "replicate 2512.08819 --quick --only E7 --roles midas=c,looped=a,baseline=b --out replicated"
@@ -85,6 +86,8 @@ def filled(typed: str) -> list[str]:
         command = re.sub(rf"(?<![A-Z]){re.escape(word)}(?![A-Z])", value, command)
     _, name, *rest = shlex.split(command)
     less = [] if "--config" in rest else shlex.split(LESS.get(name, ""))
+    if "--shots" in rest:
+        less = ["128" if word == "64" else word for word in less]
     place = 1 if rest and not rest[0].startswith("-") else 0
     return [name, *rest[:place], *less, *rest[place:]]
 

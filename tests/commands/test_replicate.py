@@ -153,7 +153,7 @@ def test_interrupted_and_gone_on_with(
     assert not out.exists() and tmp_path / "out.partial" in kept() and begun == ["grown", "plain"]
     # A piece that is damaged is measured anew; the others are read.
     pieces = sorted((tmp_path / "out.partial" / "units").iterdir())
-    assert len(pieces) == 3
+    assert len(pieces) == 4  # an analysis, repeats, examples and pruning of the first; an analysis of the second
     damaged = next(p for p in pieces if (p / "made" / "runs.parquet").exists())
     (damaged / "made" / "runs.parquet").write_bytes(b"no table")
     analyses.clear()
@@ -199,7 +199,7 @@ def test_what_one_network_cannot_do_stops_no_other(two: Path, monkeypatch: pytes
 
     monkeypatch.setattr(command, "repeat_runs", refused)
     found = replicate(PAPER, roles=roles(two), only="E8", **FEW)
-    row = found.replication.set_index(["claim", "role"]).loc[("E8.helps", "grown")]
+    row = found.replication.set_index(["claim", "role"]).loc[("E8.best", "grown")]
     assert row["verdict"] == "not measurable" and "grown: steps 2:4 cannot be run again" in row["note"]
     assert any("steps 2:4" in said for said in found.info["warnings"]) and set(found.runs["network"]) == {"plain"}
 

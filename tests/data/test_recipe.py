@@ -73,7 +73,7 @@ def _check_config(run: Run, config: dict) -> None:
     assert config["num_hidden_layers"] == len(run.model.blocks) == run.recipe.shape.layers
     assert declared.get("order") == run.recipe.order
     if run.recipe.growth:
-        assert declared["grown"] == f"0:{run.recipe.shape.layers}/4"
+        assert declared["grown"] == f"0:{run.recipe.shape.layers}/{run.recipe.block}"
         tokens = [entry["tokens"] for entry in declared["history"]]
         assert tokens == [g * run.recipe.tokens_per_step for g in run.recipe.growth]
 

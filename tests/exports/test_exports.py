@@ -59,7 +59,7 @@ def test_what_a_checkpoint_says_is_text() -> None:
     card = model_card(made(EVIL, prompts=f"x/{EVIL}"))
     for bad in ("<script", "[x](", "**b**", " @all", "://", CLOSES):
         assert bad not in card, bad
-    assert sum(line.startswith("| ") for line in card.splitlines()) == 14 and "```" not in card
+    assert sum(line.startswith("| ") for line in card.splitlines()) == 15 and "```" not in card
     assert escaped("a\n## b\r\nc") == "a \\#\\# b c"
 
 

@@ -62,7 +62,7 @@ def test_without_knowledge_of_networks_nothing_is_decided() -> None:
 @pytest.mark.parametrize(
     ("one", "said"),
     [
-        (claim("held_equal"), "nothing measures it in this version"),
+        (claim("held_equal"), "what its networks cost was not recorded"),
         (late_claim(roles=("midas",)), "no network has the role midas"),
         (late_claim(against="lidas"), "no network has the role lidas"),
         (claim("last_third", "skip.loss", "layer", "current"), "skip.loss (layer, current) was not measured"),
@@ -245,7 +245,7 @@ def test_runs_are_means_over_tasks_of_means_over_items() -> None:
     assert (
         row["estimate"] == pytest.approx(-1.5) and row["verdict"] == "supported" and "2 tasks, 8 items" in row["note"]
     )
-    assert verdict(claim("repeat_beyond", "4", against=0, **known), what)["estimate"] == pytest.approx(5 - 0.5)
+    assert verdict(claim("repeat_best", against=0, **known), what)["estimate"] == pytest.approx(2 - 0.5)
     assert verdict(claim("repeat_slope", **known), what)["estimate"] == pytest.approx((5 - 0.5) / 2)
     row = verdict(claim("repeat_change", "7", **known), what)
     assert row["verdict"] == "not measurable" and "was not run at 7; there is 1, 2, 3, 4" in row["note"]

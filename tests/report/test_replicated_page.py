@@ -140,7 +140,7 @@ def test_claims_share_a_panel_where_they_show_the_same(made: Replication) -> Non
     curves = made.curves.copy()
     curves.loc[curves["claim"] == seven.claims[1], "value"] += 1.0
     assert len(panels_of(replace(made, curves=curves), "E7")) == 2
-    assert [p.shows for p in panels_of(made, "E8")] == ["repeat_change", "repeat_beyond"]
+    assert [p.shows for p in panels_of(made, "E8")] == ["repeat_best", "repeat_change"]
 
 
 def test_roles_have_colours_and_their_networks_lines() -> None:
@@ -155,11 +155,11 @@ def test_figures_by_name(made: Replication) -> None:
     for drawn in replication_figures(made):
         assert len(made.rows(drawn.name)) and made.plot(drawn.name) is not None
     ax = made.plot("E8").figure.add_subplot()
-    assert made.plot("E7", ax) is ax and made.plot("E8.few", ax) is ax
-    with pytest.raises(InputError, match=r"E8 has 2 panels.*draw one of E8\.helps, E8\.few"):
+    assert made.plot("E7", ax) is ax and made.plot("E8.best", ax) is ax
+    with pytest.raises(InputError, match=r"E8 has 2 panels.*draw one of E8\.best, E8\.gain"):
         made.plot("E8", ax)
-    with pytest.raises(InputError, match=r"no figure 'E8\.fw' \(did you mean 'E8\.few'\?\); there are claims, E1"):
-        made.rows("E8.fw")
+    with pytest.raises(InputError, match=r"no figure 'E8\.bst' \(did you mean 'E8\.best'\?\); there are claims, E1"):
+        made.rows("E8.bst")
 
 
 def test_the_first_box_counts_and_names_the_clearest(made: Replication) -> None:
@@ -170,8 +170,8 @@ def test_the_first_box_counts_and_names_the_clearest(made: Replication) -> None:
     assert first.answer == f"{said} and {counts['not measurable']} not measurable"
     assert (against.look, holds.look) == ("fail", "pass") and "(--quick)" in rest.text
     assert rest.answer == "1 looped, 1 midas and 1 baseline"
-    clear = changed(made, "E8.few", estimate=7.0, ci_low=6.9, ci_high=7.1, verdict="supported")
-    assert "+7 [+6.9, +7.1] (E8.few)" in replicated_in_short(clear)[2].text
+    clear = changed(made, "E8.best", estimate=7.0, ci_low=6.9, ci_high=7.1, verdict="supported")
+    assert "+7 [+6.9, +7.1] (E8.best)" in replicated_in_short(clear)[2].text
     none = replace(made, replication=table.head(0))
     assert [a.answer for a in replicated_in_short(none)] == ["Nothing was judged"]
     open_only = replace(made, replication=table[table["verdict"] == "undecided"])

@@ -50,8 +50,10 @@ def made() -> Replication:
     }  # fmt: skip
     return Replication(
         info, pd.DataFrame(rows), pd.DataFrame([{**about, **number}]),
-        pd.DataFrame([{**about, "axis": "relative depth", "x": 0.5, **number}]),
-        pd.DataFrame([{"run": "a", "network": "n", "task": "a", "item": 0, "condition": 1, "loss": 1, "exact": 1}]),
+        pd.DataFrame([{**about, "axis": "relative depth", "shows": "share", "x": 0.5, **number}]),
+        runs=pd.DataFrame(
+            [{"run": "a", "network": "n", "task": "a", "item": 0, "condition": 1, "loss": 1, "exact": 1}]
+        ),
     )  # fmt: skip
 
 
