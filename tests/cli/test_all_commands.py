@@ -123,7 +123,7 @@ JSON = {
     "dry run": "analyze CHECKPOINT --dry-run --metrics lens.kl --prompts lookup -n 3",
     "plan": "plan CHECKPOINT", "check": "check CHECKPOINT --prompts lookup -n 3",
     "find-blocks": "find-blocks CHECKPOINT --prompts lookup -n 3", "compare": "compare a b",
-    "replicate": "replicate 2505.13898 --only E2 --roles baseline=a --out p",
+    "replicate": "replicate 2505.13898 --only E2 --roles baseline=a --out q",
     "report": "report a", "figures": "figures a --format svg", "export": "export CHECKPOINT --order 0:4,2:4 --out e",
     "repeat": "repeat CHECKPOINT --span 1:2 --task lookup -n 3 --out r",
     "fit-lens": "fit-lens CHECKPOINT --prompts lookup -n 12 --steps 1",

@@ -153,7 +153,7 @@ def test_interrupted_and_gone_on_with(
     assert not out.exists() and tmp_path / "out.partial" in kept() and begun == ["grown", "plain"]
     # A piece that is damaged is measured anew; the others are read.
     pieces = sorted((tmp_path / "out.partial" / "units").iterdir())
-    assert len(pieces) == 4  # an analysis, repeats, examples and pruning of the first; an analysis of the second
+    assert len(pieces) == 4  # what was asked for, an analysis of each, pruning of the first
     damaged = next(p for p in pieces if (p / "made" / "runs.parquet").exists())
     (damaged / "made" / "runs.parquet").write_bytes(b"no table")
     analyses.clear()
