@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -241,7 +242,7 @@ def test_a_long_name_is_wrapped_on_a_phone(browser: Any, tmp_path: Path, name: s
 @pytest.mark.parametrize("name", PAGES)
 def test_numbers_behind_a_chart(browser: Any, files: dict[str, Path], name: str) -> None:
     page, said = opened(browser, files[name])
-    summaries = page.locator("details > summary", has_text="Numbers")
+    summaries = page.locator("details > summary", has_text=re.compile(r"^Numbers$"))
     for summary in summaries.all():
         summary.click()
     # What is opened is told of a moment later.
