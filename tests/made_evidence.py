@@ -1,4 +1,4 @@
-"""Gathered made of known numbers."""
+"""Evidence made of known numbers."""
 
 from __future__ import annotations
 

@@ -30,21 +30,28 @@ class Roles:
         return next((role for role, members in self.members.items() if place in members), "")
 
 
-def split_roles(text: str) -> dict[str, str]:
-    """``looped=A+B,grown=C`` as text by role; folders' names may hold commas and equals signs.
+def split_roles(text: str, roles: Sequence[str] = ROLES, form: str = _FORM, member: str = "folder") -> dict[str, str]:
+    """``looped=A+B,grown=C`` as text by role; members' names may hold commas and equals signs.
+
+    Args:
+        roles: their names; of two that begin alike the longer one first. form: how they are written, for messages.
+        member: what a role has.
+
+    Raises:
+        InputError: for text that does not begin with a role, names one twice, or gives one nobody.
 
     >>> split_roles("looped=a+b,grown=c,d")
     {'looped': 'a+b', 'grown': 'c,d'}
     """
-    pieces = re.split(rf"(?:^|,)\s*({'|'.join(ROLES)})=", text)
+    pieces = re.split(rf"(?:^|,)\s*({'|'.join(roles)})=", text)
     if pieces[0].strip() or len(pieces) < 3:
-        raise InputError(f"--roles {shown(text)} cannot be read; write {_FORM}")
+        raise InputError(f"--roles {shown(text)} cannot be read; write {form}")
     found: dict[str, str] = {}
     for role, value in zip(pieces[1::2], pieces[2::2], strict=True):
         if role in found:
-            raise InputError(f"--roles names {shown(role)} twice; join its folders with +")
+            raise InputError(f"--roles names {shown(role)} twice; join its {member}s with +")
         if not value.strip():
-            raise InputError(f"--roles gives {shown(role)} no folder; write {_FORM}")
+            raise InputError(f"--roles gives {shown(role)} no {member}; write {form}")
         found[role] = value.strip()
     return found
 

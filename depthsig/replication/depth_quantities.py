@@ -14,12 +14,13 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from depthsig.metrics import entry
+from depthsig.metrics.scores.depth import late_share
 from depthsig.replication.criteria import Claim
 from depthsig.replication.gathered import Gathered, Group, Items
 from depthsig.replication.needs import PRIMITIVE, WITH_A_LENS
 from depthsig.signature import Signature
 from depthsig.signature.tested import choose_span
-from depthsig.statistics.convergence import percentile_intervals, weighted_means
+from depthsig.statistics.convergence import percentile_intervals, relative_depths, weighted_means
 from depthsig.tables.samples import Key
 from depthsig.tables.score_rows import statistic
 from depthsig.terms import described
@@ -129,8 +130,7 @@ def over_depth(group: Group, key: Key) -> tuple[NetworkCurve, ...]:
     curves = []
     for at, place in enumerate(group.places):
         value, low, high = percentile_intervals(group.means(at, key))
-        size = len(value)
-        x = np.arange(size) / max(size - 1, 1) if entry(key.metric).axis == "depth" else (np.arange(size) + 0.5) / size
+        x = relative_depths(len(value), entry(key.metric).axis)
         curves.append(NetworkCurve(place, x, value, low, high))
     return tuple(curves)
 
@@ -204,10 +204,7 @@ def _share(means: Float[ndarray, "row step"], scope: str, *, last: bool) -> Floa
     effects = np.maximum(np.nan_to_num(means), 0.0)
     if scope == "future":
         effects = effects[:, :-1]  # the last step reaches no later position
-    n = effects.shape[-1]
-    share = np.clip(np.arange(1, n + 1) - 2 * n / 3, 0.0, 1.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (effects * (share if last else share[::-1])).sum(-1) / effects.sum(-1)
+    return np.asarray(late_share(effects if last else effects[:, ::-1]))
 
 
 @quantity("lacking")

@@ -222,13 +222,13 @@ def _shared(losses: pd.DataFrame, networks: Sequence[str]) -> pd.Index:
 
 
 def _by_task(weights: Float[ndarray, "row item"], tasks: Sequence[str]) -> Float[ndarray, "row item"]:
-    """Weights that sum to one, with every task weighing the same."""
+    """Weights that sum to one, with every task alike that has any in its row: half of the items may be of few tasks."""
     names, out = np.array(tasks), np.zeros_like(weights, dtype=float)
     for task in dict.fromkeys(tasks):
         own = weights[:, names == task]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            out[:, names == task] = own / own.sum(1, keepdims=True) / len(set(tasks))
-    return out
+        total = own.sum(1, keepdims=True)
+        out[:, names == task] = np.divide(own, total, out=np.zeros_like(own, dtype=float), where=total > 0)
+    return out / out.sum(1, keepdims=True)
 
 
 def _refuse_cuts(inputs: Sequence[Input]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from depthsig.comparison.roles import split_roles as split
 from depthsig.errors import InputError, shown
 from depthsig.signature import Signature
 from depthsig.signature.tested import TestedSpan
@@ -55,17 +55,7 @@ def split_roles(text: str) -> dict[str, str]:
     >>> split_roles("looped=a+b,grown-after=c,d")
     {'looped': 'a+b', 'grown-after': 'c,d'}
     """
-    pieces = re.split(rf"(?:^|,)\s*({'|'.join(NETWORK_ROLES)})=", text)
-    if pieces[0].strip() or len(pieces) < 3:
-        raise InputError(f"--roles {shown(text)} cannot be read; write {FORM}")
-    found: dict[str, str] = {}
-    for role, value in zip(pieces[1::2], pieces[2::2], strict=True):
-        if role in found:
-            raise InputError(f"--roles names {shown(role)} twice; join its networks with +")
-        if not value.strip():
-            raise InputError(f"--roles gives {shown(role)} no network; write {FORM}")
-        found[role] = value.strip()
-    return found
+    return split(text, NETWORK_ROLES, FORM, "network")
 
 
 def check_roles(names: Sequence[str]) -> None:
