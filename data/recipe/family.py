@@ -21,6 +21,7 @@ from .compute import stored_layers
 from .export import export, sha256
 from .recipe import ARMS, GROWN, Recipe, read_recipe
 from .results import beside, read_csv, read_results, read_tables, write_csv, write_tables
+from .side_by_side import train_side_by_side
 from .signatures import ALONG_METRICS, PROMPTS, Wanted, sign, training_of
 from .signatures import COLUMNS as SIGNATURE_COLUMNS
 from .similarity import COLUMNS as SIMILARITY_COLUMNS
@@ -113,9 +114,16 @@ def members(
     return found
 
 
-def train_all(family: Sequence[Member], jobs: int) -> None:
-    """Train and export every member that is not finished, ``jobs`` at a time with one thread each."""
+def train_all(family: Sequence[Member], jobs: int, device: str = "cpu") -> None:
+    """Train and export every member that is not finished, ``jobs`` at a time with one thread each.
+
+    On another device all of them are trained at the same time, and what is left is to export them.
+    """
     missing = [m for m in family if not m.finished]
+    if device != "cpu" and missing:
+        every = missing[0].sizes.snapshot_every
+        begun = [(m.recipe, m.work) for m in missing if not (m.work / "state.pt").exists()]
+        train_side_by_side(begun, device, snapshot_every=every, processes=jobs)
     if jobs == 1:
         for member in missing:
             train_member(member)
@@ -249,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
     family = members(args.out, args.work or args.out / "work", seeds, args.smoke, args.arms)
     parts = args.parts or PARTS
     if "train" in parts:
-        train_all(family, args.jobs)
+        train_all(family, args.jobs, args.device)
     unfinished = [f"{m.arm}, seed {m.seed}" for m in family if not m.finished]
     if unfinished:
         print(f"not trained yet: {'; '.join(unfinished)}; the part `train` does it", file=sys.stderr)
@@ -275,6 +283,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--add", action="store_true", help="to the tables and signatures of OUT, which stay")
     parser.add_argument("--jobs", type=int, default=2, help="arms trained at the same time, one thread each [2]")
+    parser.add_argument("--device", default="cpu", help="cuda: all of them side by side, in a minute or two [cpu]")
     parser.add_argument("--smoke", action="store_true", help="24 steps of narrow models, not compiled")
     return parser
 

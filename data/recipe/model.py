@@ -49,7 +49,7 @@ class Block(nn.Module):
         b, t, d = x.shape
         y = F.rms_norm(x, (d,), self.norm1, self.eps)
         q, k, v = (F.linear(y, w).view(b, t, self.heads, -1).transpose(1, 2) for w in (self.q, self.k, self.v))
-        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1]) + mask
         y = scores.softmax(-1).to(v.dtype) @ v
         x = x + F.linear(y.transpose(1, 2).reshape(b, t, d), self.o)
@@ -57,7 +57,7 @@ class Block(nn.Module):
         return x + F.linear(F.silu(F.linear(y, self.gate)) * F.linear(y, self.up), self.down)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     a, b = x.chunk(2, dim=-1)
     return x * cos.to(x.dtype) + torch.cat([-b, a], dim=-1) * sin.to(x.dtype)
 
