@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import depthsig
+from depthsig.errors import DepthsigError
 from depthsig.metrics.interventions import future_cuts
 
 TOKENS, SMALL_TOKENS = 128, 20
@@ -154,7 +155,10 @@ class Bench:
             if self._left() < (0 if self.small else seconds):
                 self.left_out.append(f"{group}, {name}: no time left")
             else:
-                self._row(group, name, module, model, ids, floor)
+                try:
+                    self._row(group, name, module, model, ids, floor)
+                except DepthsigError as error:
+                    self.left_out.append(f"{group}, {name}: {error}")
 
     def _row(self, group: Group, name: str, module: nn.Module, model: Any, ids: Tensor, floor: Floor) -> None:
         work = WORK[name]

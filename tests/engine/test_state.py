@@ -256,7 +256,7 @@ def test_the_last_two_proofs_cost_at_most_four_forwards(family: str, monkeypatch
     whole = sum(calls)
     calls.clear()
     monkeypatch.setattr("depthsig.engine.certificates._changed", lambda *a: 0.0)
-    monkeypatch.setattr("depthsig.engine.certificates._beginning", lambda *a: 0.0)
+    monkeypatch.setattr("depthsig.engine.certificates._beginnings", lambda *a: (0.0, 0.0))
     monkeypatch.setattr("depthsig.engine.certificates._together", lambda *a: 0.0)
     certify(model, prompts)
     assert whole - sum(calls) <= 4 * 24 * 4
