@@ -125,13 +125,12 @@ def arms_table(found: Sequence[dict[str, Any]]) -> str:
 
 
 def tasks_table(found: Sequence[dict[str, Any]]) -> str:
-    """Held-out accuracy, task by member, as Markdown."""
-    tasks = [s["task"] for s in found[0]["scores"]]
-    head = f"| task | guessing | {' | '.join(_member(r) for r in found)} |\n|{'---|' * (2 + len(found))}"
-    lines = []
-    for i, task in enumerate(tasks):
-        cells = [_accuracy(r["scores"][i]) for r in found]
-        lines.append(f"| {task} | {found[0]['scores'][i]['guess']:.2f} | {' | '.join(cells)} |")
+    """Held-out accuracy, member by task, as Markdown; first that of guessing."""
+    scores = found[0]["scores"]
+    head = f"| member | {' | '.join(s['task'] for s in scores)} |\n|{'---|' * (1 + len(scores))}"
+    guesses = [f"{s['guess']:.2f}" for s in scores]
+    lines = [f"| guessing | {' | '.join(guesses)} |"]
+    lines += [f"| {_member(r)} | {' | '.join(map(_accuracy, r['scores']))} |" for r in found]
     return "\n".join([head, *lines])
 
 
@@ -205,5 +204,5 @@ def _limits(weak: Sequence[str]) -> str:
 {missing}
 It knows these tasks in the very forms that it was trained on and is no general language model: of English
 it saw only short pieces of maths problems, and GSM8K it cannot solve. It is small, was trained briefly and
-comes from one seed of two: what sets it apart from the other arms may be chance (`data/README.md`).
+comes from one seed of three: what sets it apart from the other arms may be chance (`data/README.md`).
 """

@@ -33,7 +33,11 @@ def measured(folders: Iterable[Path], out: Path, quick: bool) -> list[Replicatio
     Without any there is one checkpoint an arm, which tells nothing of how networks differ: tables alone are read.
     """
     folders = list(folders)
-    roles = {role: list(names if folders else names[1:]) for role, names in shipped_family().items()}
+    roles = {}
+    for role, (checkpoint, *tables) in shipped_family().items():
+        # Not those with blocks of another length: networks of an arm differ in their seed alone.
+        alike = [name for name in tables if Path(name).name.startswith(f"{role}-seed")]
+        roles[role] = [checkpoint, *alike] if folders else alike
     for folder in folders:
         for role in roles:
             if (folder / f"family-{role}").is_dir():
