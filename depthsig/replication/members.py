@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -74,7 +75,9 @@ def arm(networks: Sequence[TrainedNetwork], role: str) -> tuple[int, ...]:
     """The places of the networks that a claim means by a role.
 
     ``grown`` means those of every method; ``grown/4`` those in blocks of four; ``looped/all`` those
-    whose steps are all looped, ``looped/middle`` the others that loop.
+    whose steps are all looped, ``looped/middle`` the others that loop. Where a role's networks have blocks of
+    different lengths, a name without such a detail means those of the most common one (:func:`usual_block`):
+    an arm's networks differ in their seed, and what the length changes is asked by itself.
 
     >>> made = (("a", "midas", 0), ("b", "lidas", 0), ("c", "looped", 24))
     >>> nets = [TrainedNetwork(name, role, 24, looped=looped) for name, role, looped in made]
@@ -82,7 +85,29 @@ def arm(networks: Sequence[TrainedNetwork], role: str) -> tuple[int, ...]:
     ((0, 1), (2,), ())
     """
     detail = role.partition("/")[2]
-    return tuple(n for n, one in enumerate(networks) if means(role, one.role) and _suits(one, detail))
+    found = [n for n, one in enumerate(networks) if means(role, one.role) and _suits(one, detail)]
+    return tuple(found if detail.isdigit() else (n for n in found if _usual(networks, networks[n])))
+
+
+def usual_block(networks: Sequence[TrainedNetwork], role: str) -> int:
+    """The length of block that more networks of a role have than any other; 0 where there is none such.
+
+    >>> spans = [TestedSpan(0, block, 24 // block, "grown", None) for block in (4, 4, 2)]
+    >>> nets = [TrainedNetwork(str(n), "midas", 24, span) for n, span in enumerate(spans)]
+    >>> usual_block(nets, "midas"), usual_block(nets[1:], "midas"), arm(nets, "midas"), arm(nets, "midas/2")
+    (4, 0, (0, 1), (2,))
+    """
+    counts = Counter(_block(one) for one in networks if one.role == role and _block(one))
+    most = counts.most_common(2)
+    return most[0][0] if most and (len(most) == 1 or most[0][1] > most[1][1]) else 0
+
+
+def _usual(networks: Sequence[TrainedNetwork], one: TrainedNetwork) -> bool:
+    return _block(one) in (0, usual_block(networks, one.role) or _block(one))
+
+
+def _block(one: TrainedNetwork) -> int:
+    return one.span.block if one.span is not None else 0
 
 
 def means(named: str, role: str) -> bool:
@@ -98,19 +123,26 @@ def means(named: str, role: str) -> bool:
 
 def _suits(one: TrainedNetwork, detail: str) -> bool:
     if detail.isdigit():
-        return one.span is not None and one.span.block == int(detail)
+        return _block(one) == int(detail)
     if detail:
         return one.looped > 0 and (one.looped == one.steps) == (detail == "all")
     return True
 
 
 def alike(networks: Sequence[TrainedNetwork]) -> list[str]:
-    """Roles in which networks are of different depth, a sentence each."""
+    """Roles in which networks are of different depth or in different blocks, a sentence each."""
     said = []
     for role in dict.fromkeys(n.role for n in networks):
         depths = {n.steps for n in networks if n.role == role}
         if len(depths) > 1:
             said.append(
                 f"networks of the role {role} are of different depth: {', '.join(map(str, sorted(depths)))} steps"
+            )
+        blocks = sorted({_block(n) for n in networks if n.role == role} - {0})
+        usual = usual_block(networks, role)
+        if len(blocks) > 1 and usual:
+            said.append(
+                f"networks of the role {role} have blocks of {', '.join(map(str, blocks))} steps: those of {usual} are "
+                "judged as the arm, the others where a claim asks what the length changes"
             )
     return said

@@ -199,3 +199,13 @@ def test_arms_by_block_and_loop() -> None:
     deep = replace(nets[0], steps=12)
     assert alike([nets[0], deep]) == ["networks of the role midas are of different depth: 12, 24 steps"]
     assert alike(nets) == []
+
+
+def test_an_arm_is_of_the_most_common_block() -> None:
+    nets = [net("midas", 4), net("midas", 2), net("midas", 4), net("lidas", 2), net("looped"), net("looped", 2, 24)]
+    assert arm(nets, "midas") == (0, 2) and arm(nets, "grown") == (0, 2, 3) and arm(nets, "lidas") == (3,)
+    assert arm(nets, "grown/2") == (1, 3) and arm(nets, "grown/4") == (0, 2)
+    assert arm(nets, "looped") == (4, 5)  # one without a block is of no other length
+    assert arm(nets[:2], "midas") == (0, 1)  # neither is more common
+    (said,) = alike(nets)
+    assert "role midas have blocks of 2, 4 steps: those of 4" in said and alike(nets[:2]) == []
