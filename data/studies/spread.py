@@ -1,8 +1,8 @@
 """How far networks of one recipe differ when they are trained apart: ``python -m data.studies.spread [FOLDER...]``.
 
 Every number that a claim of ``depthsig replicate`` is judged by, of every network of the reference family that is at
-hand: the shipped tables of every seed, and with folders (as ``WORK/seed3`` of the recipe) the shipped checkpoints and
-those that lie there, which can tell what tables cannot. Within each arm the networks differ in their seed and in
+hand: the shipped tables of every seed, and for what these cannot tell, with folders (as ``WORK/seed3`` of the recipe),
+runs of the shipped checkpoints and of those that lie there. Within each arm the networks differ in their seed and in
 nothing else; the standard deviation is pooled over arms. It is written to ``spread.csv`` and, as ``network_sd`` and
 ``network_df`` of each claim, into ``criteria.toml``.
 """
@@ -20,6 +20,7 @@ import pandas as pd
 from depthsig.commands.replicate import replicate
 from depthsig.commands.replicating.given_roles import shipped_family
 from depthsig.replication.criteria import criteria
+from depthsig.replication.members import means
 from depthsig.signature.replications.replication import Replication
 
 HERE = Path(__file__).resolve().parent
@@ -28,29 +29,44 @@ COLUMNS = ("claim", "arm", "networks", "mean", "sd")
 
 
 def measured(folders: Iterable[Path], out: Path, quick: bool) -> list[Replication]:
-    """Every paper's claims of the family, with the checkpoints in these folders as further seeds.
+    """Every paper's claims of the family: by its tables, and what these do not tell by running checkpoints.
 
-    Without any there is one checkpoint an arm, which tells nothing of how networks differ: tables alone are read.
+    Args:
+        folders: with the checkpoints of further seeds. Without any nothing is run: one checkpoint an arm tells nothing
+            of how networks differ.
     """
-    folders = list(folders)
-    roles = {}
-    for role, (checkpoint, *tables) in shipped_family().items():
+    tables, checkpoints = {}, {}
+    for role, (checkpoint, *names) in shipped_family().items():
         # Not those with blocks of another length: networks of an arm differ in their seed alone.
-        alike = [name for name in tables if Path(name).name.startswith(f"{role}-seed")]
-        roles[role] = [checkpoint, *alike] if folders else alike
-    for folder in folders:
-        for role in roles:
-            if (folder / f"family-{role}").is_dir():
-                roles[role].append(str(folder / f"family-{role}"))
-    return [replicate(p, roles=roles, quick=quick, out=out / p, resume=True) for p in criteria().papers]
+        tables[role] = [name for name in names if Path(name).name.startswith(f"{role}-seed")]
+        checkpoints[role] = [checkpoint, *(str(p) for f in folders if (p := f / f"family-{role}").is_dir())]
+    found = []
+    for paper in criteria().papers:
+        found.append(replicate(paper, roles=tables, quick=quick, out=out / f"{paper}-tables", resume=True))
+        silent = _untold(paper, found[-1])
+        if silent and min(map(len, checkpoints.values())) > 1:
+            found.append(replicate(paper, roles=checkpoints, only=silent, quick=quick, out=out / paper, resume=True))
+    return found
+
+
+def _untold(paper: str, by_tables: Replication) -> list[str]:
+    """Experiments with claims about roles of the family of which tables tell nothing."""
+    told = set(by_tables.networks["claim"])
+    family = shipped_family()
+    return sorted({
+        claim.experiment for claim in criteria().of_paper(paper)
+        if claim.id not in told and any(means(role, own) for role in claim.roles for own in family)
+    })  # fmt: skip
 
 
 def spread(found: Iterable[Replication]) -> pd.DataFrame:
     """Rows of ``spread.csv``: each arm's networks, their mean and standard deviation, claim by claim."""
-    frames = []
+    frames: list[pd.DataFrame] = []
     for one in found:
         roles = {n["name"]: n["role"] for n in one.info["networks"]}
-        frames.append(one.networks.assign(own=one.networks["network"].map(roles)))
+        told = {claim for frame in frames for claim in frame["claim"]}
+        new = one.networks[~one.networks["claim"].isin(told)]  # what tables told is not told again of fewer networks
+        frames.append(new.assign(own=new["network"].map(roles)))
     table = pd.concat(frames, ignore_index=True)
     # Over the steps of another arm's span a network has another number: these are apart by the role of the row.
     table = table.drop_duplicates(["claim", "network", "value"])
