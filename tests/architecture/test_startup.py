@@ -31,7 +31,7 @@ def test_tables_comparison_signature_and_report_work_with_torch_blocked() -> Non
 
 
 def test_help_answers_in_under_a_third_of_a_second() -> None:
-    """The best of a few, in processor time, as many as it takes: what counts is what the command costs, not what else the machine does."""
+    """Once among a few, in processor time: what counts is what the command costs, not what else the machine does."""
     code = "import sys; from depthsig.cli.main import main; sys.exit(main(['--help']))"
     fresh(code)
     taken = []
