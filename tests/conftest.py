@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +21,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that need minutes, too")
 
 
+LONGEST = (
+    "notebooks/test_notebooks.py", "architecture/test_docs.py", "commands/test_forecast.py",
+    "commands/test_smollm2.py", "commands/test_find_blocks.py", "data/test_family.py", "report/test_scales.py",
+    "prompts/test_wheels.py", "cli/test_kills.py", "cli/test_readme_table.py", "cli/test_examples_of_help.py",
+    "data/test_recipe.py", "data/test_family_shipped.py", "data/test_how_sure.py", "architecture/test_recipes.py",
+    "measure/test_device_calls.py", "report/test_figure_files.py", "report/test_compared_page.py",
+    "engine/test_edited_runs.py", "measure/test_against_oracle.py", "cli/test_all_commands.py",
+)  # fmt: skip
+"""Files that are begun first: what takes a minute must not be what one of several processes begins last."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist, which would begin with files of many tests
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    ranks = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow: run with --slow")
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """Half a million objects of imported packages stay to the end: the collector need not look through them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

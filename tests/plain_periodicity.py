@@ -50,13 +50,15 @@ def covariance(n: int, phi: float) -> np.ndarray:
     return scipy.linalg.toeplitz(phi ** np.arange(n)) / (1 - phi**2)
 
 
-def gls_rss(y: np.ndarray, x: np.ndarray, precision: np.ndarray) -> tuple[float, np.ndarray]:
+def gls_rss(y: np.ndarray, x: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of every column of y."""
     beta = scipy.linalg.lstsq(x.T @ precision @ x, x.T @ precision @ y)[0]
     rest = y - x @ beta
-    return float(rest @ precision @ rest), beta
+    return np.sum(rest * (precision @ rest), axis=0), beta
 
 
-def average_p(y: np.ndarray, x: np.ndarray, both: np.ndarray, one_sided: bool = False) -> float:
+def average_p(y: np.ndarray, x: np.ndarray, both: np.ndarray, one_sided: bool = False) -> np.ndarray:
+    """Of a series, or of several that are columns."""
     n = len(y)
     d2 = n - np.linalg.matrix_rank(both)
     d1 = np.linalg.matrix_rank(both) - np.linalg.matrix_rank(x)
@@ -69,13 +71,13 @@ def average_p(y: np.ndarray, x: np.ndarray, both: np.ndarray, one_sided: bool = 
         rss, beta = gls_rss(y, both, precision)
         value = scipy.stats.f.sf(((rss_x - rss) / d1) / (rss / d2), d1, d2)
         if one_sided:
-            value = value / 2 if beta[-1] > 0 else 1 - value / 2
+            value = np.where(beta[-1] > 0, value / 2, 1 - value / 2)
         p.append(value)
         _, logdet_v = np.linalg.slogdet(v)
         _, logdet = np.linalg.slogdet(basis.T @ precision @ basis)
-        likelihood.append(-0.5 * logdet_v - 0.5 * logdet - 0.5 * d2 * math.log(rss))
-    weights = np.exp(np.array(likelihood) - max(likelihood))
-    return float((weights * p).sum() / weights.sum())
+        likelihood.append(-0.5 * logdet_v - 0.5 * logdet - 0.5 * d2 * np.log(rss))
+    weights = np.exp(np.array(likelihood) - np.max(likelihood, axis=0))
+    return (weights * p).sum(0) / weights.sum(0)
 
 
 def ar1_series(rng: np.random.Generator, n: int, phi: float) -> np.ndarray:
@@ -88,7 +90,8 @@ def calibrated_p(y: np.ndarray, x: np.ndarray, both: np.ndarray, draws: int, one
     observed = average_p(y, x, both, one_sided)
     found = []
     for phi in NULL_PHI:
-        below = sum(average_p(ar1_series(rng, len(y), phi), x, both, one_sided) <= observed for _ in range(draws))
+        series = np.array([ar1_series(rng, len(y), phi) for _ in range(draws)]).T
+        below = int((average_p(series, x, both, one_sided) <= observed).sum())
         found.append((1 + below) / (draws + 1))
     return max(found)
 
@@ -131,11 +134,11 @@ def exhaustive_relabelling_p(matrix: np.ndarray, block: int, count: int) -> floa
     n = block * count
     pairs, nuisance = pair_columns(n)
     e = np.array([matrix[i, j] for i, j in pairs])
-    values = []
+    same = []
     for orders in itertools.product(itertools.permutations(range(block)), repeat=count - 1):
         label = list(range(block)) + [k for order in orders for k in order]
-        w = residual(np.array([float(label[i] == label[j]) for i, j in pairs]), nuisance)
-        values.append(float(w @ e / np.linalg.norm(w)))
+        same.append([float(label[i] == label[j]) for i, j in pairs])
+    values = [float(w @ e / np.linalg.norm(w)) for w in residual(np.array(same).T, nuisance).T]
     return float(np.mean([v >= values[0] - 1e-10 for v in values]))
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import depthsig
@@ -30,8 +31,9 @@ def room_of(path: Path) -> str:
     return path.parts[0].removesuffix(".py")
 
 
+@cache
 def tree_of(path: Path) -> ast.Module:
-    """A module's syntax, every node with its ``parent``."""
+    """A module's syntax, every node with its ``parent``; read once, and not to be changed."""
     tree = ast.parse((PACKAGE / path).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         for child in ast.iter_child_nodes(node):
@@ -48,8 +50,9 @@ class Import:
     inside: bool
 
 
-def imports(path: Path) -> list[Import]:
-    """Everything that a module imports, what is only for the type checker aside."""
+@cache
+def imports(path: Path) -> tuple[Import, ...]:
+    """Everything that a module imports, what is only for the type checker aside; read once."""
     lines = (PACKAGE / path).read_text(encoding="utf-8").splitlines()
     found = []
     for node in ast.walk(tree_of(path)):
@@ -65,7 +68,7 @@ def imports(path: Path) -> list[Import]:
             continue
         inside = any(isinstance(a, (ast.FunctionDef, ast.AsyncFunctionDef)) for a in above)
         found += [Import(name, _statement(lines, node), inside) for name in names]
-    return found
+    return tuple(found)
 
 
 def _above(node: ast.AST) -> Iterator[ast.AST]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,21 @@ def conform(frame: pd.DataFrame, columns: Columns, what: str = "the table") -> p
         ValueError: if a column is missing or a value does not fit its type.
     """
     if frame.empty:
-        frame = pd.DataFrame(columns=list(columns))
+        return _nothing(tuple(columns.items())).copy()
     missing = [c for c in columns if c not in frame.columns]
     if missing:
         raise ValueError(f"{what} lacks the columns {missing}")
     out = {name: _typed(frame[name], kind) for name, kind in columns.items()}
     return pd.DataFrame(out).reset_index(drop=True)
+
+
+@lru_cache
+def _nothing(columns: tuple[tuple[str, str], ...]) -> pd.DataFrame:
+    """A table of no rows."""
+    return pd.DataFrame({name: pd.Series(dtype=_EMPTY.get(kind, object)) for name, kind in columns})
+
+
+_EMPTY = {INTEGER: "Int64", NUMBER: np.float64}
 
 
 def _typed(values: pd.Series, kind: str) -> pd.Series:
@@ -54,7 +64,10 @@ def _typed(values: pd.Series, kind: str) -> pd.Series:
     if values.dtype == object and pd.api.types.infer_dtype(values, skipna=False) == "string":
         # Most are: a table is conformed whenever a signature is made of it.
         return values.replace("", NONE) if kind == NAME and (values == "").any() else values
-    text = values.astype(object).where(values.notna(), "").astype(str).astype(object)
+    if isinstance(values.dtype, pd.StringDtype):
+        text = pd.Series(values.to_numpy(dtype=object, na_value=""), index=values.index, name=values.name, dtype=object)
+    else:
+        text = values.astype(object).where(values.notna(), "").astype(str).astype(object)
     # Before schema 2 a name that does not apply was empty, which pandas reads as NaN and drops in a groupby.
     return text.replace("", NONE) if kind == NAME else text
 

@@ -197,11 +197,15 @@ def noise(matrices: Float[ndarray, "m layer layer"]) -> Float[ndarray, "m"]:
     """Spread of cosines, from how much they change along diagonals, robustly.
 
     The lower quartile of |c[i, j] − c[i+1, j+1]|, over that of the absolute value of a Gaussian
-    variable of variance 2: up to three quarters of the differences may hold more than noise.
+    variable of variance 2: up to three quarters of the differences may hold more than noise. Which cells
+    are defined is the same in every matrix.
     """
     rows, cols = np.triu_indices(matrices.shape[-1] - 1, 1)
     steps = np.abs(matrices[:, rows, cols] - matrices[:, rows + 1, cols + 1])
-    return _quiet(lambda v, axis: np.nanquantile(v, 0.25, axis=axis), steps, 0.0) / (np.sqrt(2) * ndtri(0.625))
+    steps = steps[:, ~np.isnan(steps[0])]
+    if not steps.shape[1]:
+        return np.zeros(len(steps))
+    return np.quantile(steps, 0.25, axis=1) / (np.sqrt(2) * ndtri(0.625))
 
 
 def excesses(matrices: Float[ndarray, "m layer layer"], b: int) -> Float[ndarray, "m pair"]:
@@ -260,7 +264,8 @@ def _upper_quartile(values: Float[ndarray, "m n"]) -> Float[ndarray, "m"]:
     defined = values[:, ~np.isnan(values[0])]
     if not defined.shape[1]:
         return np.full(len(values), np.nan)
-    return np.quantile(defined, 0.75, axis=1, method="higher")
+    place = int(np.ceil(0.75 * (defined.shape[1] - 1)))
+    return np.partition(defined, place, axis=1)[:, place]
 
 
 def _third(values: Float[ndarray, "m n"]) -> Float[ndarray, "m"]:

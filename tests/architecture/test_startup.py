@@ -31,7 +31,7 @@ def test_tables_comparison_signature_and_report_work_with_torch_blocked() -> Non
 
 
 def test_help_answers_in_under_a_third_of_a_second() -> None:
-    """The best of a few, in processor time: what counts is what the command costs, not what else the machine does."""
+    """Once among a few, in processor time: what counts is what the command costs, not what else the machine does."""
     code = "import sys; from depthsig.cli.main import main; sys.exit(main(['--help']))"
     fresh(code)
     taken = []
@@ -40,4 +40,6 @@ def test_help_answers_in_under_a_third_of_a_second() -> None:
         fresh(code)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(taken) < 0.3, taken
+        if taken[-1] < 0.3:
+            return
+    raise AssertionError(taken)

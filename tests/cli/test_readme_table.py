@@ -15,7 +15,8 @@ from sources import ROOT
 from depthsig import analyze
 from depthsig.cli.main import main
 
-LITTLE = "--prompts lookup -n 2 --max-tokens 64 --metrics lens.kl --no-control"
+LITTLE = "--prompts lookup -n 2 --max-tokens 64 --metrics settling_depth --no-control"
+"""Of a score, which has no figure of its own."""
 LESS = {
     "analyze": LITTLE, "fit-lens": "--prompts lookup -n 12 --steps 1", "repeat": "-n 2",
     "check": "--prompts lookup -n 2", "find-blocks": "--prompts lookup -n 2",
@@ -56,7 +57,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "import depthsig\n\n@depthsig.metric('mine.name', axis='depth', label='mean', formula='mean(h)')\n"
         "def mean(h):\n    return h.mean(-1)\n"
     )
-    assert main(shlex.split(f"analyze {folder / 'deep'} {LITTLE} --order 0:4,4:8x2,8:24 --out {folder / 'a'}")) == 0
+    asked = f"{LITTLE} --metrics lens.kl --order 0:4,4:8x2,8:24 --out {folder / 'a'}"
+    assert main(shlex.split(f"analyze {folder / 'deep'} {asked}")) == 0
     for name, options in {"b": {"order": "0:4,4:8x3,8:24"}, "c": {"grown": "4:20/4"}, "d": {}}.items():
         found = analyze(folder / "deep", "lookup", n=2, max_tokens=64, metrics="lens.kl", control=False, **options)
         found.save(folder / name, figures=False)

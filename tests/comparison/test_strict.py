@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 from itertools import permutations
 from typing import Any
 
@@ -186,6 +187,7 @@ def test_a_baseline_counts_in_its_own_standard_deviations() -> None:
 # ---------------------------------------------------------------- in compare
 
 
+@cache
 def _late(share: float, seed: int, *, norms: float = 1 / 3, spread: float = 0.1, n: int = 20, kind: str = "zero",
           texts: str = "p", name: str | None = None, control: float | None = None) -> Signature:  # fmt: skip
     """A network whose last third has a share of what skipping does, and of the norms of contributions."""

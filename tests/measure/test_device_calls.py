@@ -30,7 +30,7 @@ from depthsig.model import Model
 from depthsig.progress import Progress
 from depthsig.prompts import tokenize
 
-LAYERS, PROMPTS, TOKENS = 30, 16, 128
+LAYERS, PROMPTS, TOKENS = 18, 16, 128  # counts are of a layer, and SmolLM2 has 30
 
 
 class Calls(TorchDispatchMode):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +22,16 @@ from depthsig.signature import Signature, tabular
 from depthsig.untrusted import read_json
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = signature(skip_only(late(6, 0.5)), 6)
-    return replace(made, control=made).save(tmp_path / "a", figures=False)
+    return replace(made, control=made).save(tmp_path_factory.mktemp("saved") / "a", figures=False)
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy, to be damaged."""
+    return Path(shutil.copytree(saved, tmp_path / "a"))
 
 
 @pytest.mark.parametrize("name", ["signature.json", "scores.csv", "samples.parquet", "control/signature.json"])

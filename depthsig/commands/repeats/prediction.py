@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from depthsig.commands.repeats.tasks import TaskScores
 from depthsig.metrics.rules import ANGULAR, PREDICTORS
@@ -74,8 +74,8 @@ def prediction_table(
     resampled = counts @ values
     rows = []
     for name, predictor in predictors(signature, plan, spans).items():
-        rho = _rho(predictor, values.mean(0))
-        spread = [_rho(predictor, line) for line in resampled] if len(values) >= MIN_PROMPTS else [np.nan]
+        rho = float(_rho(predictor, values.mean(0)[None])[0])
+        spread = _rho(predictor, resampled) if len(values) >= MIN_PROMPTS else np.array([np.nan])
         low, high = np.nanpercentile(spread, [2.5, 97.5]) if not np.isnan(spread).all() else (np.nan, np.nan)
         rows.append({
             "predictor": name, "meaning": MEANING[name], "times": times, "damping": damping, "spearman": rho,
@@ -84,8 +84,11 @@ def prediction_table(
     return pd.DataFrame(rows)
 
 
-def _rho(a: ndarray, b: ndarray) -> float:
-    """Spearman's ρ; NaN where one side does not vary or there are fewer than 3 spans."""
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    return float(spearmanr(a, b).statistic)
+def _rho(a: ndarray, lines: ndarray) -> ndarray:
+    """Spearman's ρ with every line; NaN where one side does not vary or there are fewer than 3 spans."""
+    if len(a) < 3:
+        return np.full(len(lines), np.nan)
+    x, y = rankdata(a), rankdata(lines, axis=1)
+    x, y = x - x.mean(), y - y.mean(1, keepdims=True)
+    norm = np.sqrt((x @ x) * (y * y).sum(1))
+    return np.clip(np.divide(y @ x, norm, out=np.full(len(lines), np.nan), where=norm > 0), -1.0, 1.0)

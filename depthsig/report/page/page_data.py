@@ -29,16 +29,17 @@ def page_data(signature: Signature) -> dict[str, Any]:
         and depths with the words and values at each.
     """
     signature = drawable(signature)
+    plan = signature.plan
     metrics: dict[str, Any] = {}
     tokens: dict[str, Any] = {}
     vocabulary = signature.info.get("checkpoint", {}).get("vocabulary")
     for one in signature.entries.values():
         if one.figure == "profile":
-            _add(metrics, one, signature.plan, "series", _series(signature.profiles, one))
+            _add(metrics, one, plan, "series", _series(signature.profiles, one))
             if one.id in metrics:
                 metrics[one.id]["chance"] = one.by_chance(vocabulary)
         elif one.figure == "heatmap":
-            _add(metrics, one, signature.plan, "cells", _cells(signature.matrices, one))
+            _add(metrics, one, plan, "cells", _cells(signature.matrices, one))
         elif one.figure in TOKEN_FIGURES:
             _add_tokens(tokens, one, signature.tokens_table)
     sections: dict[str, dict[str, Any]] = {}
@@ -48,7 +49,7 @@ def page_data(signature: Signature) -> dict[str, Any]:
         if name in metrics:
             into["metrics"].append(name)
     return {
-        "name": str(signature.info.get("checkpoint", {}).get("name", "")), "plan": _plan(signature.plan),
+        "name": str(signature.info.get("checkpoint", {}).get("name", "")), "plan": _plan(plan),
         "sections": list(sections.values()), "metrics": metrics, "tokens": tokens,
     }  # fmt: skip
 
