@@ -40,18 +40,18 @@ def measured(folders: Iterable[Path], out: Path, quick: bool) -> list[Replicatio
         # Not those with blocks of another length: networks of an arm differ in their seed alone.
         tables[role] = [name for name in names if Path(name).name.startswith(f"{role}-seed")]
         checkpoints[role] = [checkpoint, *(str(p) for f in folders if (p := f / f"family-{role}").is_dir())]
-    found = []
+    found: list[Replication] = []
     for paper in criteria().papers:
         found.append(replicate(paper, roles=tables, quick=quick, out=out / f"{paper}-tables", resume=True))
-        silent = _untold(paper, found[-1])
+        silent = _untold(paper, found)
         if silent and min(map(len, checkpoints.values())) > 1:
             found.append(replicate(paper, roles=checkpoints, only=silent, quick=quick, out=out / paper, resume=True))
     return found
 
 
-def _untold(paper: str, by_tables: Replication) -> list[str]:
-    """Experiments with claims about roles of the family of which tables tell nothing."""
-    told = set(by_tables.networks["claim"])
+def _untold(paper: str, found: Iterable[Replication]) -> list[str]:
+    """Experiments with claims about roles of the family of which nothing is told yet."""
+    told = {claim for one in found for claim in one.networks["claim"]}
     family = shipped_family()
     return sorted({
         claim.experiment for claim in criteria().of_paper(paper)
