@@ -1,7 +1,7 @@
 """How often does ``depthsig replicate`` support a claim about roles that mean nothing?
 
-    python -m data.studies.replicated_nulls             # everything: an hour to measure, half an hour to judge
-    python -m data.studies.replicated_nulls --quick     # five networks, each draw once or twice: five minutes
+    python -m data.studies.replicated_nulls             # everything: half an hour to measure, as long to judge
+    python -m data.studies.replicated_nulls --quick     # five networks, two draws: five minutes
     python -m data.studies.replicated_nulls --only 1,2 --out FOLDER
     python -m data.studies.replicated_nulls --table     # what stands in docs/planted.md
 
@@ -67,7 +67,7 @@ class Giving:
 
     Attributes:
         arms: the roles that are given. change: whether it is about claims of before and after, or about the others.
-        draws: how often, by networks an arm; ``quick`` once or twice.
+        draws: how often, by networks an arm; ``quick`` twice.
     """
 
     name: str
@@ -82,10 +82,10 @@ class Giving:
 
 
 GIVINGS = (
-    Giving("three roles", ("looped", "midas", "baseline"), False, {1: 40, 2: 40, 3: 40, 6: 20}),
+    Giving("three roles", ("looped", "midas", "baseline"), False, {1: 20, 2: 15, 3: 15, 6: 10}),
     Giving(
         "before and after", tuple(f"{role}-{when}" for role in ("looped", "midas", "baseline")
-                                  for when in ("before", "after")), True, {1: 40, 2: 40, 3: 40},
+                                  for when in ("before", "after")), True, {1: 20, 2: 15, 3: 15},
     ),
 )  # fmt: skip
 
@@ -228,7 +228,8 @@ def table(summary: pd.DataFrame) -> str:
             f"| {row['roles']} | {row['networks']} | {row['draws']} | {row['not_measurable']} | {_rate(row)} |"
         )
     named = summary[(summary["claim"] != ALL) & (summary["supported"] > 0) & (summary["roles"] != ALL)]
-    lines += ["", "| claim | role | roles | networks an arm | supported of those judged |", "|---|---|---|---|---|"]
+    if not named.empty:
+        lines += ["", "| claim | role | roles | networks an arm | supported of those judged |", "|---|---|---|---|---|"]
     for row in named.sort_values(["claim", "role", "roles", "networks"]).to_dict("records"):
         lines.append(f"| {row['claim']} | {row['role']} | {row['roles']} | {row['networks']} | {_rate(row)} |")
     return "\n".join(lines)
