@@ -194,8 +194,8 @@ class Replicating:
             units = Pieces(None if place is None else place(f"replicate-{self.paper}", self.identity), resume)
             units.tell(self.identity)
             try:
-                networks, runs = self._networks(units, show)
-                evidence = Gathered(tuple(networks), runs, self.seed, self.resamples)
+                evidence = self.gather(units, show)
+                networks, runs = evidence.networks, evidence.runs
                 with show.stage("claims", len(self.claims)) as tick:
                     judged = judge(evidence, self.claims, tick)
                     tested = claim_tests(evidence, self.claims, judged.claims)
@@ -210,7 +210,8 @@ class Replicating:
         info = self._record(networks, [*alike(networks), *said, *messages])
         return Replication(info, judged.claims, judged.networks, judged.curves, held, tested, runs, dict(self.made))
 
-    def _networks(self, units: Pieces, show: Progress) -> tuple[list[TrainedNetwork], pd.DataFrame]:
+    def gather(self, units: Pieces, show: Progress) -> Gathered:
+        """Measure what is lacking: everything that the claims are judged by, of which nothing is judged yet."""
         networks, frames = [], []
         names: list[str] = []
         # Checkpoints first: they join their folders; baselines last: their blocks are as long as those of the others.
@@ -226,7 +227,8 @@ class Replicating:
                 continue  # its folders joined a checkpoint
             networks.append(network)
         empty = pd.DataFrame(columns=list(RUN_COLUMNS))
-        return networks, pd.concat([f for f in frames if len(f)], ignore_index=True) if frames else empty
+        runs = pd.concat([f for f in frames if len(f)], ignore_index=True) if frames else empty
+        return Gathered(tuple(networks), runs, self.seed, self.resamples)
 
     def _named(self, role: str) -> bool:
         """Whether any claim is about networks of a role."""

@@ -245,7 +245,7 @@ def log_ratio(evidence: Gathered, claim: Claim, a: tuple[int, ...], c: tuple[int
         return group
     lengths = {p: _block_of(group.inputs[at].signature) for at, p in enumerate(group.places)}
     mine, theirs = ({lengths[p] for p in arm if p in lengths} for arm in (a, c))
-    alike = mine & theirs if theirs else mine
+    alike = mine & theirs if mine and theirs else mine | theirs
     if len(alike) != 1:
         said = ", ".join(f"{evidence.networks[p].name} {b}" for p, b in lengths.items())
         return Found(reason=f"blocks of different length were moved ({said}): costs are not those of the same edit")

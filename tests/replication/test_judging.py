@@ -300,3 +300,13 @@ def test_a_network_that_could_not_be_run_says_why() -> None:
     nets[0] = replace(nets[0], reasons={"repeat": "l: steps 4:8 cannot be run again"})
     row = verdict(claim("repeat_change", "2"), evidence(*nets, runs=runs("repeat", b={1: [1.0] * 8, 2: [1.0] * 8})))
     assert row["verdict"] == "not measurable" and "steps 4:8 cannot be run again" in row["note"]
+
+
+def test_an_arm_of_which_nothing_was_measured_is_not_told_from_the_other_by_its_blocks() -> None:
+    """The seed of a baseline that ships as tables holds no exchanged blocks, of whatever length."""
+    costs = ("order.skip_block.kl", "-", "-", "order.swap_next.kl", "-", "-")
+    values = {(name, "", "", ""): np.tile(np.arange(1.0, 12.0), (6, 1)) for name in costs[::3]}
+    nets = [network("t", "grown", deep(0.5, 1, "t")), network("b", "baseline", made(values, 12, "b"))]
+    for a, c in (("grown", "baseline"), ("baseline", "grown")):
+        row = verdict(claim("log_ratio", *costs, roles=(a,), against=c), evidence(*nets))
+        assert row["verdict"] == "not measurable" and "nothing of it was measured in the role grown" in row["note"]
