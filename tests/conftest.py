@@ -28,6 +28,7 @@ LONGEST = (
     "data/test_recipe.py", "data/test_family_shipped.py", "data/test_how_sure.py", "architecture/test_recipes.py",
     "measure/test_device_calls.py", "report/test_figure_files.py", "report/test_compared_page.py",
     "engine/test_edited_runs.py", "measure/test_against_oracle.py", "cli/test_all_commands.py",
+    "report/test_replicated_page.py", "data/test_planted.py", "commands/test_fit_lens.py", "commands/test_replicate.py",
 )  # fmt: skip
 """Files that are begun first: what takes a minute must not be what one of several processes begins last."""
 

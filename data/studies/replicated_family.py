@@ -47,19 +47,27 @@ def _counts(stored: pd.DataFrame) -> str:
 
 
 def _decided(stored: pd.DataFrame) -> str:
-    lines = ["| claim | of | verdict | estimate | unit tests |", "|---|---|---|---|---|"]
+    lines = ["| claim | verdict | estimate | unit tests |", "|---|---|---|---|"]
     claims = {claim.id: claim for claim in criteria().claims}
-    for row in stored[stored["verdict"].isin(OUTCOMES[:2])].fillna("").itertuples():
-        said = claims[row.claim].statement.format(a=f"*{row.role}*", c=f"*{claims[row.claim].against}*")
-        number = f"{row.estimate:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]" if row.estimate != "" else ""
-        lines.append(f"| {row.claim}: {said} | {row.role} | **{row.verdict}** | {number} | {row.tests} |")
+    for row in stored[stored["verdict"].isin(OUTCOMES[:2])].to_dict("records"):
+        claim = claims[row["claim"]]
+        said = claim.statement.format(a=f"*{row['role']}*", c=f"*{claim.against}*")
+        number = (
+            f"{row['estimate']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+            if row["ci_low"] == row["ci_low"]
+            else ""
+        )
+        tests = row["tests"] if isinstance(row["tests"], str) else ""
+        lines.append(f"| {claim.id}: {said} | **{row['verdict']}** | {number} | {tests} |")
     return "\n".join(lines)
 
 
 def _open(stored: pd.DataFrame) -> str:
     lines = ["| open | claims | |", "|---|---|---|"]
-    left = stored[~stored["verdict"].isin(OUTCOMES[:2])].fillna("")
-    for (verdict, note), group in left.groupby(["verdict", left["note"].str.split(";").str[0]], sort=False):
+    left = stored[~stored["verdict"].isin(OUTCOMES[:2])]
+    for (verdict, note), group in left.groupby(
+        ["verdict", left["note"].str.split(";").str[0]], sort=False, dropna=False
+    ):
         names = ", ".join(f"{row.claim} ({row.role})" for row in group.itertuples())
         lines.append(f"| {verdict} | {names} | {note} |")
     return "\n".join(lines)

@@ -5,10 +5,10 @@
     python -m data.studies.replicated_nulls --only 1,2 --out FOLDER
     python -m data.studies.replicated_nulls --table     # what stands in docs/planted.md
 
-The claims of 2602.16490 are put to the test on the baseline alone: its two seeds, and null models of the planted bench
-(the trained baseline changed without consequence). Each declares a block that is not there. All are measured once, as
-``depthsig replicate --quick`` measures; then roles are drawn again and again, and each time the same evidence is judged
-by the shipped judge. ``replicated_nulls_draws.csv`` gets a draw's verdicts as soon as they are known, and what was
+The claims of 2602.16490 are put to the test on the baseline alone: its three seeds, and null models of the planted
+bench (the trained baseline changed without consequence). Each declares a block that is not there. All are measured
+once, as ``depthsig replicate --quick`` measures; then roles are drawn again and again, and each time the same evidence is
+judged by the shipped judge. ``replicated_nulls_draws.csv`` gets a draw's verdicts as soon as they are known, and what was
 measured stays in ``--work``: a program that was stopped goes on where it was. ``replicated_nulls.csv`` counts them.
 
 What is drawn depends on seed, roles, networks an arm and number alone, so a study that was stopped is a part of the
@@ -48,6 +48,7 @@ PAPER = "2602.16490"
 NULLS, SOME = 20, 3
 """Null models, in full and ``quick``."""
 BASELINE = "family-baseline"
+OTHER_SEEDS = (1, 3)
 SPAN = "0:24/4"
 """The block that every network declares; none has it."""
 MEASURED_AS = "midas"
@@ -91,9 +92,9 @@ GIVINGS = (
 
 
 def gathered(checkpoints: Sequence[str], seed: int, work: Path, only: Sequence[str] = ()) -> Gathered:
-    """All that claims are judged by, of checkpoints and, last, of the baseline's second seed; kept in ``work``.
+    """All that claims are judged by, of checkpoints and, last, of the baseline's other seeds; kept in ``work``.
 
-    The second seed ships as tables, which hold no answers, no examples in context and no sublayers left out.
+    The other seeds ship as tables, which hold no answers, no examples in context and no sublayers left out.
 
     Args:
         only: experiments; empty: all of the paper.
@@ -101,7 +102,8 @@ def gathered(checkpoints: Sequence[str], seed: int, work: Path, only: Sequence[s
     kept = work / f"sublayers-{seed}"
     named = checkpoints if not only or "E2" in only else ()
     sublayers = [_sublayers(path, seed, kept / Path(path).name) for path in named]
-    tables = [str(data_path("signatures") / f"baseline-seed1-{prompts}") for prompts in ("lookup", "gsm8k")]
+    names = (f"baseline-seed{n}-{prompts}" for n in OTHER_SEEDS for prompts in ("lookup", "gsm8k"))
+    tables = [str(data_path("signatures") / name) for name in names]
     declared = [f"{path}[grown={SPAN}]" if path == BASELINE else path for path in checkpoints]
     job = asked(
         PAPER, roles={MEASURED_AS: [*declared, *sublayers], "baseline": tables}, only=tuple(only), quick=True,
@@ -113,7 +115,7 @@ def gathered(checkpoints: Sequence[str], seed: int, work: Path, only: Sequence[s
         found = job.gather(units, Progress.of(True))
     finally:
         units.leave()
-    # The second seed's tables declare no block: it gets the one that the others declare.
+    # The other seeds' tables declare no block: they get the one that the others declare.
     span = next(one.span for one in found.networks if one.span is not None)
     return replace(found, networks=tuple(replace(one, span=span) for one in found.networks))
 

@@ -95,7 +95,8 @@ class Claim:
     @property
     def measured(self) -> str:
         """Its quantity with what it is of, in one word or two."""
-        return " of ".join(filter(None, [self.quantity.replace("_", " "), ", ".join(p for p in self.of if p != "-")]))
+        quantity = self.quantity.removesuffix("_of").replace("_", " ")
+        return " of ".join(filter(None, [quantity, ", ".join(p for p in self.of if p != "-")]))
 
     @property
     def criterion(self) -> str:

@@ -13,7 +13,7 @@ import pytest
 from sources import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LONG = {"02_three_claims.ipynb", "03_how_sure.ipynb", "04_repeating_a_block.ipynb"}
+LONG = {"02_three_claims.ipynb", "03_how_sure.ipynb", "04_repeating_a_block.ipynb", "05_replication.ipynb"}
 MOST = 300_000
 """Bytes of a notebook that shows well on GitHub."""
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?", re.IGNORECASE)
