@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m data.studies.replicated_family", description=__doc__)
     parser.add_argument("--table", action="store_true", help="print the tables from what is stored")
-    parser.add_argument("--out", type=Path, help="keep the whole replication here, with its page")
+    parser.add_argument("--out", type=Path, help="keep the whole replication here; depthsig report DIR draws its page")
     args = parser.parse_args(arguments)
     if not args.table:
         found = depthsig.replicate(PAPER, quick=True, out=args.out, resume=args.out is not None)

@@ -8,8 +8,9 @@
 The claims of 2602.16490 are put to the test on the baseline alone: its three seeds, and null models of the planted
 bench (the trained baseline changed without consequence). Each declares a block that is not there. All are measured
 once, as ``depthsig replicate --quick`` measures; then roles are drawn again and again, and each time the same evidence
-is judged by the shipped judge. ``replicated_nulls_draws.csv`` gets a draw's verdicts as soon as they are known, and what
-was measured stays in ``--work``: a program that was stopped goes on where it was. ``replicated_nulls.csv`` counts them.
+is judged by the shipped judge. ``replicated_nulls_draws.csv`` gets a draw's verdicts as soon as they are known, and
+what was measured stays in ``--work``: a program that was stopped goes on where it was. ``replicated_nulls.csv`` counts
+them.
 
 What is drawn depends on seed, roles, networks an arm and number alone, so a study that was stopped is a part of the
 whole one.
