@@ -249,7 +249,8 @@ def test_interrupted_work_is_left_to_others(tmp_path: Path) -> None:
     code = f"from depthsig.signature.folders.writing import begin; begin({str(tmp_path / 'out')!r})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode != 0
     folders.leave(tmp_path / "out")
-    assert folders.kept() == [partial]
+    # Of this test: what another left in this process is its own.
+    assert [one for one in folders.kept() if one.parent == tmp_path] == [partial]
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
