@@ -283,7 +283,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--add", action="store_true", help="to the tables and signatures of OUT, which stay")
     parser.add_argument("--jobs", type=int, default=2, help="arms trained at the same time, one thread each [2]")
-    parser.add_argument("--device", default="cpu", help="cuda: all of them side by side, in a minute or two [cpu]")
+    parser.add_argument("--device", default="cpu", help="cuda: all of them side by side, in minutes [cpu]")
     parser.add_argument("--smoke", action="store_true", help="24 steps of narrow models, not compiled")
     return parser
 

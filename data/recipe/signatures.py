@@ -65,6 +65,7 @@ def sign(wanted: Wanted, folder: Path, n: int = 20) -> depthsig.Signature:
     signature = depthsig.analyze(str(wanted.checkpoint), wanted.prompts, n=n, metrics=wanted.metrics, scopes=scopes)
     info = json.loads(json.dumps(signature.info))
     info["checkpoint"] |= {"id": wanted.label, "name": wanted.label}
+    info["given"] |= {"source": None, "why": "it is named as in the family's tables, not by a folder"}
     info["costs"] |= wanted.training
     signature = replace(
         signature, info=info, matrices=_whole_weights(signature.matrices),

@@ -2,7 +2,7 @@
 
 The paper's claims, judged on the shipped checkpoints and on the tables of the other seeds, as the command does by
 itself in the repository. ``replicated_family.csv`` gets every verdict and what supported claims survived, with the hash
-of the criteria that were used; ``--table`` prints the tables of ``docs/replication.md`` from it. About four minutes.
+of the criteria that were used; ``--table`` prints the tables of ``docs/replication.md`` from it. Seven minutes.
 """
 
 from __future__ import annotations

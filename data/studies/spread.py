@@ -41,17 +41,19 @@ def measured(folders: Iterable[Path], out: Path, quick: bool) -> list[Replicatio
         tables[role] = [name for name in names if Path(name).name.startswith(f"{role}-seed")]
         checkpoints[role] = [checkpoint, *(str(p) for f in folders if (p := f / f"family-{role}").is_dir())]
     found: list[Replication] = []
+    asked: set[str] = set()
     for paper in criteria().papers:
         found.append(replicate(paper, roles=tables, quick=quick, out=out / f"{paper}-tables", resume=True))
-        silent = _untold(paper, found)
+        silent = _untold(paper, found, asked)
         if silent and min(map(len, checkpoints.values())) > 1:
             found.append(replicate(paper, roles=checkpoints, only=silent, quick=quick, out=out / paper, resume=True))
     return found
 
 
-def _untold(paper: str, found: Iterable[Replication]) -> list[str]:
-    """Experiments with claims about roles of the family of which nothing is told yet."""
-    told = {claim for one in found for claim in one.networks["claim"]}
+def _untold(paper: str, found: Iterable[Replication], asked: set[str]) -> list[str]:
+    """Experiments with claims about roles of the family of which nothing is told yet; each claim is asked once."""
+    told = asked | {claim for one in found for claim in one.networks["claim"]}
+    asked |= {claim.id for claim in criteria().of_paper(paper)}
     family = shipped_family()
     return sorted({
         claim.experiment for claim in criteria().of_paper(paper)

@@ -156,7 +156,7 @@ def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certific
         run, plain = observed, [network.logits(make_batch([ids], [0], network.device).ids) for ids in chosen]
         padding = Gap(_worst(map(_largest, _unpadded(watched, batch), plain)), apart)
         found["neutral"] = padding
-        if not padding.value <= apart * scale:  # which of the two is it?
+        if not padding.value <= near * scale:  # which of the two is it?
             found["neutral"] = Gap(
                 _worst(_again(network, ids, one) for ids, one in zip(chosen, plain, strict=True)), near
             )

@@ -168,6 +168,9 @@ def test_signatures_are_of_these_weights():
     for row in index:
         assert known[row["arm"], row["seed"], row["step"]] == row["sha256"]
         signature = depthsig.Signature.load(SIGNATURES / row["name"])
+        assert not str((signature.info.get("given") or {}).get("source") or "").startswith(
+            "/"
+        )  # a path of another machine
         assert len(signature.plan) == int(row["steps"]) and all(c["passed"] for c in signature.info["certificates"])
         assert np.isfinite(signature.profile("skip.output_l2")["value"]).all()
     ends = {(r["arm"], r["seed"], r["prompts"]) for r in index if r["step"] == "5000"}

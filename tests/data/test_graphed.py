@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.recipe import family
 from data.recipe.recipe import ARMS, Recipe, read_recipe, smaller
 from data.recipe.run import Run
 from data.recipe.side_by_side import train_side_by_side
@@ -38,3 +39,21 @@ def test_it_trains_as_the_plain_run_does(arm, device, tmp_path, monkeypatch):
     assert found.history == plain.history
     for (name, a), b in zip(plain.model.named_parameters(), found.model.cpu().parameters(), strict=True):
         assert float((a - b).detach().norm() / a.detach().norm()) < 1e-4, name
+
+
+def test_what_it_leaves_is_exported_like_any_run(tmp_path, monkeypatch):
+    members = family.members(tmp_path / "out", tmp_path / "work", [2], smoke=True, arms=("midas",))
+    recipe = members[0].recipe
+    train_side_by_side([(recipe, members[0].work)], "cpu", snapshot_every=12, processes=1)
+    monkeypatch.setattr(Run, "advance", lambda self: pytest.fail("it was at its end"))
+    family.train_all(members, jobs=1)
+    assert members[0].finished
+    names = [path.name for path in members[0].snapshots]
+    assert names == ["000012", "000024"] and len((members[0].folder / "loss.csv").read_text().splitlines()) == 4
+    last, exported = (folder / "model.safetensors" for folder in (members[0].snapshots[-1], members[0].folder))
+    assert last.read_bytes() == exported.read_bytes()
+
+
+def test_runs_side_by_side_are_equally_long(tmp_path):
+    with pytest.raises(ValueError, match=r"equally long; these have \[4, 8\] steps"):
+        train_side_by_side([(smaller(short("midas"), n), tmp_path / str(n)) for n in (4, 8)], "cpu", processes=1)

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from families import PROMPTS, build, byte_tokenizer
+import transformers as hf
+from families import PROMPTS, VOCAB, build, byte_tokenizer, disturb
 from torch import nn
 
 import depthsig
-from depthsig.engine.certificates import certify, judge
+from depthsig.engine.certificates import Certificate, across_shapes, certify, judge
 from depthsig.engine.edits import Edit, Skip, Stop, Swap
 from depthsig.errors import CertificateError, InputError, UnsupportedModelError
 
@@ -190,6 +191,54 @@ def test_a_single_position_that_moves_shows_in_half_precision(broken, dtype: tor
     verdicts = _verdicts(depthsig.load(module, TOKENIZER))
     assert not verdicts["causal"]
     assert all(_verdicts(depthsig.load(build("llama").to(dtype), TOKENIZER)).values())
+
+
+def _deep(moved: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Certificate]:
+    """Certificates of 36 layers in bfloat16, the last of which adds a direction as ``moved`` says of its input.
+
+    The direction moves a logit by some 4 % of the largest: more than one shape may, less than shapes may differ by.
+    """
+    torch.manual_seed(0)
+    config = hf.LlamaConfig(
+        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=36, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=128, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    module = disturb(hf.LlamaForCausalLM(config).eval()).to(torch.bfloat16)
+    direction, mlp = torch.randn(32, dtype=torch.bfloat16), module.model.layers[-1].mlp
+    plain = mlp.forward
+    mlp.forward = lambda x: plain(x) + MOVED * moved(x) * direction
+    return {c.name: c for c in certify(depthsig.load(module, TOKENIZER), IDS)}
+
+
+MOVED = 0.07
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    return torch.full_like(x[..., :1], float(len(x) == 1))
+
+
+def _next(x: torch.Tensor) -> torch.Tensor:
+    after = torch.cat([x[:, 1:], x[:, -1:]], dim=1).float().sum(-1, keepdim=True)
+    return ((1000 * after).round() % 2).to(x.dtype)
+
+
+def test_shapes_may_round_differently_where_one_shape_may_not() -> None:
+    """As on a GPU, one row is rounded otherwise than several; as much of the next token is looking ahead."""
+    rows = _deep(_rows)
+    one, apart = rows["identity"].tolerance, rows["padding"].tolerance
+    assert apart / one == pytest.approx(across_shapes(torch.bfloat16, 36) / 3e-2) and apart > 2 * one
+    assert all(certificate.passed for certificate in rows.values()) and one < rows["padding"].value < apart
+    assert rows["neutral"].value == 0  # told apart from padding, and held to what one shape keeps
+    ahead = _deep(_next)["causal"]
+    assert not ahead.passed and one < ahead.value < apart
+
+
+def test_what_shapes_may_differ_by_follows_depth_and_dtype() -> None:
+    """Two roundings of half a unit a step, as a random walk, twice: ε √(2 S); never below what one shape may."""
+    walk = [sum(2 * (2**-8) ** 2 for _ in range(steps)) ** 0.5 for steps in (12, 36, 80)]
+    assert [across_shapes(torch.bfloat16, n) for n in (12, 36, 80)] == pytest.approx([2 * w for w in walk])
+    assert across_shapes(torch.bfloat16, 4) == across_shapes(torch.float16, 80) == 3e-2
+    assert across_shapes(torch.float32, 1000) == 1e-4
 
 
 def test_a_router_that_keeps_state_between_calls_is_refused() -> None:
