@@ -27,6 +27,7 @@ from depthsig.cli import (
     plan,
     repeat,
     replicate,
+    rerun,
 )
 from depthsig.cli.exports import card, log
 from depthsig.cli.options.command import Command, usage_of
@@ -54,6 +55,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export.export,
     "repeat": repeat.repeat,
     "replicate": replicate.replicate,
+    "rerun": rerun.rerun,
     "fit-lens": fit_lens.fit_lens,
     "models": listings.models,
     "prompts": listings.prompts,

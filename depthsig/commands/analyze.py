@@ -52,7 +52,7 @@ def analyze(
     revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False,
     memory: str | int = "4GiB", batch_size: int | None = None, seed: int = 0,
     plugin: str | Path | Sequence[str | Path] = (), out: str | Path | None = None, resume: bool = False,
-    recheck: bool = False,
+    recheck: bool = False, store_prompts: bool = True,
     progress: bool | Progress | None = None,
 ) -> Signature:  # fmt: skip
     """Measure a model's depth-wise signature.
@@ -112,6 +112,8 @@ def analyze(
         out: folder to save tables, page and figures in; checked before anything is computed.
         resume: go on from what an interrupted run with the same ``out`` and options left.
         recheck: prove the certificates anew, though they are kept from an analysis of the same files and prompts.
+        store_prompts: keep prompts that are given as objects beside the tables (``prompts.jsonl``), so that
+            :func:`depthsig.rerun` can do it again.
         progress: show how far it is (the default): bars, or a line every half minute.
 
     Raises:
@@ -132,7 +134,7 @@ def analyze(
     )  # fmt: skip
     loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
     given = Given(model, tokenizer, loading, PlanOptions(order, loop, grown, iterations), forward)
-    job = Job(given, asked.prompts, asked.request, asked.n_listed, tuple(plugins), asked.short, recheck)
+    job = Job(given, asked.prompts, asked.request, asked.n_listed, tuple(plugins), asked.short, recheck, store_prompts)
     signature = job.run(None if out is None else lambda *_: out, resume=resume, show=Progress.of(progress))
     if out is not None:
         signature.save(out)
@@ -152,6 +154,7 @@ class Job:
         plugins: what is kept of the user's own files.
         short: what was asked for in short.
         recheck: prove the certificates anew.
+        store_prompts: keep prompts that came as objects.
     """
 
     given: Given
@@ -161,6 +164,7 @@ class Job:
     plugins: tuple[Mapping[str, str], ...] = ()
     short: InShort = field(default_factory=InShort)
     recheck: bool = False
+    store_prompts: bool = True
 
     def prepare(self, show: Progress, begun: Begun = nothing_begun) -> Prepared:
         """The loaded model, its prompts, and the request for what the model turned out to be.
@@ -188,7 +192,9 @@ class Job:
         given = {**self.given.record(model), "plugins": [dict(p) for p in self.plugins]}
         again = partial(self._prompts, model)
         keep = not isinstance(self.given.model, Model) and self.given.forward is None
-        ready = Prepared(model, request, prompts, given, self.short.record(), again, watch, keep, self.recheck)
+        ready = Prepared(
+            model, request, prompts, given, self.short.record(), again, watch, keep, self.recheck, self.store_prompts
+        )
         return ready if self.short.seconds is None else within(ready, self.short, begun)
 
     def _prompts(self, model: Model, request: Request, n_listed: int | EllipsisType | None = ...) -> ReadyPrompts:

@@ -18,8 +18,9 @@ from depthsig.errors import DepthsigWarning, InputError
 from depthsig.model import Model, open_model
 from depthsig.plan.declared import PlanOptions
 from depthsig.progress import Progress
-from depthsig.prompts import BUILTIN, Prompt, TokenPrompt, load_prompts, tokenize
+from depthsig.prompts import BUILTIN, Prompt, TokenPrompt, as_lines, load_prompts, tokenize
 from depthsig.prompts import reword as reworded
+from depthsig.signature.folders.kinds import GIVEN
 from depthsig.terms import Positions
 
 _NO_LIMIT = 1 << 30
@@ -93,12 +94,22 @@ class ReadyPrompts:
         name: the name or the file that was given; ``given`` where they came as objects.
         objects: whether they came as objects.
         calibration: other prompts that readouts are fitted on, where any is.
+        lines: of those that came as objects, all that were given, as a ``.jsonl`` file has them; else "".
+        first: how many of them were asked for; None: all.
     """
 
     tokens: list[TokenPrompt]
     name: str
     objects: bool
     calibration: ReadyPrompts | None = None
+    lines: str = ""
+    first: int | None = None
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """What came as objects, by the file that keeps it beside a result."""
+        both = zip(GIVEN, (self, self.calibration), strict=True)
+        return {name: one.lines for name, one in both if one is not None and one.lines}
 
     @property
     def calibrating(self) -> list[TokenPrompt]:
@@ -126,13 +137,16 @@ def ready_prompts(
     """
     prompts = default_prompts(model) if prompts is None else prompts
     named = isinstance(prompts, (str, Path))
-    texts = load_prompts(prompts, n=n_named if named else n, seed=seed, shots=shots)
+    given = prompts if named else load_prompts(prompts, n=None, seed=seed)
+    texts = load_prompts(given, n=n_named if named else n, seed=seed, shots=shots)
     if reword is not None:
         texts = reworded(texts, reword)
     if shots:
         texts = _that_fit(texts, model, shots, max_tokens, chat_template)
     tokens = token_prompts(texts, model, max_tokens=max_tokens, chat_template=chat_template, positions=positions)
-    return ReadyPrompts(tokens, str(prompts) if named else "given", not named)
+    if named:
+        return ReadyPrompts(tokens, str(prompts), False, first=n_named)
+    return ReadyPrompts(tokens, "given", True, lines=as_lines(given), first=n)
 
 
 def _that_fit(texts: Sequence[Prompt], model: Model, shots: int, max_tokens: int, chat_template: bool) -> list[Prompt]:

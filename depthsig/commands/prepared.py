@@ -72,6 +72,7 @@ class Prepared:
         again: reads the prompts for another request, of other numbers and lengths.
         watch: knows what loading took.
         keep: whether certificates may be kept, and taken from those that are. recheck: whether they are proved anew.
+        store: whether prompts that came as objects are kept with the result.
     """
 
     model: Model
@@ -83,6 +84,7 @@ class Prepared:
     watch: Stopwatch = field(default_factory=Stopwatch)
     keep: bool = False
     recheck: bool = False
+    store: bool = True
 
     @property
     def wants_control(self) -> bool:
@@ -125,6 +127,7 @@ class Prepared:
                 prompts=prompts_table(prompts, cuts_of(request, prompts)),
                 samples_table=samples_table(samples, request.wanted),
                 tokens_table=tokens_table(rows, prompts, model.tokenizer),
+                given=self.prompts.kept if self.store else {},
             )
             signature = self._with_periods(signature) if request.tests_periods else signature
         info["timings"] = watch.record()

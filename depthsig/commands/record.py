@@ -60,6 +60,7 @@ def describe(
         "costs": costs_record(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
+        "threads": torch.get_num_threads(),
         "seed": request.seed,
         "random_state": None if model.random_state is None else {"seed": model.random_state, "by": "position"},
         "plan": plan.records(),
@@ -87,7 +88,7 @@ def costs_record(model: Model) -> dict[str, Any]:
 
 
 def _given_prompts(prompts: ReadyPrompts) -> dict[str, Any]:
-    return {"name": prompts.name, "objects": prompts.objects, "count": len(prompts.tokens)}
+    return {"name": prompts.name, "objects": prompts.objects, "count": len(prompts.tokens), "first": prompts.first}
 
 
 def _own(request: Request, plugins: Sequence[Mapping[str, str]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,9 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _prompt(entry: Any, where: str) -> Prompt:
-    """A prompt from an object with ``text`` and maybe ``answer``."""
+    """A prompt from an object with ``text`` and maybe ``answer``, or with ``ids`` alone."""
+    if isinstance(entry, Mapping) and "text" not in entry and "ids" in entry:
+        return _token_ids(entry["ids"], where)
     if not isinstance(entry, Mapping) or "text" not in entry:
         found = f"the keys {shown(sorted(map(str, entry)))}" if isinstance(entry, Mapping) else type(entry).__name__
         raise InputError(f"{where} has no `text`, found {found}; {FORMS}")
@@ -141,6 +143,19 @@ def _prompt(entry: Any, where: str) -> Prompt:
         if not isinstance(value, str) and not (key == "answer" and value is None):
             raise InputError(f"{where}: `{key}` is {type(value).__name__}; it must be a string")
     return Prompt(entry["text"], entry.get("answer"))
+
+
+def _token_ids(ids: Any, where: str) -> Prompt:
+    if not isinstance(ids, list) or not ids or not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+        raise InputError(f"{where}: `ids` is {shown(ids)}; it must be a list of token ids")
+    return Prompt("", ids=tuple(ids))
+
+
+def as_lines(prompts: Iterable[Prompt]) -> str:
+    """Prompts as a ``.jsonl`` file has them, one a line, to be read again as they are."""
+    entries = ({"ids": list(p.ids)} if p.ids is not None else {"text": p.text, "answer": p.answer} for p in prompts)
+    kept = ({k: v for k, v in entry.items() if v is not None} for entry in entries)
+    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept)
 
 
 def _from_list(path: Path, n: int | None) -> Found:

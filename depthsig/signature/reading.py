@@ -11,11 +11,14 @@ import pandas as pd
 from depthsig.errors import InputError, as_path, shown
 from depthsig.signature import tabular
 from depthsig.signature.consistency import wrong_tables
-from depthsig.signature.folders.kinds import PARTIAL, SIGNATURE
+from depthsig.signature.folders.kinds import GIVEN, PARTIAL, SIGNATURE
 from depthsig.signature.records import Kind, SignatureRecord, as_record
 from depthsig.signature.schema import FILES, READS, TABLES
 from depthsig.signature.tabular import Columns
-from depthsig.untrusted import is_folder, made_visible, read_json
+from depthsig.untrusted import is_folder, is_there, made_visible, read_json, size_of
+
+LARGEST_GIVEN = 1 << 30
+"""Bytes of prompts that are kept beside a result."""
 
 
 def read_tables(directory: str | Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
@@ -41,6 +44,27 @@ def read_tables(directory: str | Path) -> tuple[dict[str, Any], dict[str, pd.Dat
     for name, wrong in wrong_tables(info, tables):
         raise InputError(f"{str(path / FILES[name])!r} is damaged: {wrong}")
     return info, tables
+
+
+def read_given(folder: Path) -> dict[str, str]:
+    """The prompts that were given as objects, as text, by their files; none where none were kept.
+
+    Raises:
+        InputError: for a file that cannot be read, or is too large to be one of ours.
+    """
+    found = {}
+    for name in GIVEN:
+        path = folder / name
+        if not is_there(path):
+            continue
+        try:
+            size = size_of(path)
+            if size > LARGEST_GIVEN:
+                raise InputError(f"{str(path)!r} has {size:,} bytes; at most {LARGEST_GIVEN:,} are read")
+            found[name] = path.read_bytes().decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{str(path)!r} cannot be read as text: {shown(str(error), 200)}") from None
+    return found
 
 
 def read_table(path: Path, columns: Columns) -> pd.DataFrame:

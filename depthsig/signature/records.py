@@ -160,6 +160,7 @@ class GivenPrompts(Record):
     name: Scalar = None
     objects: bool
     count: Index
+    first: Count | None = None
 
 
 class GivenPlugin(Record):
@@ -203,6 +204,7 @@ class SignatureRecord(Record):
     costs: RecordedCosts | None = None
     dtype: str | None = None
     device: str | None = None
+    threads: Count | None = None
     seed: Seed = 0
     random_state: RandomState | None = None
     plan: Annotated[list[RecordedStep], Field(min_length=1, max_length=MOST_STEPS)]

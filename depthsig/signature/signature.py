@@ -22,7 +22,7 @@ from depthsig.signature.folders.choosing import IDENTITY, identity_of, settle
 from depthsig.signature.folders.kinds import CONTROL, FINDINGS
 from depthsig.signature.folders.writing import writing
 from depthsig.signature.holding import HeldMetrics, held_metrics, missing, rows_of, to_dataset, told, told_html
-from depthsig.signature.reading import read_tables
+from depthsig.signature.reading import read_given, read_tables
 from depthsig.signature.records import STEP_COLUMNS, RecordedStep
 from depthsig.signature.schema import FILES, TABLES
 from depthsig.signature.tabular import conform
@@ -47,6 +47,8 @@ class Signature:
         info: what ``signature.json`` holds: checkpoint, plan, certificates, options, versions.
         profiles, matrices, scores, prompts, samples_table, tokens_table: the tables, with the
             columns of :data:`depthsig.signature.schema.TABLES`.
+        given: what was given as objects, by the file of the results folder that keeps it (:data:`GIVEN`): prompts, and
+            calibration prompts, as ``.jsonl``.
         control: the same measurement of the same architecture with re-initialised weights, where
             it was made; kept in ``control/`` of the results folder.
     """
@@ -58,6 +60,7 @@ class Signature:
     prompts: pd.DataFrame = field(default_factory=_empty, repr=False)
     samples_table: pd.DataFrame = field(default_factory=_empty, repr=False)
     tokens_table: pd.DataFrame = field(default_factory=_empty, repr=False)
+    given: Mapping[str, str] = field(default_factory=dict, repr=False)
     control: Signature | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -290,6 +293,8 @@ class Signature:
         """Write ``signature.json``, the tables and the findings into a folder that exists."""
         self._write_tables(folder)
         self.write_findings(folder)
+        for name, text in self.given.items():
+            (folder / name).write_text(text, encoding="utf-8")
         if self.control is not None:
             (folder / CONTROL).mkdir(exist_ok=True)
             # What is put there says that it is a control, so that nothing else is taken for one.
@@ -312,8 +317,8 @@ class Signature:
             InputError: naming what is missing or damaged.
         """
         check_arguments(cls.load, locals())
-        found = cls._read(directory)
         folder = Path(directory)
+        found = replace(cls._read(directory), given=read_given(folder))
         if not is_there(folder / CONTROL):
             return found
         inside = folder / CONTROL

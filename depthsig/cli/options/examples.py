@@ -21,6 +21,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "export": ("depthsig export family-midas --order 0:4,4:8x2,8:24 --out looped-midas",),
     "repeat": ("depthsig repeat family-midas --span 4:8 --times 1,2 --task lookup -n 8",),
     "replicate": ("depthsig replicate 2512.08819 --quick --only E7",),
+    "rerun": (_QUICK, "depthsig rerun depthsig-results/family-midas"),
     "fit-lens": ("depthsig fit-lens family-midas --prompts lookup -n 24 --steps 2",),
     "models": ("depthsig models",),
     "prompts": ("depthsig prompts",),

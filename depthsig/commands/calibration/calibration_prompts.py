@@ -13,7 +13,7 @@ from depthsig.errors import DepthsigError, DepthsigWarning, InputError
 from depthsig.measure.request import Request
 from depthsig.metrics.entries.runs import RECALIBRATED
 from depthsig.model import Model
-from depthsig.prompts import BUILTIN, TokenPrompt, load_prompts
+from depthsig.prompts import BUILTIN, TokenPrompt, as_lines, load_prompts
 from depthsig.prompts.primitives import TASKS
 
 FALLBACK = "gsm8k"
@@ -50,7 +50,8 @@ def with_calibration(measured: ReadyPrompts, model: Model, request: Request) -> 
         warnings.warn(message, DepthsigWarning, stacklevel=4)
     kept = found[:n] if named and name in BUILTIN else found
     tokens = [replace(p, index=i) for i, p in enumerate(kept)]
-    return replace(measured, calibration=ReadyPrompts(tokens, name, not named))
+    lines = "" if named else as_lines(load_prompts(source, n=None, seed=request.seed))
+    return replace(measured, calibration=ReadyPrompts(tokens, name, not named, lines=lines))
 
 
 def _tokens(source: Any, wanted: int, name: str, model: Model, request: Request) -> list[TokenPrompt]:

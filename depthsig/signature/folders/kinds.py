@@ -19,12 +19,14 @@ RECORDS = {
 FIGURES, PAGE, CONTROL, FINDINGS = "figures", "report.html", "control", "findings.json"
 RUN = "run.toml"
 """The options of the command that made a result, for its ``--config``; a result from Python has none."""
+GIVEN = ("prompts.jsonl", "calibration.jsonl")
+"""Prompts that were given as objects, as they were given."""
 REPLICATED = ("replication", "networks", "curves", "held_equal", "unit_tests")
 SIGNATURES, LATEX, RUNS = "signatures", "replication.tex", "runs.parquet"
 """Of a replication: the analyses behind it, its table for a paper, and what was run beside them."""
 COMPARED = ("claims", "distances", "late", "scores", "recurrence", "profiles", "held_equal", "unit_tests")
 _OWN = {
-    SIGNATURE: frozenset({SIGNATURE, *FILES.values(), CONTROL, FINDINGS, FIGURES, PAGE}),
+    SIGNATURE: frozenset({SIGNATURE, *FILES.values(), *GIVEN, CONTROL, FINDINGS, FIGURES, PAGE}),
     REPEAT: frozenset({REPEAT, "repeat.csv", "ranking.csv", "prediction.csv", "samples.parquet", FIGURES, PAGE}),
     COMPARE: frozenset({COMPARE, *(f"{name}.csv" for name in COMPARED), FIGURES, PAGE}),
     LENS: frozenset({LENS, "config.json", "params.pt", PAGE}),
