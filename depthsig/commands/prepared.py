@@ -114,6 +114,7 @@ class Prepared:
             samples, rows = run_schedule(work, units, show)
         info = describe(model, request, certificates, self.prompts, self.given, messages)
         info["options"]["asked"] = dict(self.asked)
+        info["given"]["prompts"]["kept"] = self.store and bool(self.prompts.kept)
         if work.recalibrated is not None:
             info["calibration"] = made_visible(dict(work.recalibrated.record))
         with watch.stage("tables"):

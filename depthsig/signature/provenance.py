@@ -42,6 +42,10 @@ def again(info: Mapping[str, Any]) -> Again:
     why = _why_not(info, given)
     if why:
         return Again("", f"There is no command: {why}.")
+    if given["prompts"]["objects"] or (info.get("calibration") or {}).get("objects"):
+        flags = [f"--{name.replace('_', '-')}" for name in _TRUST if (given.get("loading") or {}).get(name)]
+        files = [piece for plugin in given.get("plugins") or () for piece in ("--plugin", str(plugin["path"]))]
+        return Again(shlex.join(["depthsig", "rerun", ".", *flags, *files]), "(in the results folder, which keeps them)")
     left = ("order", "loop", "grown", "iterations", "asked")  # of the plan, and in short what the others came to
     asked = {k: v for k, v in info["options"].items() if k not in left}
     if asked.get("n") is None:
@@ -55,11 +59,12 @@ def _why_not(info: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """Why no command makes a result again; empty where one does."""
     if not given.get("source"):
         return str(given.get("why") or "what was analysed is not known")
-    if given["prompts"]["objects"]:
+    kept = given["prompts"].get("kept")
+    if given["prompts"]["objects"] and not kept:
         return "the prompts were given as objects"
     if info.get("lens") and not info["lens"].get("path"):
         return "the lens was given as an object"
-    if (info.get("calibration") or {}).get("objects"):
+    if (info.get("calibration") or {}).get("objects") and not kept:
         return "the calibration prompts were given as objects"
     if given.get("declared"):
         return f"{', '.join(given['declared'])} was declared in Python, not in a file for --plugin"
@@ -69,6 +74,7 @@ def _why_not(info: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     return ""
 
 
+_TRUST = ("trust_remote_code", "allow_pickle")
 _ON_BY_DEFAULT = {"device": "auto", "shots": 0}
 
 

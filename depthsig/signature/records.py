@@ -161,6 +161,7 @@ class GivenPrompts(Record):
     objects: bool
     count: Index
     first: Count | None = None
+    kept: bool = False
 
 
 class GivenPlugin(Record):

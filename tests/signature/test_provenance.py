@@ -83,7 +83,7 @@ def test_why_there_is_no_command(folder: Path) -> None:
     of_objects = {
         "the model was given as an object": depthsig.analyze(live, file, tokenizer=tokenizer, metrics=norm),
         "the tokenizer was given as an object": depthsig.analyze("my model", file, tokenizer=tokenizer, metrics=norm),
-        "the prompts were given as objects": depthsig.analyze("my model", prompts, metrics=norm),
+        "the prompts were given as objects": depthsig.analyze("my model", prompts, metrics=norm, store_prompts=False),
         "the device map was given as an object": depthsig.analyze(
             "my model", file, metrics=norm, device_map={"": "cpu"}
         ),
