@@ -1,0 +1,1 @@
+"""Many analyses from one file: what is swept, unit by unit, here or on Ray."""

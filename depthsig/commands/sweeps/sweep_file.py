@@ -1,0 +1,191 @@
+"""A sweep as its YAML file says it: every combination of checkpoints, revisions, orders, prompts and presets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from depthsig.errors import InputError, near, shown
+from depthsig.signature.folders.choosing import identity_of
+from depthsig.untrusted import size_of
+
+LARGEST_FILE = 1 << 20
+"""Bytes: a list of ten thousand checkpoints takes less."""
+MOST_UNITS = 100_000
+SWEPT = {
+    "checkpoints": "checkpoint",
+    "revisions": "revision",
+    "orders": "order",
+    "prompts": "prompts",
+    "presets": "preset",
+}
+"""The file's lists, and what one of them is called in ``sweep.csv``."""
+REVISION = "{revision}"
+OPTIONS = frozenset({
+    "quick", "budget", "metrics", "parts", "scopes", "cuts", "agg", "n", "max_tokens", "chat_template", "shots",
+    "positions", "keep_first", "ablation", "reword", "lens", "calibration", "control", "loop", "grown", "iterations",
+    "dtype", "device", "device_map", "memory", "batch_size", "seed",
+})  # fmt: skip
+"""Options of ``analyze`` that a file may give for all units; what lets code run is given on the command line."""
+RUNS_CODE = ("trust_remote_code", "allow_pickle", "plugin")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One analysis of a sweep.
+
+    Attributes:
+        checkpoint: as the file names it; with ``{revision}`` in it, the pattern.
+        revision, order, prompts, preset: None where the file sweeps none of them.
+        options: of ``analyze``, for all units alike.
+    """
+
+    checkpoint: str
+    revision: str | None = None
+    order: str | None = None
+    prompts: str | None = None
+    preset: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """What is opened."""
+        return self.checkpoint.replace(REVISION, self.revision or "")
+
+    @property
+    def hub_revision(self) -> str | None:
+        """The revision to ask a hub for; None where it stands in the path."""
+        return None if REVISION in self.checkpoint else self.revision
+
+    @property
+    def swept(self) -> dict[str, str]:
+        """What it is, as ``sweep.csv`` has it; what is not swept is empty."""
+        return {name: str(getattr(self, name) or "") for name in SWEPT.values()}
+
+    @property
+    def identity(self) -> str:
+        """One word for what was asked for."""
+        return identity_of({**self.swept, "options": dict(self.options)})
+
+    @property
+    def folder(self) -> str:
+        """The name of its results folder: what it is, and a few letters that tell it from every other."""
+        checkpoint = Path(self.checkpoint.replace(REVISION, "")).name or self.checkpoint
+        parts = [checkpoint, self.revision, self.order, self.prompts and Path(self.prompts).name, self.preset]
+        name = "_".join(re.sub(r"[^\w.+-]+", "-", part).strip("-._") for part in parts if part)
+        return f"{name[:80].strip('-._')}-{self.identity[:8]}"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is swept.
+
+    Attributes:
+        units: every analysis, those of one checkpoint and revision one after another.
+        roles: role → checkpoints, for a comparison at the end.
+    """
+
+    units: tuple[Unit, ...]
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def swept(self) -> list[str]:
+        """The fields of which there is more than one value."""
+        return [name for name in SWEPT.values() if len({getattr(unit, name) for unit in self.units}) > 1]
+
+    def groups(self) -> Iterator[list[Unit]]:
+        """Units that share their weights, which are loaded once for them."""
+        found: dict[tuple[str, str | None], list[Unit]] = {}
+        for unit in self.units:
+            found.setdefault((unit.checkpoint, unit.revision), []).append(unit)
+        yield from found.values()
+
+
+def read_sweep(path: str | Path) -> Sweep:
+    """A sweep from its file.
+
+    Raises:
+        InputError: in one line, for a file that cannot be read, a key that there is not, and values of other types.
+    """
+    said = f"the sweep {shown(str(path))}"
+    told = _read(Path(path), said)
+    unknown = [key for key in told if key not in {*SWEPT, "roles", *OPTIONS}]
+    if unknown:
+        key = unknown[0]
+        if key in RUNS_CODE:
+            raise InputError(f"{said} gives {shown(key)}, but no file lets code run; give it on the command line")
+        known = [*SWEPT, "roles", *sorted(OPTIONS)]
+        raise InputError(f"{said} gives {shown(key)}{near(str(key), known)}; there are {', '.join(known)}")
+    lists = {key: _strings(told.get(key), f"{said}: {key}") for key in SWEPT}
+    if not lists["checkpoints"]:
+        raise InputError(f"{said} names no checkpoints; give at least one under `checkpoints`")
+    options = {key: told[key] for key in told if key in OPTIONS}
+    units = _units(lists, options, said)
+    roles = _roles(told.get("roles"), lists["checkpoints"], said)
+    return Sweep(units, roles)
+
+
+def _read(path: Path, said: str) -> dict[str, Any]:
+    import yaml  # start-up time
+
+    try:
+        size = size_of(path)
+        if size > LARGEST_FILE:
+            raise InputError(f"{said} has {size:,} bytes; at most {LARGEST_FILE:,} are read")
+        text = path.read_bytes().decode("utf-8-sig")
+        if re.search(r"(?m)(?:^|[\s\[{,:-])[&*]\w", text):
+            raise InputError(f"{said} uses anchors (& or *); write every value out")  # they can grow without bound
+        told = yaml.safe_load(text)
+    except OSError as error:
+        raise InputError(f"{said} cannot be read: {error.strerror}; name a YAML file") from None
+    except InputError:
+        raise
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{said} is no YAML: {why}") from None
+    if not isinstance(told, dict):
+        raise InputError(f"{said} holds no keys; write `checkpoints:` and a list of them")
+    return {str(key): value for key, value in told.items()}
+
+
+def _strings(value: Any, said: str) -> list[str]:
+    """A list of text or numbers, as text; one alone is a list of one."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    for one in values:
+        if isinstance(one, bool) or not isinstance(one, (str, int, float)) or str(one).strip() == "":
+            raise InputError(f"{said} holds {shown(one)}; it is a list of text")
+    found = list(dict.fromkeys(map(str, values)))
+    if len(found) < len(values):
+        raise InputError(f"{said} names {shown(next(v for v in found if list(map(str, values)).count(v) > 1))} twice")
+    return found
+
+
+def _units(lists: Mapping[str, Sequence[str]], options: Mapping[str, Any], said: str) -> tuple[Unit, ...]:
+    patterns = [one for one in lists["checkpoints"] if REVISION in one]
+    if patterns and not lists["revisions"]:
+        raise InputError(f"{said}: {shown(patterns[0])} stands for a revision; give `revisions`")
+    rest = [lists[key] or [None] for key in ("revisions", "orders", "prompts", "presets")]
+    count = len(lists["checkpoints"])
+    for values in rest:
+        count *= len(values)
+    if count > MOST_UNITS:
+        raise InputError(f"{said} comes to {count:,} analyses; at most {MOST_UNITS:,} are made by one")
+    return tuple(Unit(*values, options=options) for values in product(lists["checkpoints"], *rest))
+
+
+def _roles(value: Any, checkpoints: Sequence[str], said: str) -> dict[str, tuple[str, ...]]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{said}: roles is {type(value).__name__}; write each role with a list of checkpoints")
+    found = {str(role): tuple(_strings(names, f"{said}: roles: {role}")) for role, names in value.items()}
+    strangers = [name for names in found.values() for name in names if name not in checkpoints]
+    if strangers:
+        raise InputError(
+            f"{said}: roles name {shown(strangers[0])}{near(strangers[0], checkpoints)}, which is not swept"
+        )
+    return found
