@@ -136,10 +136,7 @@ def _read(path: Path, said: str) -> dict[str, Any]:
         size = size_of(path)
         if size > LARGEST_FILE:
             raise InputError(f"{said} has {size:,} bytes; at most {LARGEST_FILE:,} are read")
-        text = path.read_bytes().decode("utf-8-sig")
-        if re.search(r"(?m)(?:^|[\s\[{,:-])[&*]\w", text):
-            raise InputError(f"{said} uses anchors (& or *); write every value out")  # they can grow without bound
-        told = yaml.safe_load(text)
+        told = _loaded(path.read_bytes().decode("utf-8-sig"), said)
     except OSError as error:
         raise InputError(f"{said} cannot be read: {error.strerror}; name a YAML file") from None
     except InputError:
@@ -150,6 +147,19 @@ def _read(path: Path, said: str) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise InputError(f"{said} holds no keys; write `checkpoints:` and a list of them")
     return {str(key): value for key, value in told.items()}
+
+
+def _loaded(text: str, said: str) -> Any:
+    """YAML without aliases, by which a few lines can stand for more than any memory holds."""
+    import yaml  # start-up time
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.events.AliasEvent):
+                raise InputError(f"{said} refers to another place by *; write every value out")
+            return super().compose_node(parent, index)
+
+    return yaml.load(text, Loader)  # a safe one
 
 
 def _strings(value: Any, said: str) -> list[str]:
