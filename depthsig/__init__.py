@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from depthsig.commands.repeat import repeat
     from depthsig.commands.replicate import replicate
     from depthsig.commands.rerun import rerun
+    from depthsig.commands.sweep import sweep
     from depthsig.engine.edits import Drop, Repeat, Replace, Reverse, Skip, Stop, Swap
     from depthsig.errors import CertificateError, DepthsigError, DepthsigWarning, InputError, UnsupportedModelError
     from depthsig.metrics.registry import metric
@@ -39,6 +40,7 @@ _HOME = {
     "depthsig.commands.repeat": ("repeat",),
     "depthsig.commands.replicate": ("replicate",),
     "depthsig.commands.rerun": ("rerun",),
+    "depthsig.commands.sweep": ("sweep",),
     "depthsig.engine.edits": ("Drop", "Repeat", "Replace", "Reverse", "Skip", "Stop", "Swap"),
     "depthsig.errors": ("CertificateError", "DepthsigError", "DepthsigWarning", "InputError", "UnsupportedModelError"),
     "depthsig.metrics.registry": ("metric",),
@@ -51,7 +53,7 @@ __all__ = [
     "CertificateError", "Comparison", "DepthsigError", "DepthsigWarning", "Drop", "InputError", "Model", "Repeat",
     "Replace", "Reverse", "Signature", "Skip", "Stop", "Swap", "UnsupportedModelError", "analyze", "check", "compare",
     "export", "find_blocks", "fit_lens", "load", "metric", "repeat",
-    "replicate", "rerun",
+    "replicate", "rerun", "sweep",
 ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from depthsig.cli import (
     repeat,
     replicate,
     rerun,
+    sweep,
 )
 from depthsig.cli.exports import card, log
 from depthsig.cli.options.command import Command, usage_of
@@ -56,6 +57,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "repeat": repeat.repeat,
     "replicate": replicate.replicate,
     "rerun": rerun.rerun,
+    "sweep": sweep.sweep,
     "fit-lens": fit_lens.fit_lens,
     "models": listings.models,
     "prompts": listings.prompts,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from types import EllipsisType
@@ -21,8 +23,9 @@ from depthsig.commands.opening import Given, ReadyPrompts, ready_prompts
 from depthsig.commands.prepared import Prepared, Stopwatch
 from depthsig.commands.presets import InShort, settled
 from depthsig.commands.record import continuing, identity, recorded_warnings
+from depthsig.errors import DepthsigError
 from depthsig.measure.request import Names, Request
-from depthsig.measure.resume import Units
+from depthsig.measure.resume import Piece, Share, Units
 from depthsig.measure.schedule import check_provided
 from depthsig.metrics.entries.plugins import import_plugins
 from depthsig.model import Model
@@ -119,26 +122,44 @@ def analyze(
     Raises:
         InputError: bad input or options. CertificateError: the numbers could not be trusted.
     """
-    check_arguments(analyze, locals())
+    given = dict(locals())
+    check_arguments(analyze, given)
     if out is not None:
         ensure_writable(out)
-    plugins = import_plugins(plugin)
-    asked = settled(
-        {
-            "prompts": prompts, "metrics": metrics, "parts": parts, "scopes": scopes, "cuts": cuts, "agg": agg, "n": n,
-            "max_tokens": max_tokens, "chat_template": chat_template, "shots": shots, "positions": positions,
-            "keep_first": keep_first, "ablation": ablation, "memory": memory, "batch_size": batch_size, "seed": seed,
-            "control": control, "lens": lens, "reword": reword, "calibration": calibration,
-        },
-        quick=quick, budget=budget, preset=preset,
-    )  # fmt: skip
-    loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
-    given = Given(model, tokenizer, loading, PlanOptions(order, loop, grown, iterations), forward)
-    job = Job(given, asked.prompts, asked.request, asked.n_listed, tuple(plugins), asked.short, recheck, store_prompts)
+    job = job_of(**{name: value for name, value in given.items() if name not in OF_THIS_RUN})
     signature = job.run(None if out is None else lambda *_: out, resume=resume, show=Progress.of(progress))
     if out is not None:
         signature.save(out)
     return signature
+
+
+OF_THIS_RUN = ("out", "resume", "progress")
+"""Arguments of :func:`analyze` that say nothing of what is measured."""
+_OF_A_REQUEST = (
+    "prompts", "metrics", "parts", "scopes", "cuts", "agg", "n", "max_tokens", "chat_template", "shots", "positions",
+    "keep_first", "ablation", "memory", "batch_size", "seed", "control", "lens", "reword", "calibration",
+)  # fmt: skip
+
+
+def job_of(**given: Any) -> Job:
+    """An analysis by the arguments of :func:`analyze`, those that are not given by their defaults.
+
+    Raises:
+        InputError: for options that are wrong by themselves; nothing is opened yet.
+    """
+    known = inspect.signature(analyze).parameters
+    a = {name: one.default for name, one in known.items()} | given
+    check_arguments(analyze, a)
+    plugins = import_plugins(a["plugin"])
+    options = {name: a[name] for name in _OF_A_REQUEST}
+    asked = settled(options, quick=a["quick"], budget=a["budget"], preset=a["preset"])
+    loading = LoadOptions(**{one.name: a[one.name] for one in fields(LoadOptions)})
+    plan = PlanOptions(a["order"], a["loop"], a["grown"], a["iterations"])
+    model = Given(a["model"], a["tokenizer"], loading, plan, a["forward"])
+    return Job(
+        model, asked.prompts, asked.request, asked.n_listed, tuple(plugins), asked.short, a["recheck"],
+        a["store_prompts"],
+    )  # fmt: skip
 
 
 Place = Callable[[str, str], "str | Path"]
@@ -155,6 +176,7 @@ class Job:
         short: what was asked for in short.
         recheck: prove the certificates anew.
         store_prompts: keep prompts that came as objects.
+        untouched: whether a model that was loaded before is still as its files say.
     """
 
     given: Given
@@ -165,6 +187,7 @@ class Job:
     short: InShort = field(default_factory=InShort)
     recheck: bool = False
     store_prompts: bool = True
+    untouched: bool = False
 
     def prepare(self, show: Progress, begun: Begun = nothing_begun) -> Prepared:
         """The loaded model, its prompts, and the request for what the model turned out to be.
@@ -191,7 +214,7 @@ class Job:
                 request = replace(request, lens=lens)
         given = {**self.given.record(model), "plugins": [dict(p) for p in self.plugins]}
         again = partial(self._prompts, model)
-        keep = not isinstance(self.given.model, Model) and self.given.forward is None
+        keep = self.untouched or (not isinstance(self.given.model, Model) and self.given.forward is None)
         ready = Prepared(
             model, request, prompts, given, self.short.record(), again, watch, keep, self.recheck, self.store_prompts
         )
@@ -206,12 +229,15 @@ class Job:
         )  # fmt: skip
         return with_calibration(ready, model, request)
 
-    def run(self, place: Place | None, *, resume: bool, show: Progress) -> Signature:
+    def run(
+        self, place: Place | None, *, resume: bool, show: Progress, shares: Sequence[MeasuredShare] = ()
+    ) -> Signature:
         """Measure, with the control where one is due.
 
         Args:
             place: where results go, beside which unfinished work is kept; asked before the measurement.
                 None: nowhere.
+            shares: what other processes measured of this very analysis (:meth:`measure_share`).
         """
         with recorded_warnings() as messages:
             ready = self.prepare(show, begun_at(place) if resume and place is not None else nothing_begun)
@@ -221,16 +247,37 @@ class Job:
             out = None if place is None else place(ready.model.checkpoint.name, name)
 
             def units() -> Units:
-                return Units.open(out, continuing(known), name, resume)
+                opened = Units.open(out, continuing(known), name, resume)
+                return opened.given_too({name: piece for one in shares for name, piece in one.model.items()})
+
+            def of_control() -> Units:
+                return Units().given_too({name: piece for one in shares for name, piece in one.control.items()})
 
             try:
                 signature = ready.measure(units, show, messages)
                 if known:
                     signature.info[IDENTITY] = name
                 if ready.wants_control:
-                    signature = ready.with_control(signature, show)
+                    signature = ready.with_control(signature, show, of_control)
             except BaseException:
                 if out is not None:
                     leave(out)  # a notebook lives on, and another process may be asked to resume
                 raise
         return signature
+
+    def measure_share(self, share: Share, show: Progress) -> MeasuredShare:
+        """A share of the batches, for another process that does the rest and puts all together, exactly."""
+        ready = self.prepare(show)
+        control: Mapping[str, Piece] = {}
+        if ready.wants_control:
+            with suppress(DepthsigError):  # whoever puts the shares together says why there is none
+                control = ready.control().measure_share(share, show)
+        return MeasuredShare(ready.measure_share(share, show), control)
+
+
+@dataclass(frozen=True)
+class MeasuredShare:
+    """Pieces that were measured of a model and of its control."""
+
+    model: Mapping[str, Piece]
+    control: Mapping[str, Piece]

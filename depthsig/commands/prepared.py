@@ -16,13 +16,14 @@ from depthsig.commands.certified import certified
 from depthsig.commands.control import control_request, reinitialised
 from depthsig.commands.opening import ReadyPrompts
 from depthsig.commands.record import describe, prompts_table
-from depthsig.engine.certificates import judge
+from depthsig.engine.certificates import Certificate, judge
 from depthsig.errors import DepthsigError, DepthsigWarning, InputError
 from depthsig.measure.providers import Work
 from depthsig.measure.request import Request
-from depthsig.measure.resume import Units
+from depthsig.measure.resume import Piece, Share, Units
 from depthsig.measure.schedule import cuts_of
 from depthsig.measure.schedule import measure as run_schedule
+from depthsig.measure.schedule import measure_share as run_share
 from depthsig.measure.token_rows import tokens_table
 from depthsig.metrics.entries.runs import RECALIBRATED
 from depthsig.model import Model
@@ -99,17 +100,7 @@ class Prepared:
     def measure(self, units: Callable[[], Units], show: Progress, messages: Sequence[str]) -> Signature:
         """Certify and measure; unfinished work goes to ``units()``."""
         model, request, prompts, watch = self.model, self.request, self.prompts.tokens, self.watch
-        with watch.stage("certificates"), show.stage("certificates"):
-            certificates, watch.proved = certified(
-                model, [p.ids for p in prompts], keep=self.keep, recheck=self.recheck
-            )
-        verdict = judge(certificates, only_parts=request.only_parts)
-        for message in verdict.warnings:
-            warnings.warn(message, DepthsigWarning, stacklevel=3)
-        work = Work(model, request, prompts, verdict, request.lens)
-        if self.prompts.calibration is not None and request.on(*RECALIBRATED):
-            with watch.stage("calibration"):
-                work = recalibrated(work, self.prompts.calibration, show)
+        work, certificates = self._certified(show)
         with watch.stage("measure"):
             samples, rows = run_schedule(work, units, show)
         info = describe(model, request, certificates, self.prompts, self.given, messages)
@@ -134,6 +125,39 @@ class Prepared:
         info["timings"] = watch.record()
         return signature
 
+    def _certified(self, show: Progress) -> tuple[Work, list[Certificate]]:
+        """What can be measured, after proof that it can be."""
+        watch = self.watch
+        with watch.stage("certificates"), show.stage("certificates"):
+            ids = [p.ids for p in self.prompts.tokens]
+            certificates, watch.proved = certified(self.model, ids, keep=self.keep, recheck=self.recheck)
+        verdict = judge(certificates, only_parts=self.request.only_parts)
+        for message in verdict.warnings:
+            warnings.warn(message, DepthsigWarning, stacklevel=4)
+        work = Work(self.model, self.request, self.prompts.tokens, verdict, self.request.lens)
+        if self.prompts.calibration is not None and self.request.on(*RECALIBRATED):
+            with watch.stage("calibration"):
+                work = recalibrated(work, self.prompts.calibration, show)
+        return work, certificates
+
+    def measure_share(self, share: Share, show: Progress) -> dict[str, Piece]:
+        """The pieces of a share of the batches, which :meth:`measure` of another process takes as its ``units``."""
+        return run_share(self._certified(show)[0], share, show)
+
+    def control(self) -> Prepared:
+        """The same of the re-initialised control.
+
+        Raises:
+            InputError: where there can be none.
+        """
+        request = control_request(self.request)
+        if request is None:
+            raise InputError("a tuned lens is fitted to trained weights, and says nothing about fresh ones")
+        watch = Stopwatch()
+        with watch.stage("load"):
+            twin = reinitialised(self.model, request.seed)
+        return replace(self, model=twin, request=request, watch=watch)
+
     def _with_periods(self, signature: Signature) -> Signature:
         if not self.model.plan.spans:
             message = "no span is declared or observed, so no period can be tested; give --loop, --grown or --order"
@@ -143,26 +167,24 @@ class Prepared:
         filled = [frame for frame in (signature.scores, found) if not frame.empty]
         return replace(signature, scores=pd.concat(filled, ignore_index=True) if filled else pd.DataFrame())
 
-    def with_control(self, signature: Signature, show: Progress) -> Signature:
+    def with_control(
+        self, signature: Signature, show: Progress, units: Callable[[], Units] = Units
+    ) -> Signature:  # fmt: skip
         """The signature with the re-initialised control beside it, or with the reason why there is none."""
         with self.watch.stage("control"):
-            signature = self._with_control(signature, show)
+            signature = self._with_control(signature, show, units)
         signature.info["timings"] = self.watch.record()
         return signature
 
-    def _with_control(self, signature: Signature, show: Progress) -> Signature:
-        watch = Stopwatch()
+    def _with_control(self, signature: Signature, show: Progress, units: Callable[[], Units]) -> Signature:
         try:
-            request = control_request(self.request)
-            if request is None:
-                raise InputError("a tuned lens is fitted to trained weights, and says nothing about fresh ones")
-            with watch.stage("load"), show.stage("re-initialised control"):
-                twin = reinitialised(self.model, request.seed)
-            control = replace(self, model=twin, request=request, watch=watch).measure(Units, show, [])
+            with show.stage("re-initialised control"):
+                twin = self.control()
+            control = twin.measure(units, show, [])
         except DepthsigError as error:
             reason = " ".join(str(error).split())
             if self.request.control:
                 warnings.warn(f"no re-initialised control: {reason}", DepthsigWarning, stacklevel=3)
             return replace(signature, scores=beside_control(signature.scores, None, reason))
-        control.info["control"] = f"weights re-initialised with seed {request.seed}"
+        control.info["control"] = f"weights re-initialised with seed {twin.request.seed}"
         return replace(signature, scores=beside_control(signature.scores, control.scores), control=control)

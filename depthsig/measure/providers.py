@@ -119,6 +119,9 @@ class Provider(Protocol):
 class CleanProvider(Provider, Protocol):
     """Provides for what the clean run gives, batch by batch."""
 
+    by_batch: ClassVar[bool]
+    """Whether a batch can be measured without the others: nothing is pooled over prompts."""
+
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None: ...
 
     def observe(self, batch: CleanBatch, samples: Samples, tokens: TokenRows) -> None:

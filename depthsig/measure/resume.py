@@ -8,7 +8,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -32,6 +32,26 @@ _DAMAGED = (
 _COLUMNS = token_row(Key(""), 0, 0, 0, 0.0).keys()
 
 
+Piece = tuple[Mapping[str, ndarray], TokenRows]
+"""Per-prompt sums, as :meth:`Samples.state` gives them, and token-level rows."""
+Pieces = Mapping[str, Piece]
+
+
+@dataclass(frozen=True)
+class Share:
+    """The batches that one of several processes runs: every ``of``-th, from ``number`` on."""
+
+    number: int = 0
+    of: int = 1
+
+    def has(self, batch: int) -> bool:
+        """Whether a batch belongs to it."""
+        return batch % self.of == self.number
+
+
+WHOLE = Share()
+
+
 @dataclass(frozen=True)
 class Units:
     """Pieces by name; without a folder nothing is kept.
@@ -42,11 +62,19 @@ class Units:
     Attributes:
         stamp: of the request that the pieces belong to; every piece carries it.
         out: the results folder, as it was given.
+        given: pieces that other processes measured.
+        made: where pieces go that another process will be given; None: nowhere.
     """
 
     folder: Path | None = None
     stamp: str = ""
     out: str = ""
+    given: Pieces = field(default_factory=dict, repr=False)
+    made: dict[str, Piece] | None = field(default=None, repr=False)
+
+    def given_too(self, pieces: Pieces) -> Units:
+        """With pieces that were measured elsewhere, of the same request."""
+        return replace(self, given={**self.given, **pieces})
 
     @classmethod
     def open(cls, out: str | Path | None, request: dict[str, Any], identity: str, resume: bool) -> Units:
@@ -92,6 +120,10 @@ class Units:
 
         A piece that is damaged, or holds anything but what :meth:`save` put into it, is none: it is measured again.
         """
+        if name in self.given:
+            state, rows = self.given[name]
+            samples.absorb(state)
+            return rows
         path = self._path(name)
         if path is None or not path.exists():
             return None
@@ -125,6 +157,8 @@ class Units:
         Raises:
             DepthsigError: if the disk is full, or the folder was taken away.
         """
+        if self.made is not None:
+            self.made[name] = samples.state(), rows
         path = self._path(name)
         if path is None:
             return

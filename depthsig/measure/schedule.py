@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,7 +29,7 @@ from depthsig.measure.edited.reordering import Reordering, Repeating
 from depthsig.measure.edited.skipping import Skipping
 from depthsig.measure.providers import CleanBatch, CleanProvider, Work
 from depthsig.measure.request import Request
-from depthsig.measure.resume import Units
+from depthsig.measure.resume import WHOLE, Piece, Share, Units
 from depthsig.measure.token_rows import TokenRows
 from depthsig.measure.truncated.truncated_readouts import TruncatedReadouts
 from depthsig.measure.truncated.truncated_runs import TruncatedRuns
@@ -82,9 +82,27 @@ def measure(work: Work, units: Callable[[], Units], show: Progress) -> tuple[Sam
     samples, tokens = Samples(len(work.prompts)), TokenRows()
     kept = units()
     with kept.cleared_on_errors():
-        _run_clean(work, clean, samples, tokens, show)
+        _run_clean(work, clean, samples, tokens, kept, show)
         tokens += _run_edited(work, edited, samples, kept, show)
     return samples, tokens
+
+
+def measure_share(work: Work, share: Share, show: Progress) -> dict[str, Piece]:
+    """The pieces of some batches only, by their names; :meth:`Units.given_too` makes them part of the whole.
+
+    What is pooled over all prompts is no piece: whoever puts them together measures it.
+    """
+    clean, edited = providers(work)
+    by_batch = [one for one in clean if one.by_batch]
+    pieces: dict[str, Piece] = {}
+    with torch.no_grad():
+        for number, batch in enumerate(_clean_batches(work) if by_batch else ()):
+            if share.has(number):
+                piece, rows = Samples(len(work.prompts)), TokenRows()
+                _observe(work, batch, by_batch, piece, rows, _parts(work, by_batch), lambda amount: None)
+                pieces[_clean_name(number)] = piece.state(), rows
+    _run_edited(work, edited, Samples(len(work.prompts)), Units(made=pieces), show, share)
+    return pieces
 
 
 def cuts_of(request: Request, prompts: Sequence[TokenPrompt]) -> dict[int, Sequence[int]]:
@@ -95,38 +113,59 @@ def cuts_of(request: Request, prompts: Sequence[TokenPrompt]) -> dict[int, Seque
 
 
 def _run_clean(
-    work: Work, observers: Sequence[CleanProvider], samples: Samples, tokens: TokenRows, show: Progress
+    work: Work, observers: Sequence[CleanProvider], samples: Samples, tokens: TokenRows, units: Units, show: Progress
 ) -> None:
-    """Every prompt once, seen by everybody."""
-    run = [o for o in observers if not isinstance(o, Stored)]
-    parts = work.verdict.parts and any(o.needs_parts for o in run)
-    reads = any(isinstance(o, Readouts) for o in run)
-    keep_first = work.request.keep_first
-    ids = [p.ids for p in work.counted]
-    total = sum(len(p.positions) for p in work.counted)
-    size = clean_tokens(work.network, work.request.bytes)
+    """Every prompt once, seen by everybody; batches that other processes ran, by those who pool over prompts only."""
+    run = sorted((one for one in observers if not isinstance(one, Stored)), key=lambda one: not one.by_batch)
+    pooling = [one for one in run if not one.by_batch]
+    parts, total = _parts(work, run), sum(len(p.positions) for p in work.counted)
     with torch.no_grad():
         if run:
             with show.stage("clean run", total) as tick:
-                for batch in batches(ids, work.network.device, max_tokens=size, batch_size=work.batch_size):
-                    with undisturbed(work.network.module):
-                        later = Pending()
-                        where = measured(batch, work.counted, keep_first)
-                        found = work.network.clean(batch.ids, parts=parts, later=later)
-                        seen = CleanBatch(work, batch, found, where, later, tick)
-                        for observer in run:
-                            observer.observe(seen, samples, tokens)
-                        later.settle()
-                    if not reads:
-                        tick(len(where))
+                for number, batch in enumerate(_clean_batches(work)):
+                    before = units.load(_clean_name(number), samples)
+                    tokens += before or ()
+                    _observe(work, batch, run if before is None else pooling, samples, tokens, parts, tick)
         for observer in observers:
             observer.finish(samples, tokens)
 
 
+def _clean_batches(work: Work) -> Iterator[Batch]:
+    size = clean_tokens(work.network, work.request.bytes)
+    ids = [p.ids for p in work.counted]
+    return batches(ids, work.network.device, max_tokens=size, batch_size=work.batch_size)
+
+
+def _clean_name(number: int) -> str:
+    return f"clean-{number:05d}"
+
+
+def _parts(work: Work, observers: Sequence[CleanProvider]) -> bool:
+    return work.verdict.parts and any(one.needs_parts for one in observers)
+
+
+def _observe(
+    work: Work, batch: Batch, observers: Sequence[CleanProvider], samples: Samples, tokens: TokenRows, parts: bool,
+    tick: Callable[[float], None],
+) -> None:  # fmt: skip
+    """One batch, run clean, seen by some."""
+    where = measured(batch, work.counted, work.request.keep_first)
+    if observers:
+        with undisturbed(work.network.module):
+            later = Pending()
+            found = work.network.clean(batch.ids, parts=parts, later=later)
+            seen = CleanBatch(work, batch, found, where, later, tick)
+            for observer in observers:
+                observer.observe(seen, samples, tokens)
+            later.settle()
+    if not any(isinstance(one, Readouts) for one in observers):
+        tick(len(where))
+
+
 def _run_edited(
-    work: Work, jobs: Sequence[EditedProvider], samples: Samples, units: Units, show: Progress
-) -> TokenRows:
-    """Every job on every batch; what is finished is kept."""
+    work: Work, jobs: Sequence[EditedProvider], samples: Samples, units: Units, show: Progress, share: Share = WHOLE,
+) -> TokenRows:  # fmt: skip
+    """Every job on every batch of a share; what is finished is kept."""
     rows = TokenRows()
     counted = work.counted
     if not jobs or not counted:
@@ -144,6 +183,8 @@ def _run_edited(
     total = sum(job.cost(p).runs * p.n_tokens for job in jobs for p in counted)
     with show.stage("edited runs", int(total)) as tick, torch.no_grad():
         for number, batch in enumerate(every):
+            if not share.has(number):
+                continue
             clean: Clean | None = None
             for job in jobs:
                 name = f"{job.name}-{number:05d}"

@@ -171,10 +171,10 @@ _OTHERWISE = ("asked", "memory", "batch_size", "lens", "n", "prompts", "calibrat
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """What was different in the making of two analyses, by their records, a sentence each."""
-    for name, path in ABOUT.items():
-        old, new = _at(before, path), _at(now, path)
+    for name, where in ABOUT.items():
+        old, new = _at(before, where), _at(now, where)
         if old is not None and old != new:
-            short = path[-1] in _HASHES
+            short = where[-1] in _HASHES
             yield f"{name} ({_said(old, short)} before, {_said(new, short)} now)"
     if _steps(before) != _steps(now):
         yield f"the plan ({len(before.get('plan', []))} steps before, {len(now.get('plan', []))} now)"

@@ -45,7 +45,9 @@ def again(info: Mapping[str, Any]) -> Again:
     if given["prompts"]["objects"] or (info.get("calibration") or {}).get("objects"):
         flags = [f"--{name.replace('_', '-')}" for name in _TRUST if (given.get("loading") or {}).get(name)]
         files = [piece for plugin in given.get("plugins") or () for piece in ("--plugin", str(plugin["path"]))]
-        return Again(shlex.join(["depthsig", "rerun", ".", *flags, *files]), "(in the results folder, which keeps them)")
+        return Again(
+            shlex.join(["depthsig", "rerun", ".", *flags, *files]), "(in the results folder, which keeps them)"
+        )
     left = ("order", "loop", "grown", "iterations", "asked")  # of the plan, and in short what the others came to
     asked = {k: v for k, v in info["options"].items() if k not in left}
     if asked.get("n") is None:

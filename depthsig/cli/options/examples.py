@@ -22,6 +22,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "repeat": ("depthsig repeat family-midas --span 4:8 --times 1,2 --task lookup -n 8",),
     "replicate": ("depthsig replicate 2512.08819 --quick --only E7",),
     "rerun": (_QUICK, "depthsig rerun depthsig-results/family-midas"),
+    "sweep": ("depthsig sweep midas-orders",),
     "fit-lens": ("depthsig fit-lens family-midas --prompts lookup -n 24 --steps 2",),
     "models": ("depthsig models",),
     "prompts": ("depthsig prompts",),

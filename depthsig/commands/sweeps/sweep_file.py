@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +10,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from depthsig.comparison.roles import ROLES
 from depthsig.errors import InputError, near, shown
 from depthsig.signature.folders.choosing import identity_of
-from depthsig.untrusted import size_of
+from depthsig.terms import NONE
+from depthsig.untrusted import is_there, size_of
 
 LARGEST_FILE = 1 << 20
 """Bytes: a list of ten thousand checkpoints takes less."""
@@ -24,7 +27,10 @@ SWEPT = {
     "presets": "preset",
 }
 """The file's lists, and what one of them is called in ``sweep.csv``."""
-REVISION = "{revision}"
+EXAMPLE = Path(__file__).with_name("midas-orders.yaml")
+"""A sweep that ships, under its name alone."""
+REVISION, NATIVE = "{revision}", "native"
+"""In a path, what is replaced; among orders, the model's own."""
 OPTIONS = frozenset({
     "quick", "budget", "metrics", "parts", "scopes", "cuts", "agg", "n", "max_tokens", "chat_template", "shots",
     "positions", "keep_first", "ablation", "reword", "lens", "calibration", "control", "loop", "grown", "iterations",
@@ -57,14 +63,19 @@ class Unit:
         return self.checkpoint.replace(REVISION, self.revision or "")
 
     @property
+    def other_order(self) -> str | None:
+        """The order to run layers in; None for the model's own."""
+        return None if self.order == NATIVE else self.order
+
+    @property
     def hub_revision(self) -> str | None:
         """The revision to ask a hub for; None where it stands in the path."""
         return None if REVISION in self.checkpoint else self.revision
 
     @property
     def swept(self) -> dict[str, str]:
-        """What it is, as ``sweep.csv`` has it; what is not swept is empty."""
-        return {name: str(getattr(self, name) or "") for name in SWEPT.values()}
+        """What it is, as ``sweep.csv`` has it; what the file does not name is :data:`NONE`."""
+        return {name: str(getattr(self, name) or NONE) for name in SWEPT.values()}
 
     @property
     def identity(self) -> str:
@@ -112,7 +123,7 @@ def read_sweep(path: str | Path) -> Sweep:
         InputError: in one line, for a file that cannot be read, a key that there is not, and values of other types.
     """
     said = f"the sweep {shown(str(path))}"
-    told = _read(Path(path), said)
+    told = _read(EXAMPLE if str(path) == EXAMPLE.stem and not is_there(Path(path)) else Path(path), said)
     unknown = [key for key in told if key not in {*SWEPT, "roles", *OPTIONS}]
     if unknown:
         key = unknown[0]
@@ -178,13 +189,15 @@ def _units(lists: Mapping[str, Sequence[str]], options: Mapping[str, Any], said:
     patterns = [one for one in lists["checkpoints"] if REVISION in one]
     if patterns and not lists["revisions"]:
         raise InputError(f"{said}: {shown(patterns[0])} stands for a revision; give `revisions`")
-    rest = [lists[key] or [None] for key in ("revisions", "orders", "prompts", "presets")]
-    count = len(lists["checkpoints"])
-    for values in rest:
-        count *= len(values)
+    rest: list[list[str | None]] = [[*lists[key]] or [None] for key in ("revisions", "orders", "prompts", "presets")]
+    count = len(lists["checkpoints"]) * math.prod(map(len, rest))
     if count > MOST_UNITS:
         raise InputError(f"{said} comes to {count:,} analyses; at most {MOST_UNITS:,} are made by one")
-    return tuple(Unit(*values, options=options) for values in product(lists["checkpoints"], *rest))
+    return tuple(
+        Unit(name, revision, order, prompts, preset, options)
+        for name in lists["checkpoints"]
+        for revision, order, prompts, preset in product(*rest)
+    )
 
 
 def _roles(value: Any, checkpoints: Sequence[str], said: str) -> dict[str, tuple[str, ...]]:
@@ -193,6 +206,15 @@ def _roles(value: Any, checkpoints: Sequence[str], said: str) -> dict[str, tuple
     if not isinstance(value, dict):
         raise InputError(f"{said}: roles is {type(value).__name__}; write each role with a list of checkpoints")
     found = {str(role): tuple(_strings(names, f"{said}: roles: {role}")) for role, names in value.items()}
+    unknown = [role for role in found if role not in ROLES]
+    if unknown:
+        raise InputError(
+            f"{said}: roles has {shown(unknown[0])}{near(unknown[0], ROLES)}; there are {', '.join(ROLES)}"
+        )
+    several = [name for names in found.values() for name in names]
+    twice = next((name for name in several if several.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{said}: roles name {shown(twice)} more than once; a checkpoint has one role")
     strangers = [name for names in found.values() for name in names if name not in checkpoints]
     if strangers:
         raise InputError(

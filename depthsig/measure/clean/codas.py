@@ -29,6 +29,7 @@ class Codas:
     """The lens through the steps after the loop; nothing where the loop is the end of the model."""
 
     kinds: ClassVar[tuple[str, ...]] = ("coda",)
+    by_batch: ClassVar[bool] = True
     needs_parts = False
 
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None:

@@ -53,6 +53,7 @@ class Passes:
     """Feeds metrics of loop dynamics; where several loops run, ``scope`` names the span."""
 
     kinds: ClassVar[tuple[str, ...]] = ("loop",)
+    by_batch: ClassVar[bool] = False
     needs_parts = False
 
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None:

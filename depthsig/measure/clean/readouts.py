@@ -35,6 +35,7 @@ class Readouts:
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("readout", "tuned")
+    by_batch: ClassVar[bool] = True
     needs_parts = False
 
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None:

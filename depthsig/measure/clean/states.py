@@ -31,6 +31,7 @@ class States:
     """Feeds metrics of residual states and contributions, a few tokens of all depths at a time."""
 
     kinds: ClassVar[tuple[str, ...]] = ("clean",)
+    by_batch: ClassVar[bool] = False
 
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
         self.work = work

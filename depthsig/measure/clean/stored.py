@@ -23,6 +23,7 @@ class Stored:
     """Feeds metrics of layers' weights, group by group of parameters."""
 
     kinds: ClassVar[tuple[str, ...]] = ("weights",)
+    by_batch: ClassVar[bool] = False
     needs_parts = False
 
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None:

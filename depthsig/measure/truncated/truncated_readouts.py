@@ -31,6 +31,7 @@ class TruncatedReadouts:
     """
 
     kinds: ClassVar[tuple[str, ...]] = READ_TRUNCATED
+    by_batch: ClassVar[bool] = True
     needs_parts = False
 
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None:

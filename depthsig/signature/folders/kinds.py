@@ -9,10 +9,11 @@ from depthsig import untrusted
 from depthsig.signature.schema import FILES
 
 SIGNATURE, REPEAT, COMPARE, LENS = "signature.json", "repeat.json", "compare.json", "lens.json"
-FOUND_BLOCKS, REPLICATION = "blocks.json", "replicate.json"
+FOUND_BLOCKS, REPLICATION, SWEEP = "blocks.json", "replicate.json", "sweep.json"
 RECORDS = {
     SIGNATURE: "depthsig-signature/", REPEAT: "depthsig-repeat/", COMPARE: "depthsig-compare/", LENS: "depthsig-lens/",
     FOUND_BLOCKS: "depthsig-blocks/", REPLICATION: "depthsig-replicate/",
+    SWEEP: "depthsig-sweep/",
 }  # fmt: skip
 """The file that makes a folder a result of ours, and how its schema begins."""
 
@@ -34,6 +35,7 @@ _OWN = {
     REPLICATION: frozenset(
         {REPLICATION, *(f"{name}.csv" for name in REPLICATED), SIGNATURES, LATEX, RUNS, FIGURES, PAGE}
     ),
+    SWEEP: frozenset({SWEEP, "sweep.csv", "onset.csv", FIGURES, PAGE}),
 }
 WRITTEN = {kind: names | {RUN} for kind, names in _OWN.items()}
 """What our commands write into a result of each kind; what else lies there is somebody's own, and kept when the

@@ -1,0 +1,64 @@
+"""What a sweep's folders hold: which units are done, and the table of all their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from depthsig import __version__
+from depthsig.checkpoint.files.listing import list_files
+from depthsig.checkpoint.known import locate
+from depthsig.checkpoint.loading import LoadOptions
+from depthsig.commands.sweeps.sweep_file import SWEPT, Unit
+from depthsig.commands.sweeps.worker import Trust
+from depthsig.errors import DepthsigError
+from depthsig.signature import Signature
+from depthsig.signature.folders.kinds import SIGNATURE, record_in, result_kind
+from depthsig.signature.schema import TABLES
+
+UNIT = "sweep-unit"
+"""Under which a signature's record keeps which unit of a sweep it is."""
+
+
+def is_done(unit: Unit, out: Path, trust: Trust) -> bool:
+    """Whether a unit's folder holds its whole result, of this version and of the weights that are there now."""
+    folder = out / unit.folder
+    if result_kind(folder) != SIGNATURE or record_in(folder / SIGNATURE).get(UNIT) != unit.identity:
+        return False
+    try:
+        info = Signature.load(folder).info
+    except DepthsigError:
+        return False  # damaged: it is made again
+    if info["versions"].get("depthsig") != __version__:
+        return False
+    return trust.trust_remote_code or _hash(unit, trust) in (None, info["checkpoint"].get("content_hash"))
+
+
+def _hash(unit: Unit, trust: Trust) -> str | None:
+    """Of the files that are there now; None where they are not on this machine, or cannot be read."""
+    try:
+        place = locate(unit.source)
+        options = LoadOptions(allow_pickle=trust.allow_pickle)
+        return None if isinstance(place, str) else list_files(Path(place), options, unit.source).content_hash()
+    except (DepthsigError, OSError):
+        return None
+
+
+def sweep_table(
+    units: Sequence[Unit], out: Path, tick: Callable[[float], None]
+) -> tuple[pd.DataFrame, dict[str, int]]:  # fmt: skip
+    """``sweep.csv``: every score of units that are done, with what the unit is; and each one's number of steps."""
+    frames, steps = [], {}
+    for unit in units:
+        signature = Signature.load(out / unit.folder)
+        scores = signature.scores.reset_index(drop=True)
+        about = pd.DataFrame([{"folder": unit.folder, **unit.swept}] * len(scores))
+        frames.append(pd.concat([about, scores], axis=1))
+        steps[unit.folder] = len(signature.plan)
+        tick(1)
+    columns = ["folder", *SWEPT.values(), *TABLES["scores"]]
+    filled = [frame for frame in frames if len(frame)]
+    table = pd.concat(filled, ignore_index=True)[columns] if filled else pd.DataFrame(columns=columns)
+    return table, steps

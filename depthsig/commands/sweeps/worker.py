@@ -1,0 +1,130 @@
+"""Whoever measures the units of a sweep: it keeps the weights of one checkpoint, and says what fails in one line."""
+
+from __future__ import annotations
+
+import gc
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from functools import wraps
+from typing import Any, TypeVar
+
+import torch
+
+from depthsig.checkpoint.loading import LoadOptions
+from depthsig.commands.analyze import Job, MeasuredShare, job_of
+from depthsig.commands.sweeps.sweep_file import Unit
+from depthsig.errors import DepthsigError
+from depthsig.measure.resume import Share
+from depthsig.model import Model, load
+from depthsig.progress import Progress
+from depthsig.signature import Signature
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What lets code run: given by whoever starts a sweep, never by its file."""
+
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    plugin: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why there is no result, in one line."""
+
+    why: str
+
+
+def _told(function: Callable[..., T]) -> Callable[..., T | Failed]:
+    """Errors as values: they are told of, and the next unit is run."""
+
+    @wraps(function)
+    def told(*args: Any) -> T | Failed:
+        try:
+            return function(*args)
+        except (DepthsigError, OSError, MemoryError, RuntimeError) as error:  # OutOfMemoryError is a RuntimeError
+            return Failed(" ".join(str(error).split())[:500] or type(error).__name__)
+
+    return told
+
+
+class Worker:
+    """Measures units one after another; of those of one checkpoint, weights are loaded once.
+
+    Args:
+        folder: the folder that paths are relative to; None: where this process is.
+        threads: of torch; None: as they are.
+    """
+
+    def __init__(self, trust: Trust, folder: str | None = None, threads: int | None = None) -> None:
+        self.trust = trust
+        self._held: tuple[Any, Model] | None = None
+        if folder is not None:
+            with suppress(OSError):  # of another machine
+                os.chdir(folder)
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    @_told
+    def analyse(self, unit: Unit, *shares: MeasuredShare | Failed) -> Signature:
+        """A unit's signature.
+
+        Args:
+            shares: what other workers measured of it; what one of them failed to is measured here.
+        """
+        job, there = self._job(unit), [one for one in shares if isinstance(one, MeasuredShare)]
+        return job.run(None, resume=False, show=Progress(), shares=there)
+
+    @_told
+    def share(self, unit: Unit, number: int, of: int) -> MeasuredShare:
+        """A share of a unit's batches."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said by who puts the shares together
+            return self._job(unit).measure_share(Share(number, of), Progress())
+
+    def _job(self, unit: Unit) -> Job:
+        loading = {one.name for one in fields(LoadOptions)}
+        options = {name: value for name, value in unit.options.items() if name not in loading}
+        native = unit.other_order is None
+        if native:
+            options.pop("iterations", None)  # how often a model's own loop runs is settled when it is loaded
+        job = job_of(
+            model=self._model(unit, native), prompts=unit.prompts, order=unit.other_order, preset=unit.preset,
+            plugin=self.trust.plugin, **options,
+        )  # fmt: skip
+        return replace(job, untouched=True)
+
+    def _model(self, unit: Unit, native: bool) -> Model:
+        names = {one.name for one in fields(LoadOptions)}
+        loading = {name: value for name, value in unit.options.items() if name in names}
+        iterations = unit.options.get("iterations") if native else None
+        key = (unit.source, unit.hub_revision, loading, iterations)
+        if self._held is None or self._held[0] != key:
+            self._held = None
+            gc.collect()  # before others take their place
+            model = load(
+                unit.source, revision=unit.hub_revision, trust_remote_code=self.trust.trust_remote_code,
+                allow_pickle=self.trust.allow_pickle, seed=unit.options.get("seed", 0), iterations=iterations,
+                progress=False, **loading,
+            )  # fmt: skip
+            self._held = (key, model)
+        return self._held[1]
+
+
+def check_units(units: Sequence[Unit], trust: Trust) -> None:
+    """Refuse options that would fail in every unit, before anything is opened.
+
+    Raises:
+        InputError: as ``analyze`` does.
+    """
+    for preset in dict.fromkeys(unit.preset for unit in units):
+        loading = {one.name for one in fields(LoadOptions)}
+        given = {name: value for name, value in units[0].options.items() if name not in loading}
+        LoadOptions(**{name: value for name, value in units[0].options.items() if name in loading})
+        job_of(model=units[0].source, prompts=None, preset=preset, plugin=trust.plugin, **given)
