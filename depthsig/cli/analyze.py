@@ -175,6 +175,14 @@ def analyze(
             "--recheck", help="Prove the certificates anew, though they are kept from before.", rich_help_panel=opt.HOW
         ),
     ] = False,
+    store_prompts: Annotated[
+        bool,
+        typer.Option(
+            "--store-prompts/--no-store-prompts",
+            help="Keep prompts that are given as text beside the tables, so that `depthsig rerun` finds them.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = True,
     out: Annotated[
         Path | None,
         typer.Option(help="Results folder.", show_default=opt.FREE.format("NAME"), rich_help_panel=opt.OUTPUT),
@@ -224,7 +232,7 @@ def analyze(
     from depthsig.plan.declared import PlanOptions  # start-up time
 
     given = Given(checkpoint, None, loading, PlanOptions(order, loop, grown, iterations))
-    job = Job(given, asked.prompts, asked.request, asked.n_listed, tuple(plugins), asked.short, recheck)
+    job = Job(given, asked.prompts, asked.request, asked.n_listed, tuple(plugins), asked.short, recheck, store_prompts)
     if dry_run:
         with opt.plain_warnings():
             told = forecast(job.prepare(opt.progress(no_progress)))

@@ -15,7 +15,7 @@ from depthsig.commands.analyze import analyze
 from depthsig.errors import InputError, shown
 from depthsig.progress import Progress
 from depthsig.signature import Signature
-from depthsig.signature.agreement import Agreement, agreement
+from depthsig.signature.same_numbers import Agreement, agreement
 from depthsig.signature.folders.kinds import GIVEN, SIGNATURE, result_kind
 
 PROMPTS, CALIBRATION = GIVEN

@@ -16,7 +16,7 @@ from depthsig.commands.sweeps.compared_roles import compare_roles
 from depthsig.commands.sweeps.here import Result, run_here
 from depthsig.commands.sweeps.on_ray import import_ray, run_on_ray
 from depthsig.commands.sweeps.onsets import onsets
-from depthsig.commands.sweeps.sweep_file import Sweep, Unit, read_sweep
+from depthsig.commands.sweeps.sweep_file import AskedSweep, Unit, read_sweep
 from depthsig.commands.sweeps.tables import UNIT, is_done, sweep_table
 from depthsig.commands.sweeps.worker import Failed, Trust, check_units
 from depthsig.errors import DepthsigError, InputError
@@ -87,7 +87,7 @@ class Sweeping:
         why: of units that failed, by their folders.
     """
 
-    asked: Sweep
+    asked: AskedSweep
     name: str
     identity: str
     target: Path

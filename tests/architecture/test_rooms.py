@@ -50,9 +50,10 @@ REACHES_ON = {
     Path("signature/signature.py"): {"findings", "report", "exports"},
     Path("signature/compared.py"): {"report"},
     Path("signature/replications/replication.py"): {"report"},
+    Path("signature/sweeps/swept.py"): {"report"},
 }
-"""``Signature.findings``, ``.plot``, ``.save``, ``.report`` and ``.to_…``, ``Comparison.plot`` and
-``Replication.plot`` are the one convenience against the arrows."""
+"""``Signature.findings``, ``.plot``, ``.save``, ``.report`` and ``.to_…``, ``Comparison.plot``,
+``Replication.plot`` and ``Swept.report`` are the one convenience against the arrows."""
 TORCH_FREE = EVERYWHERE | {
     "statistics",
     "metrics",

@@ -15,7 +15,7 @@ from families import PROMPTS, build, byte_tokenizer
 import depthsig
 from depthsig.cli.main import main
 from depthsig.errors import InputError
-from depthsig.signature.agreement import TOLERANCE, agreement
+from depthsig.signature.same_numbers import TOLERANCE, agreement
 
 LITTLE: dict[str, Any] = {"metrics": ["lens.kl", "residual", "skip"], "progress": False}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from depthsig.commands.compare import compare
-from depthsig.commands.sweeps.sweep_file import Sweep, Unit
+from depthsig.commands.sweeps.sweep_file import AskedSweep, Unit
 from depthsig.errors import DepthsigError
 from depthsig.progress import Progress
 
@@ -34,7 +34,7 @@ def combination_of(unit: Unit) -> Combination:
     return unit.revision, unit.order, unit.prompts, unit.preset
 
 
-def compare_roles(sweep: Sweep, done: Sequence[Unit], out: Path, show: Progress) -> ComparedRoles:
+def compare_roles(sweep: AskedSweep, done: Sequence[Unit], out: Path, show: Progress) -> ComparedRoles:
     """Compare the roles' units, one combination after another; what cannot be compared is told of."""
     found = ComparedRoles()
     role_of = {name: role for role, names in sweep.roles.items() for name in names}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from depthsig.commands.sweeps.here import Result
-from depthsig.commands.sweeps.needs import need_of
+from depthsig.commands.sweeps.worker_needs import need_of
 from depthsig.commands.sweeps.sweep_file import Unit
 from depthsig.commands.sweeps.worker import Failed, Trust, Worker
 from depthsig.errors import InputError, shown
@@ -34,7 +34,7 @@ def import_ray() -> Any:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing goes out
     try:
-        import ray
+        import ray  # start-up time, and an extra
     except ImportError:
         raise InputError("--ray needs the package ray, which is not installed: pip install 'depthsig[ray]'") from None
     return ray

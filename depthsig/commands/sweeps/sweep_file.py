@@ -92,7 +92,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class AskedSweep:
     """What is swept.
 
     Attributes:
@@ -116,7 +116,7 @@ class Sweep:
         yield from found.values()
 
 
-def read_sweep(path: str | Path) -> Sweep:
+def read_sweep(path: str | Path) -> AskedSweep:
     """A sweep from its file.
 
     Raises:
@@ -137,7 +137,7 @@ def read_sweep(path: str | Path) -> Sweep:
     options = {key: told[key] for key in told if key in OPTIONS}
     units = _units(lists, options, said)
     roles = _roles(told.get("roles"), lists["checkpoints"], said)
-    return Sweep(units, roles)
+    return AskedSweep(units, roles)
 
 
 def _read(path: Path, said: str) -> dict[str, Any]:
