@@ -24,6 +24,7 @@ from depthsig.measure.resume import Units
 from depthsig.measure.schedule import cuts_of
 from depthsig.measure.schedule import measure as run_schedule
 from depthsig.measure.token_rows import tokens_table
+from depthsig.measure.unit_cache import UnitCache, ground_of
 from depthsig.metrics.entries.runs import RECALIBRATED
 from depthsig.model import Model
 from depthsig.progress import Progress
@@ -71,7 +72,8 @@ class Prepared:
         asked: what was asked for in short, for the record.
         again: reads the prompts for another request, of other numbers and lengths.
         watch: knows what loading took.
-        keep: whether certificates may be kept, and taken from those that are. recheck: whether they are proved anew.
+        keep: whether certificates and units of work may be kept, and taken from those that are.
+        recheck: whether all that is proved and measured anew.
         store: whether prompts that came as objects are kept with the result.
     """
 
@@ -111,8 +113,10 @@ class Prepared:
             with watch.stage("calibration"):
                 work = recalibrated(work, self.prompts.calibration, show)
         with watch.stage("measure"):
-            samples, rows = run_schedule(work, units, show)
+            cache = UnitCache(ground_of(model) if self.keep else None, self.recheck)
+            samples, rows = run_schedule(work, units, show, cache)
         info = describe(model, request, certificates, self.prompts, self.given, messages)
+        info["units"] = cache.record()
         info["options"]["asked"] = dict(self.asked)
         info["given"]["prompts"]["kept"] = self.store and bool(self.prompts.kept)
         if work.recalibrated is not None:

@@ -93,6 +93,7 @@ def rerun(
     now = analyze(
         again.model(), again.prompts(), tokenizer=tokenizer, forward=forward, lens=again.lens(),
         calibration=again.calibration(), plugin=again.plugins(plugin), out=out, progress=progress,
+        recheck=True,  # kept numbers would only agree with themselves
         **again.loading(device, trust_remote_code, allow_pickle), **again.plan(), **again.options(),
     )  # fmt: skip
     return Rerun(Path(directory), before, now, agreement(before, now))

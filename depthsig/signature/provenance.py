@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGES = ("depthsig", "torch", "transformers", "transformer-lens", "numpy", "pandas", "scipy")
@@ -21,6 +24,15 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def source_digest() -> str:
+    """Of depthsig's own source files, as they were when it was first asked for: a version does not tell edits."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(package.rglob("*.py")) + sorted(package.rglob("*.toml")):
+        digest.update(f"{path.relative_to(package).as_posix()} ".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 class Again(NamedTuple):
@@ -45,7 +57,9 @@ def again(info: Mapping[str, Any]) -> Again:
     if given["prompts"]["objects"] or (info.get("calibration") or {}).get("objects"):
         flags = [f"--{name.replace('_', '-')}" for name in _TRUST if (given.get("loading") or {}).get(name)]
         files = [piece for plugin in given.get("plugins") or () for piece in ("--plugin", str(plugin["path"]))]
-        return Again(shlex.join(["depthsig", "rerun", ".", *flags, *files]), "(in the results folder, which keeps them)")
+        return Again(
+            shlex.join(["depthsig", "rerun", ".", *flags, *files]), "(in the results folder, which keeps them)"
+        )
     left = ("order", "loop", "grown", "iterations", "asked")  # of the plan, and in short what the others came to
     asked = {k: v for k, v in info["options"].items() if k not in left}
     if asked.get("n") is None:

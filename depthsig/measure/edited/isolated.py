@@ -15,7 +15,7 @@ from depthsig.engine.kernel import RowBlock, run_step
 from depthsig.engine.rows import Rows, blocks_of
 from depthsig.errors import UnsupportedModelError
 from depthsig.measure.edited.edited_batch import EditedBatch
-from depthsig.measure.edited.skipping import Case, Cases, Effects
+from depthsig.measure.edited.skipping import CASE_OPTIONS, Case, Cases, Effects
 from depthsig.measure.providers import Cost, Work
 from depthsig.measure.token_rows import TokenRows
 from depthsig.metrics import Metric
@@ -28,6 +28,7 @@ class Isolated:
 
     kinds: ClassVar[tuple[str, ...]] = ("local",)
     name = "local"
+    options: ClassVar[tuple[str, ...]] = CASE_OPTIONS
 
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
         self.work, self.entries = work, entries
