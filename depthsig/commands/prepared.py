@@ -44,6 +44,8 @@ class Stopwatch:
     cpu: dict[str, float] = field(default_factory=dict)
     proved: str = ""
     """When the certificates were proved: they may be kept from before."""
+    units: dict[str, int] = field(default_factory=dict)
+    """How many units of edited runs were measured now, and how many were there."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -59,7 +61,7 @@ class Stopwatch:
         """``timings`` of ``signature.json``: seconds a stage; saving and drawing come after."""
         cpu = {name: round(seconds, 3) for name, seconds in self.cpu.items()}
         wall = {f"{name}_s": round(seconds, 3) for name, seconds in self.wall.items()}
-        return {**wall, "cpu_s": cpu, "certificates_proved": self.proved}
+        return {**wall, "cpu_s": cpu, "certificates_proved": self.proved, "units": dict(self.units)}
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Prepared:
             cache = UnitCache(ground_of(model) if self.keep else None, self.recheck)
             samples, rows = run_schedule(work, units, show, cache)
         info = describe(model, request, certificates, self.prompts, self.given, messages)
-        info["units"] = cache.record()
+        watch.units = cache.record()
         info["options"]["asked"] = dict(self.asked)
         info["given"]["prompts"]["kept"] = self.store and bool(self.prompts.kept)
         if work.recalibrated is not None:

@@ -96,7 +96,7 @@ class UnitCache:
         self._written = 0
 
     def record(self) -> dict[str, int]:
-        """``units`` of ``signature.json``."""
+        """How many units came from where, as ``timings`` of ``signature.json`` keep it."""
         return {"measured": self.measured, "kept": self.taken, "resumed": self.resumed}
 
 
@@ -189,7 +189,7 @@ def _unpacked(data: bytes, names: set[str], here: Sequence[TokenPrompt]) -> tupl
         if state[name].dtype.kind != "i" or (state[name] < 0).any():
             raise ValueError("it is of other prompts")
         state[name] = numbers[state[name]]
-    if {one[0] for one in json.loads(str(state["names"]))} | {row["metric"] for row in rows} > names:
+    if not {one[0] for one in json.loads(str(state["names"]))} | {row["metric"] for row in rows} <= names:
         raise ValueError("it holds other metrics")
     if any(row["prompt"] < 0 for row in rows):
         raise ValueError("it is of other prompts")
