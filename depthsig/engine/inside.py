@@ -27,6 +27,7 @@ from depthsig.checkpoint.hooks import (
     with_hidden,
 )
 from depthsig.engine.device import upload
+from depthsig.engine.halving import in_halves
 from depthsig.engine.kernel import Call
 from depthsig.engine.memory import sizes
 from depthsig.engine.program import Program
@@ -51,8 +52,13 @@ def run_inside(
         group = [i for i in order[at : at + size] if alike[i] == alike[order[at]]]
         at += len(group)
         first = 0 if clean.network.trace.reads is not None else _first(programs[group[0]])
-        with undisturbed(clean.network.module):
-            yield group, _Forward(clean, [programs[i] for i in group], group, observer, first).run()
+
+        def together(start: int, stop: int, group: list[int] = group, first: int = first) -> tuple[list[int], Tensor]:
+            some = group[start:stop]
+            with undisturbed(clean.network.module):
+                return some, _Forward(clean, [programs[i] for i in some], some, observer, first).run()
+
+        yield from in_halves(clean.network.module, "forward", len(group), clean.tokens, together)
 
 
 def inside_order(clean: Clean, programs: Sequence[Program]) -> list[int]:

@@ -15,11 +15,12 @@ from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.batch import Batch, batches, part_of
 from depthsig.engine.clean_run import update_of
 from depthsig.engine.device import Pending
-from depthsig.engine.halving import in_halves, no_room
+from depthsig.engine.halving import in_halves
 from depthsig.engine.memory import Budget, divide
 from depthsig.engine.rows import Clean
 from depthsig.errors import DepthsigWarning
 from depthsig.measure.edited.edited_batch import EditedBatch, EditedProvider, Means
+from depthsig.measure.fitting import clean_runs, ended_in_one_line
 from depthsig.measure.providers import Work
 from depthsig.measure.resume import Units
 from depthsig.measure.token_rows import TokenRows
@@ -119,15 +120,13 @@ class _Ground:
         """A job's unit on the batch."""
         work, batch = self.run.work, self.batch
         whole, rows = Samples(len(work.prompts)), TokenRows()
-        try:
-            for piece, lines in in_halves(
-                work.network.module, "prompts", len(batch.rows), batch.ids.shape[1], partial(self._some, job)
-            ):
+        pieces = in_halves(
+            work.network.module, "edited runs", len(batch.rows), batch.ids.shape[1], partial(self._some, job)
+        )
+        with ended_in_one_line(work, batch, f"one run ({job.name})"):
+            for piece, lines in pieces:
                 whole.absorb(piece.state())
                 rows += lines
-        except torch.cuda.OutOfMemoryError:
-            tokens = f"a prompt of {batch.ids.shape[1]} tokens ({job.name})"
-            raise no_room(tokens, work.network.dtype) from None
         return whole, rows
 
     def _some(self, job: EditedProvider, first: int, last: int) -> tuple[Samples, TokenRows]:
@@ -174,8 +173,8 @@ def _means(work: Work, every: Sequence[Batch], parts: bool) -> Means:
     """Mean states and contributions over the counted tokens (all but the first) of all prompts."""
     sums: dict[str, torch.Tensor] = {}
     count = 0
-    for batch in every:
-        run = work.network.clean(batch.ids, parts=parts)
+    for batch, run, later in clean_runs(work.network, every, parts=parts):
+        later.settle()
         mask = batch.mask()
         mask[:, 0] = False
         count += sum(length - 1 for length in batch.lengths)

@@ -8,7 +8,6 @@ import torch
 
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.batch import batches
-from depthsig.engine.device import Pending
 from depthsig.engine.memory import clean_tokens
 from depthsig.errors import InputError
 from depthsig.measure.clean.codas import Codas
@@ -23,6 +22,7 @@ from depthsig.measure.edited.isolated import Isolated
 from depthsig.measure.edited.reordering import Reordering, Repeating
 from depthsig.measure.edited.skipping import Skipping
 from depthsig.measure.edited_runs import run_edited
+from depthsig.measure.fitting import clean_runs, ended_in_one_line
 from depthsig.measure.providers import CleanBatch, CleanProvider, Work
 from depthsig.measure.request import Request
 from depthsig.measure.resume import Units
@@ -108,11 +108,10 @@ def _run_clean(
     with torch.no_grad():
         if run:
             with show.stage("clean run", total) as tick:
-                for batch in batches(ids, work.network.device, max_tokens=size, batch_size=work.batch_size):
-                    with undisturbed(work.network.module):
-                        later = Pending()
+                every = batches(ids, work.network.device, max_tokens=size, batch_size=work.batch_size)
+                for batch, found, later in clean_runs(work.network, every, parts=parts):
+                    with undisturbed(work.network.module), ended_in_one_line(work, batch, "the clean run"):
                         where = measured(batch, work.counted, keep_first)
-                        found = work.network.clean(batch.ids, parts=parts, later=later)
                         seen = CleanBatch(work, batch, found, where, later, tick)
                         for observer in run:
                             observer.observe(seen, samples, tokens)
