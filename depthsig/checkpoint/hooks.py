@@ -97,7 +97,9 @@ def answered(modules: Sequence[nn.Module], answer: Answer) -> Iterator[None]:
     """Let ``answer`` stand for the forward of ``modules``; hooks on them still see what it gives."""
 
     def standing(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: answer(module, original, args, kwargs)
+        made: Any = lambda *args, **kwargs: answer(module, original, args, kwargs)  # noqa: E731
+        made.stands_for = original
+        return made
 
     # An instance attribute shadows the class's forward; deleting it restores the module exactly.
     before = [m.__dict__.get("forward") for m in modules]
@@ -110,6 +112,20 @@ def answered(modules: Sequence[nn.Module], answer: Answer) -> Iterator[None]:
             module.__dict__.pop("forward", None)
             if original is not None:
                 module.__dict__["forward"] = original
+
+
+@contextmanager
+def unanswered(module: nn.Module) -> Iterator[None]:
+    """The forward that a module had before it was :func:`answered`, while an answer runs it."""
+    standing = module.__dict__.get("forward")
+    if not hasattr(standing, "stands_for"):
+        yield
+        return
+    module.__dict__["forward"] = standing.stands_for
+    try:
+        yield
+    finally:
+        module.__dict__["forward"] = standing
 
 
 _UNDISTURBED: ContextVar[frozenset[int]] = ContextVar("_UNDISTURBED", default=frozenset())

@@ -22,6 +22,7 @@ from depthsig.checkpoint.hooks import (
     first_tensor,
     forward,
     hidden_of,
+    unanswered,
     undisturbed,
     with_first,
     with_hidden,
@@ -171,7 +172,7 @@ class _Forward:
             for number, run in enumerate(steps):
                 ops = [self.programs[i].slots[step][number] for i in members]
                 call = self._own_call(original, args, kwargs) if run == step and whole else None
-                with _unanswered(self.clean.network.layer_at(run).module):
+                with unanswered(self.clean.network.layer_at(run).module):
                     state = self.runner.execute(run, members, ops, state, call)
             if index is None:
                 out = state
@@ -190,14 +191,3 @@ class _Forward:
             return output
 
         return call
-
-
-@contextlib.contextmanager
-def _unanswered(module: nn.Module) -> Iterator[None]:
-    """The module's own forward again, while a slot runs it."""
-    standing = module.__dict__.pop("forward", None)
-    try:
-        yield
-    finally:
-        if standing is not None:
-            module.__dict__["forward"] = standing

@@ -104,7 +104,7 @@ def assert_same(found: Any, wanted: Any) -> None:
 
 ASKED: dict[str, dict[str, Any]] = {
     "edits": {
-        "metrics": ["skip", "local", "order", "repeat", "erasure", "lens.top5"], "parts": "layer,attn,mlp",
+        "metrics": ["skip", "local", "order", "repeat", "erasure", "lens.tokens"], "parts": "layer,attn,mlp",
         "scopes": "current,future", "agg": "both",
     },
     "readouts": {"metrics": ["lens", "truncation.prefix", "truncation.repeat", "tuned", "residual"]},
@@ -119,7 +119,7 @@ def _asked(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "tokens", "rows"),
     [
-        ("edits", 400, 10**9), ("edits", 100, 50), ("edits", LONGEST, 5), ("readouts", LONGEST, 7),
+        ("edits", 250, 10**9), ("edits", 100, 50), ("edits", LONGEST, 5), ("readouts", LONGEST, 7),
         ("readouts", 90, 1), ("means", 80, 10**9),
     ],
 )  # fmt: skip
