@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from depthsig.checkpoint.anatomy.offloaded import devices_of
 from depthsig.errors import InputError, UnsupportedModelError
 
 
@@ -143,7 +144,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
             yield
         return
     modules = list(module.modules())
-    devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
+    devices = [one for one in devices_of(module) if one.type == "cuda"]
     with ExitStack() as stack:
         before = _UNDISTURBED.get()
         _UNDISTURBED.set(before | {id(module)})
@@ -172,7 +173,7 @@ def refuse_autocast(module: nn.Module) -> None:
     Raises:
         InputError: within ``torch.autocast``.
     """
-    for device in sorted({p.device.type for p in module.parameters()}):
+    for device in sorted({one.type for one in devices_of(module)}):
         if torch.is_autocast_enabled(device):
             kind = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
             raise InputError(

@@ -90,8 +90,8 @@ def assert_same(found: Any, wanted: Any) -> None:
     assert samples.values.keys() == expected.values.keys()
     for key, by_agg in expected.values.items():
         for agg, values in by_agg.items():
-            largest = np.nanmax(np.abs(values), initial=1.0)
-            np.testing.assert_allclose(samples.values[key][agg], values, atol=1e-6 * largest, rtol=0, err_msg=str(key))
+            largest = np.nanmax(np.abs(values), initial=1.0)  # float32, in matmuls of other shapes
+            np.testing.assert_allclose(samples.values[key][agg], values, atol=2e-6 * largest, rtol=0, err_msg=str(key))
 
     def sort(table: Any) -> list[Any]:
         names = ("metric", "prompt", "index", "position", "rank", "token_id")

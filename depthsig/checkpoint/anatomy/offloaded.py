@@ -30,11 +30,19 @@ def is_offloaded(module: nn.Module) -> bool:
 def device_of(module: nn.Module) -> torch.device:
     """Where a model takes its token ids: beside its first parameter, or where that is brought in to run."""
     first = next(module.parameters())
-    if not first.is_meta:
-        return first.device
+    return first.device if not first.is_meta else next(iter(_brought(module)), first.device)
+
+
+def devices_of(module: nn.Module) -> list[torch.device]:
+    """Every device that a model computes on, in a fixed order."""
+    found = {p.device for p in module.parameters() if not p.is_meta}
+    return sorted(found | (set(_brought(module)) if is_offloaded(module) else set()), key=str)
+
+
+def _brought(module: nn.Module) -> list[torch.device]:
+    """Where what is offloaded is brought in to run."""
     hooks = [hook for part in module.modules() for hook in _hooks(part) if getattr(hook, "weights_map", None)]
-    runs = next((hook.execution_device for hook in hooks if hook.execution_device is not None), "meta")
-    return torch.device(runs)
+    return [torch.device(hook.execution_device) for hook in hooks if hook.execution_device is not None]
 
 
 def _hooks(module: nn.Module) -> tuple[Any, ...]:
