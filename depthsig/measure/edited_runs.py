@@ -39,7 +39,7 @@ def run_edited(
     counted = work.counted
     if not jobs or not counted:
         return rows
-    run = _run_of(work, jobs)
+    run = _common_of(work, jobs)
     total = sum(job.cost(p).runs * p.n_tokens for job in jobs for p in counted)
     digest = digest_of(run.means)
     with show.stage("edited runs", int(total)) as tick, torch.no_grad():
@@ -77,7 +77,7 @@ def _before(
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Common:
     """What all batches have in common.
 
     Attributes:
@@ -90,7 +90,7 @@ class _Run:
     parts: bool
 
 
-def _run_of(work: Work, jobs: Sequence[EditedProvider]) -> _Run:
+def _common_of(work: Work, jobs: Sequence[EditedProvider]) -> _Common:
     """Warns of what these jobs cannot measure here."""
     parts = work.verdict.parts and any(job.needs_parts for job in jobs)
     if not work.verdict.parts and any(job.needs_parts for job in jobs):
@@ -103,7 +103,7 @@ def _run_of(work: Work, jobs: Sequence[EditedProvider]) -> _Run:
     if any(job.needs_means for job in jobs):
         # Of all prompts, whichever positions are measured.
         means = _means(work, edited_batches(work, [p for p in work.prompts if p.n_tokens >= 2]), parts)
-    return _Run(work, divide(work.network, work.request.bytes), means, parts)
+    return _Common(work, divide(work.network, work.request.bytes), means, parts)
 
 
 class _Ground:
@@ -112,7 +112,7 @@ class _Ground:
     Its clean run is made when the first job asks for it.
     """
 
-    def __init__(self, run: _Run, batch: Batch, tick: Callable[[float], None]) -> None:
+    def __init__(self, run: _Common, batch: Batch, tick: Callable[[float], None]) -> None:
         self.run, self.batch, self.tick = run, batch, tick
         self.clean: tuple[tuple[int, int], Clean] | None = None
 
