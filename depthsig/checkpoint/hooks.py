@@ -118,11 +118,12 @@ def answered(modules: Sequence[nn.Module], answer: Answer) -> Iterator[None]:
 @contextmanager
 def unanswered(module: nn.Module) -> Iterator[None]:
     """The forward that a module had before it was :func:`answered`, while an answer runs it."""
-    standing = module.__dict__.get("forward")
-    if not hasattr(standing, "stands_for"):
+    standing: Any = module.__dict__.get("forward")
+    own = getattr(standing, "stands_for", None)
+    if own is None:
         yield
         return
-    module.__dict__["forward"] = standing.stands_for
+    module.__dict__["forward"] = own
     try:
         yield
     finally:

@@ -28,10 +28,10 @@ from depthsig.checkpoint.hooks import (
     with_hidden,
 )
 from depthsig.engine.device import upload
-from depthsig.engine.halving import in_halves
 from depthsig.engine.kernel import Call
 from depthsig.engine.memory import sizes
 from depthsig.engine.program import Program
+from depthsig.engine.room.halving import in_halves
 from depthsig.engine.rows import Clean, StepObserver
 from depthsig.engine.slots import SlotRunner, finished
 from depthsig.errors import InputError, UnsupportedModelError

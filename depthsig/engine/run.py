@@ -20,12 +20,12 @@ from depthsig.engine.batch import batches
 from depthsig.engine.clean_run import update_of
 from depthsig.engine.device import upload
 from depthsig.engine.edits import Edit, compile_edit
-from depthsig.engine.halving import in_halves
 from depthsig.engine.inside import inside_order, run_inside
 from depthsig.engine.kernel import turned
 from depthsig.engine.memory import EDITED_TOKENS
 from depthsig.engine.network import Network
 from depthsig.engine.program import Op, Program
+from depthsig.engine.room.halving import in_halves
 from depthsig.engine.rows import Clean, Rows, StepObserver, blocks_of
 from depthsig.engine.slots import SlotRunner, blended, finished
 from depthsig.errors import InputError, shown
@@ -38,7 +38,7 @@ def run_programs(
 ) -> Iterator[tuple[list[int], Float[Tensor, "program prompt token d"]]]:
     """Run programs on a batch; yields groups of their numbers with their last states h_S.
 
-    Where a card's memory runs out, fewer go together (:mod:`depthsig.engine.halving`).
+    Where a card's memory runs out, fewer go together (:mod:`depthsig.engine.room.halving`).
 
     Args:
         observer: sees every computed step; a step again where memory ran out behind it.

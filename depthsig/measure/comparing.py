@@ -13,9 +13,9 @@ from torch import Tensor
 
 from depthsig.checkpoint.anatomy.readout import Readout
 from depthsig.checkpoint.hooks import undisturbed
-from depthsig.engine.halving import in_halves
 from depthsig.engine.memory import sizes
 from depthsig.engine.network import Network
+from depthsig.engine.room.halving import in_halves
 from depthsig.measure.blocks.reference import BlockReference
 from depthsig.measure.calling import call, held, wide
 from depthsig.measure.where import Where

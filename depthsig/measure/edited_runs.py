@@ -15,8 +15,8 @@ from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.batch import Batch, batches, part_of
 from depthsig.engine.clean_run import update_of
 from depthsig.engine.device import Pending
-from depthsig.engine.halving import in_halves
 from depthsig.engine.memory import Budget, divide
+from depthsig.engine.room.halving import in_halves
 from depthsig.engine.rows import Clean
 from depthsig.errors import DepthsigWarning
 from depthsig.measure.edited.edited_batch import EditedBatch, EditedProvider, Means

@@ -11,8 +11,8 @@ from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.batch import Batch, part_of
 from depthsig.engine.clean_run import CleanRun
 from depthsig.engine.device import Pending
-from depthsig.engine.halving import in_halves, no_room
 from depthsig.engine.network import Network
+from depthsig.engine.room.halving import in_halves, no_room
 from depthsig.measure.providers import Work
 
 

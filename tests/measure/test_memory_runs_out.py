@@ -23,7 +23,7 @@ from torch import nn
 import depthsig
 from depthsig.engine.certificates import Verdict
 from depthsig.engine.edits import Skip
-from depthsig.engine.halving import _FITS, in_halves
+from depthsig.engine.room.halving import _FITS, in_halves
 from depthsig.errors import NoRoomError
 from depthsig.measure.providers import Work
 from depthsig.measure.request import Request

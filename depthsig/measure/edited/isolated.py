@@ -12,8 +12,8 @@ from torch import Tensor
 
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.clean_run import update_of
-from depthsig.engine.halving import in_halves
 from depthsig.engine.kernel import RowBlock, run_step
+from depthsig.engine.room.halving import in_halves
 from depthsig.engine.rows import Rows, blocks_of
 from depthsig.errors import UnsupportedModelError
 from depthsig.measure.edited.edited_batch import EditedBatch
