@@ -38,6 +38,10 @@ class CertificateError(DepthsigError):
     exit_code = 3
 
 
+class NoRoomError(DepthsigError, MemoryError):
+    """A card's memory does not hold the least that can be run at once; unfinished work is kept."""
+
+
 class DepthsigWarning(UserWarning):
     """Something the user should know that does not stop the analysis."""
 

@@ -54,8 +54,8 @@ def _users_own() -> Path:
     return Path.home() / ("AppData/Local" if windows else ".cache")
 
 
-def read(kind: str, key: str) -> bytes | None:
-    """What was kept, or None."""
+def read(kind: str, key: str, *, touch: bool = False) -> bytes | None:
+    """What was kept, or None; ``touch`` marks it as used now, for :func:`trim`."""
     try:
         path = _folder(kind) / f"{_name(kind, key)}.kept"
         if size_of(path) > LARGEST_RECORD:
@@ -63,12 +63,19 @@ def read(kind: str, key: str) -> bytes | None:
         head, _, data = path.read_bytes().partition(b"\n")
     except (OSError, ValueError, DepthsigError):
         return None
-    return data if head == _head(kind, key, data) else None
+    if head != _head(kind, key, data):
+        return None
+    if touch:
+        with suppress(OSError):  # a folder that only others may write to
+            os.utime(path)
+    return data
 
 
 def write(kind: str, key: str, data: bytes) -> None:
-    """Keep a small record, of 64 MiB at most, in the place of one with the same key, if the machine allows it."""
+    """Keep a small record in the place of one with the same key, if the machine allows it; one over 64 MiB is not."""
     beside = None
+    if len(_head(kind, key, data)) + 1 + len(data) > LARGEST_RECORD:
+        return
     try:
         folder = _folder(kind)
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,6 +123,26 @@ def clear(kind: str | None = None) -> int:
             removed += sum(_remove(Path(entry.path)) for entry in list(_entries(folder)))
             with suppress(OSError):
                 folder.rmdir()  # if it is empty
+    return removed
+
+
+def trim(kind: str, most: int) -> int:
+    """Remove the entries of a kind that were used longest ago, until ``most`` bytes are left at most.
+
+    Returns:
+        How many were removed; what cannot be removed, or another process removed, is passed over.
+    """
+    try:
+        entries = [(one.stat(follow_symlinks=False), Path(one.path)) for one in _entries(_folder(kind))]
+    except (OSError, DepthsigError):
+        return 0
+    left, removed = sum(stat.st_size for stat, _ in entries), 0
+    for stat, path in sorted(entries, key=lambda entry: entry[0].st_mtime_ns):
+        if left <= most:
+            break
+        left -= stat.st_size
+        with suppress(DepthsigError):
+            removed += _remove(path)
     return removed
 
 

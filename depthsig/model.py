@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from depthsig.arguments import check_arguments
 from depthsig.checkpoint.anatomy.adapter import Anatomy, find_anatomy
+from depthsig.checkpoint.anatomy.offloaded import device_of, devices_of
 from depthsig.checkpoint.anatomy.sharing import shared_pieces, tied_to
 from depthsig.checkpoint.conduct import conducted
 from depthsig.checkpoint.costs.counted import Costs, count_costs
@@ -248,7 +249,7 @@ def open_model(
         _check_live(source, loading)
     foresee(source, loading, options)  # before any weight is read
     checkpoint = open_checkpoint(source, tokenizer, loading, progress=progress)
-    check_precision(p.device.type for p in checkpoint.module.parameters())
+    check_precision(one.type for one in devices_of(checkpoint.module))
     check_finite(checkpoint.module)
     refuse_unsupported(checkpoint.config)
     declared = gather(options, checkpoint.declared, checkpoint.config)
@@ -273,7 +274,7 @@ def open_model(
 def _check_live(module: nn.Module, loading: LoadOptions) -> None:
     """A live model is used where and as it is: what says otherwise would not be done, so it is refused."""
     first = next(module.parameters(), None)
-    own = {} if first is None else {"dtype": str(first.dtype).removeprefix("torch."), "device": str(first.device)}
+    own = {} if first is None else {"dtype": str(first.dtype).removeprefix("torch."), "device": str(device_of(module))}
     for name in ("dtype", "device", "device_map", "revision"):
         value = loading.given().get(name)
         if value is not None and str(value).removeprefix("torch.") != own.get(name):

@@ -81,6 +81,14 @@ def _a_cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["DEPTHSIG_CACHE"] = str(tmp_path_factory.mktemp("kept"))
 
 
+@pytest.fixture(autouse=True)
+def _no_units_of_other_tests(_a_cache_of_its_own: None) -> None:
+    """What a test measures is measured in it, whatever others measured before."""
+    from depthsig import kept
+
+    kept.clear("units")
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Llama with a tokenizer as a folder; whoever changes it changes a copy."""

@@ -139,6 +139,35 @@ def test_clearing_removes_what_is_ours_alone(folder: Path, tmp_path: Path) -> No
     assert kept.kinds() == []
 
 
+def test_what_was_used_longest_ago_goes_first(folder: Path, tmp_path: Path) -> None:
+    for number, key in enumerate("abcd"):
+        kept.write("units", key, bytes(1000))
+        os.utime(_last(folder), (number, number))
+    kept.write("other", "a", bytes(1000))
+    size = _last(folder).stat().st_size
+    assert kept.trim("units", 4 * size) == 0
+    assert kept.read("units", "a", touch=True) == bytes(1000)  # used now
+    assert kept.read("units", "b") == bytes(1000)  # looked at, no more
+    outside = tmp_path / "outside"
+    outside.write_bytes(bytes(10_000))
+    (folder / "units" / ("0" * 40 + ".kept")).symlink_to(outside)
+    assert kept.trim("units", 2 * size + 10) == 2
+    assert [kept.read("units", key) is not None for key in "abcd"] == [True, False, False, True]
+    assert kept.trim("units", 0) == 2 and kept.trim("nothing", 0) == 0
+    assert kept.read("other", "a") == bytes(1000) and outside.exists()
+
+
+def _last(folder: Path) -> Path:
+    return max(files(folder), key=lambda path: path.stat().st_mtime_ns)
+
+
+def test_what_is_too_large_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "LARGEST_RECORD", 1000)
+    kept.write("kind", "small", bytes(900))
+    kept.write("kind", "large", bytes(1000))
+    assert kept.read("kind", "small") == bytes(900) and kept.read("kind", "large") is None and len(files(folder)) == 1
+
+
 def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DEPTHSIG_CACHE", " ")
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from depthsig.checkpoint.anatomy.offloaded import devices_of
 from depthsig.checkpoint.anatomy.probe import probe_ids
 from depthsig.checkpoint.hooks import forward, undisturbed
 from depthsig.errors import UnsupportedModelError
@@ -24,7 +25,7 @@ _BLOCK = 64
 
 def draws_randomly(module: nn.Module) -> bool:
     """Whether the model's own forward, in evaluation mode, takes anything from the random state."""
-    devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
+    devices = [one for one in devices_of(module) if one.type == "cuda"]
     with undisturbed(module):
         before = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)]
         forward(module, probe_ids(module))

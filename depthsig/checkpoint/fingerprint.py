@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from depthsig.checkpoint.anatomy.offloaded import stored
 from depthsig.errors import InputError
 
 Fingerprint = Mapping[str, str]
@@ -16,10 +17,11 @@ Fingerprint = Mapping[str, str]
 
 def fingerprint(module: nn.Module) -> Fingerprint:
     """Digests of sums over the bits of each weight's rows: exact, and as fast as memory is read."""
-    return {name: _digest(weight.detach()) for name, weight in module.named_parameters() if not weight.is_meta}
+    return {name: digest_of(weight) for name, weight in stored(module) if weight is not None}
 
 
-def _digest(weight: Tensor) -> str:
+def digest_of(weight: Tensor) -> str:
+    """Of sums over the bits of a weight's rows."""
     flat = weight.contiguous().view(-1).view(torch.uint8)
     whole = flat.numel() // 8 * 8
     if flat.storage_offset() % 8:

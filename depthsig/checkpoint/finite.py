@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from depthsig.checkpoint.anatomy.offloaded import stored
 from depthsig.errors import InputError
 
 
@@ -17,14 +18,14 @@ def check_finite(module: nn.Module) -> None:
     Raises:
         InputError: naming the first such tensor.
     """
-    for name, parameter in (*module.named_parameters(), *module.named_buffers()):
-        if parameter.is_meta:
+    for name, value in stored(module, buffers=True):
+        if value is None or value.is_meta:
             raise InputError(
-                f"weight {name!r} is on the meta device: it is offloaded (by accelerate, to the CPU or a disk) or was "
-                "never loaded; a model whose weights are all in memory works (no offload, no disk in --device-map)"
+                f"weight {name!r} is on the meta device and was never loaded; a model whose weights are all there "
+                "works, in memory or offloaded by accelerate"
             )
-    for name, parameter in module.named_parameters():
-        if parameter.is_floating_point() and not is_finite(parameter.detach()):
+    for name, value in stored(module):
+        if value is not None and value.is_floating_point() and not is_finite(value):
             raise InputError(
                 f"weight {name!r} holds values that are not finite; the checkpoint is damaged or "
                 "overflowed in its dtype (try --dtype float32)"

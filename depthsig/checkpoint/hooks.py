@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from depthsig.checkpoint.anatomy.offloaded import devices_of
 from depthsig.errors import InputError, UnsupportedModelError
 
 
@@ -97,7 +98,9 @@ def answered(modules: Sequence[nn.Module], answer: Answer) -> Iterator[None]:
     """Let ``answer`` stand for the forward of ``modules``; hooks on them still see what it gives."""
 
     def standing(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: answer(module, original, args, kwargs)
+        made: Any = lambda *args, **kwargs: answer(module, original, args, kwargs)  # noqa: E731
+        made.stands_for = original
+        return made
 
     # An instance attribute shadows the class's forward; deleting it restores the module exactly.
     before = [m.__dict__.get("forward") for m in modules]
@@ -110,6 +113,21 @@ def answered(modules: Sequence[nn.Module], answer: Answer) -> Iterator[None]:
             module.__dict__.pop("forward", None)
             if original is not None:
                 module.__dict__["forward"] = original
+
+
+@contextmanager
+def unanswered(module: nn.Module) -> Iterator[None]:
+    """The forward that a module had before it was :func:`answered`, while an answer runs it."""
+    standing: Any = module.__dict__.get("forward")
+    own = getattr(standing, "stands_for", None)
+    if own is None:
+        yield
+        return
+    module.__dict__["forward"] = own
+    try:
+        yield
+    finally:
+        module.__dict__["forward"] = standing
 
 
 _UNDISTURBED: ContextVar[frozenset[int]] = ContextVar("_UNDISTURBED", default=frozenset())
@@ -127,7 +145,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
             yield
         return
     modules = list(module.modules())
-    devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
+    devices = [one for one in devices_of(module) if one.type == "cuda"]
     with ExitStack() as stack:
         before = _UNDISTURBED.get()
         _UNDISTURBED.set(before | {id(module)})
@@ -156,7 +174,7 @@ def refuse_autocast(module: nn.Module) -> None:
     Raises:
         InputError: within ``torch.autocast``.
     """
-    for device in sorted({p.device.type for p in module.parameters()}):
+    for device in sorted({one.type for one in devices_of(module)}):
         if torch.is_autocast_enabled(device):
             kind = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
             raise InputError(

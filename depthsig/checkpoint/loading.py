@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +20,23 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 def device_unusable(device: str, error: Exception) -> str:
     """One line for a device that torch knows and that is not there."""
     return f"--device {device!r} cannot be used: {str(error).splitlines()[0]}"
+
+
+@contextmanager
+def offload_folder(device_map: str | Mapping[str, Any] | None) -> Iterator[str | None]:
+    """A temporary folder for weights that a device map leaves on the disk, removed where loading fails.
+
+    It is its model's from then on, and must be removed when that goes. None where nothing is left there.
+    """
+    if device_map is None or not (isinstance(device_map, str) or "disk" in map(str, device_map.values())):
+        yield None
+        return
+    folder = tempfile.mkdtemp(prefix="depthsig-offload-")
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 @dataclass(frozen=True)

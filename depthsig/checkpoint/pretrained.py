@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from shutil import rmtree
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from depthsig.checkpoint.files.size import described_parameters
 from depthsig.checkpoint.gguf.gguf_keys import apply_keys
 from depthsig.checkpoint.gguf.gguf_tensors import rope_factors
 from depthsig.checkpoint.hooks import forward, undisturbed
-from depthsig.checkpoint.loading import LoadOptions, device_unusable
+from depthsig.checkpoint.loading import LoadOptions, device_unusable, offload_folder
 from depthsig.errors import DepthsigError, InputError, UnsupportedModelError, shown
 
 
@@ -86,6 +88,17 @@ class Target:
 
     def load(self, config: Any) -> tuple[nn.Module, set[str]]:
         """The model on its device, and the names of weights that it had no place for."""
+        with offload_folder(self.options.device_map) as folder:
+            module, info = self._loaded(config, {} if folder is None else {"offload_folder": folder})
+            if folder is not None:
+                weakref.finalize(module, rmtree, folder, ignore_errors=True)  # at the latest when Python ends
+            self._check_loaded(info)
+            module = self._placed(module)
+            self._check_runs(module)
+        return module, set(info.get("unexpected_keys") or ())
+
+    def _loaded(self, config: Any, more: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The model as transformers loads it, and what it says of that."""
         from transformers import AutoModelForCausalLM  # start-up time
 
         described = described_parameters(config, self.files, self.where)
@@ -95,7 +108,7 @@ class Target:
             module, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
                 self.path, config=config, dtype=self.dtype(config, described), device_map=self.options.device_map,
                 output_loading_info=True, ignore_mismatched_sizes=True,  # told below, by name and shape
-                **self.weights, **self.arguments,
+                **self.weights, **self.arguments, **more,
             )  # fmt: skip
         except torch.cuda.OutOfMemoryError:
             raise
@@ -114,10 +127,7 @@ class Target:
                     "another model"
                 ) from None
             raise InputError(self.explain(error)) from None
-        self._check_loaded(info)
-        module = self._placed(module)
-        self._check_runs(module)
-        return module, set(info.get("unexpected_keys") or ())
+        return module, info
 
     def _check_loaded(self, info: Mapping[str, Any]) -> None:
         missing = sorted(info.get("missing_keys") or ())

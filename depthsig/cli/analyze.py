@@ -171,9 +171,7 @@ def analyze(
     ] = False,
     recheck: Annotated[
         bool,
-        typer.Option(
-            "--recheck", help="Prove the certificates anew, though they are kept from before.", rich_help_panel=opt.HOW
-        ),
+        typer.Option("--recheck", help="Prove and measure anew what is kept from before.", rich_help_panel=opt.HOW),
     ] = False,
     store_prompts: Annotated[
         bool,

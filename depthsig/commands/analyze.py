@@ -114,7 +114,8 @@ def analyze(
         plugin: files of your own that declare metrics; they are imported.
         out: folder to save tables, page and figures in; checked before anything is computed.
         resume: go on from what an interrupted run with the same ``out`` and options left.
-        recheck: prove the certificates anew, though they are kept from an analysis of the same files and prompts.
+        recheck: prove the certificates and measure edited runs anew, though they are kept from an analysis of the
+            same files and prompts.
         store_prompts: keep prompts that are given as objects beside the tables (``prompts.jsonl``), so that
             :func:`depthsig.rerun` can do it again.
         progress: show how far it is (the default): bars, or a line every half minute.
@@ -174,7 +175,7 @@ class Job:
         n_listed: how many prompts of a list; None for all.
         plugins: what is kept of the user's own files.
         short: what was asked for in short.
-        recheck: prove the certificates anew.
+        recheck: prove and measure anew what is kept from before.
         store_prompts: keep prompts that came as objects.
         untouched: whether a model that was loaded before is still as its files say.
     """

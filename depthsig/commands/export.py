@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from depthsig.arguments import check_arguments
 from depthsig.checkpoint.anatomy.adapter import tolerance
+from depthsig.checkpoint.anatomy.offloaded import is_offloaded
 from depthsig.checkpoint.anatomy.probe import probe_ids
 from depthsig.checkpoint.hooks import forward, undisturbed
 from depthsig.checkpoint.loading import LoadOptions
@@ -118,6 +119,11 @@ def relayered(model: Model) -> tuple[dict[str, torch.Tensor], Any]:
 
 def _stack(model: Model) -> str:
     config = model.checkpoint.config
+    if is_offloaded(model.module):
+        raise UnsupportedModelError(
+            "weights of this model are offloaded by accelerate, and are copied from memory; load it without "
+            "--device-map, or with one that keeps all of it in memory"
+        )
     if config is None or not hasattr(model.module, "save_pretrained"):
         raise UnsupportedModelError("only models with a Hugging Face config can be exported as a checkpoint")
     if len(model.anatomy.stacks) != 1 or not model.trace.is_chain:

@@ -25,6 +25,7 @@ from depthsig.measure.schedule import cuts_of
 from depthsig.measure.schedule import measure as run_schedule
 from depthsig.measure.schedule import measure_share as run_share
 from depthsig.measure.token_rows import tokens_table
+from depthsig.measure.unit_cache import UnitCache, ground_of
 from depthsig.metrics.entries.runs import RECALIBRATED
 from depthsig.model import Model
 from depthsig.progress import Progress
@@ -44,6 +45,8 @@ class Stopwatch:
     cpu: dict[str, float] = field(default_factory=dict)
     proved: str = ""
     """When the certificates were proved: they may be kept from before."""
+    units: dict[str, int] = field(default_factory=dict)
+    """How many units of edited runs were measured now, and how many were there."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -59,7 +62,7 @@ class Stopwatch:
         """``timings`` of ``signature.json``: seconds a stage; saving and drawing come after."""
         cpu = {name: round(seconds, 3) for name, seconds in self.cpu.items()}
         wall = {f"{name}_s": round(seconds, 3) for name, seconds in self.wall.items()}
-        return {**wall, "cpu_s": cpu, "certificates_proved": self.proved}
+        return {**wall, "cpu_s": cpu, "certificates_proved": self.proved, "units": dict(self.units)}
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class Prepared:
         asked: what was asked for in short, for the record.
         again: reads the prompts for another request, of other numbers and lengths.
         watch: knows what loading took.
-        keep: whether certificates may be kept, and taken from those that are. recheck: whether they are proved anew.
+        keep: whether certificates and units of work may be kept, and taken from those that are.
+        recheck: whether all that is proved and measured anew.
         store: whether prompts that came as objects are kept with the result.
     """
 
@@ -102,8 +106,10 @@ class Prepared:
         model, request, prompts, watch = self.model, self.request, self.prompts.tokens, self.watch
         work, certificates = self._certified(show)
         with watch.stage("measure"):
-            samples, rows = run_schedule(work, units, show)
+            cache = self._cache()
+            samples, rows = run_schedule(work, units, show, cache)
         info = describe(model, request, certificates, self.prompts, self.given, messages)
+        watch.units = cache.record()
         info["options"]["asked"] = dict(self.asked)
         info["given"]["prompts"]["kept"] = self.store and bool(self.prompts.kept)
         if work.recalibrated is not None:
@@ -142,7 +148,10 @@ class Prepared:
 
     def measure_share(self, share: Share, show: Progress) -> dict[str, Piece]:
         """The pieces of a share of the batches, which :meth:`measure` of another process takes as its ``units``."""
-        return run_share(self._certified(show)[0], share, show)
+        return run_share(self._certified(show)[0], share, show, self._cache())
+
+    def _cache(self) -> UnitCache:
+        return UnitCache(ground_of(self.model) if self.keep else None, self.recheck)
 
     def control(self) -> Prepared:
         """The same of the re-initialised control.

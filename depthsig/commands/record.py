@@ -14,8 +14,10 @@ import pandas as pd
 import torch
 
 from depthsig import __version__
+from depthsig.checkpoint.anatomy.offloaded import is_offloaded
 from depthsig.checkpoint.anatomy.patterns import layer_patterns
 from depthsig.checkpoint.costs.trained import SAYS
+from depthsig.checkpoint.fingerprint import fingerprint
 from depthsig.commands.opening import ReadyPrompts
 from depthsig.engine.certificates import Certificate
 from depthsig.errors import DepthsigWarning
@@ -129,6 +131,8 @@ def _weights(model: Model) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if not tensor.is_meta:
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    if is_offloaded(model.checkpoint.module):
+        digest.update(repr(sorted(fingerprint(model.checkpoint.module).items())).encode())
     return digest.hexdigest()
 
 

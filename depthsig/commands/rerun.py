@@ -15,8 +15,8 @@ from depthsig.commands.analyze import analyze
 from depthsig.errors import InputError, shown
 from depthsig.progress import Progress
 from depthsig.signature import Signature
-from depthsig.signature.same_numbers import Agreement, agreement
 from depthsig.signature.folders.kinds import GIVEN, SIGNATURE, result_kind
+from depthsig.signature.same_numbers import Agreement, agreement
 
 PROMPTS, CALIBRATION = GIVEN
 _OF_THE_PLAN = ("order", "loop", "grown", "iterations", "asked", "prompts", "lens", "calibration")
@@ -93,6 +93,7 @@ def rerun(
     now = analyze(
         again.model(), again.prompts(), tokenizer=tokenizer, forward=forward, lens=again.lens(),
         calibration=again.calibration(), plugin=again.plugins(plugin), out=out, progress=progress,
+        recheck=True,  # kept numbers would only agree with themselves
         **again.loading(device, trust_remote_code, allow_pickle), **again.plan(), **again.options(),
     )  # fmt: skip
     return Rerun(Path(directory), before, now, agreement(before, now))

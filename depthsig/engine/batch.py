@@ -47,6 +47,12 @@ def make_batch(prompts: Sequence[Sequence[int]], rows: Sequence[int], device: to
     return Batch(upload(ids, torch.device(device)), lengths, tuple(rows))
 
 
+def part_of(batch: Batch, first: int, last: int) -> Batch:
+    """Rows first..last-1 of a batch, without the padding that no row of them needs."""
+    lengths = batch.lengths[first:last]
+    return Batch(batch.ids[first:last, : max(lengths)], lengths, batch.rows[first:last])
+
+
 def batches(
     prompts: Sequence[Sequence[int]],
     device: torch.device | str,

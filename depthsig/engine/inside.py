@@ -22,6 +22,7 @@ from depthsig.checkpoint.hooks import (
     first_tensor,
     forward,
     hidden_of,
+    unanswered,
     undisturbed,
     with_first,
     with_hidden,
@@ -30,6 +31,7 @@ from depthsig.engine.device import upload
 from depthsig.engine.kernel import Call
 from depthsig.engine.memory import sizes
 from depthsig.engine.program import Program
+from depthsig.engine.room.halving import in_halves
 from depthsig.engine.rows import Clean, StepObserver
 from depthsig.engine.slots import SlotRunner, finished
 from depthsig.errors import InputError, UnsupportedModelError
@@ -51,8 +53,13 @@ def run_inside(
         group = [i for i in order[at : at + size] if alike[i] == alike[order[at]]]
         at += len(group)
         first = 0 if clean.network.trace.reads is not None else _first(programs[group[0]])
-        with undisturbed(clean.network.module):
-            yield group, _Forward(clean, [programs[i] for i in group], group, observer, first).run()
+
+        def together(start: int, stop: int, group: list[int] = group, first: int = first) -> tuple[list[int], Tensor]:
+            some = group[start:stop]
+            with undisturbed(clean.network.module):
+                return some, _Forward(clean, [programs[i] for i in some], some, observer, first).run()
+
+        yield from in_halves(clean.network.module, "forward", len(group), clean.tokens, together)
 
 
 def inside_order(clean: Clean, programs: Sequence[Program]) -> list[int]:
@@ -165,7 +172,7 @@ class _Forward:
             for number, run in enumerate(steps):
                 ops = [self.programs[i].slots[step][number] for i in members]
                 call = self._own_call(original, args, kwargs) if run == step and whole else None
-                with _unanswered(self.clean.network.layer_at(run).module):
+                with unanswered(self.clean.network.layer_at(run).module):
                     state = self.runner.execute(run, members, ops, state, call)
             if index is None:
                 out = state
@@ -184,14 +191,3 @@ class _Forward:
             return output
 
         return call
-
-
-@contextlib.contextmanager
-def _unanswered(module: nn.Module) -> Iterator[None]:
-    """The module's own forward again, while a slot runs it."""
-    standing = module.__dict__.pop("forward", None)
-    try:
-        yield
-    finally:
-        if standing is not None:
-            module.__dict__["forward"] = standing

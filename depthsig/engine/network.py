@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from depthsig.checkpoint.anatomy.adapter import Anatomy, Layer
+from depthsig.checkpoint.anatomy.offloaded import device_of
 from depthsig.checkpoint.anatomy.probe import embedding_of
 from depthsig.checkpoint.anatomy.readout import Readout
 from depthsig.checkpoint.finite import is_finite, lacks_a_number, not_finite
@@ -104,7 +105,7 @@ class Network:
     @property
     def device(self) -> torch.device:
         """Where token ids go."""
-        return next(self.module.parameters()).device
+        return device_of(self.module)
 
     @property
     def is_native(self) -> bool:

@@ -89,6 +89,11 @@ class Clean:
         return a, b, c
 
     @property
+    def tokens(self) -> int:
+        """Tokens of one program's rows, padding with them."""
+        return self.shape[0] * self.shape[1]
+
+    @property
     def state_bytes(self) -> int:
         """Bytes of one program's states."""
         prompts, tokens, width = self.shape

@@ -25,6 +25,7 @@ from depthsig.engine.kernel import turned
 from depthsig.engine.memory import EDITED_TOKENS
 from depthsig.engine.network import Network
 from depthsig.engine.program import Op, Program
+from depthsig.engine.room.halving import in_halves
 from depthsig.engine.rows import Clean, Rows, StepObserver, blocks_of
 from depthsig.engine.slots import SlotRunner, blended, finished
 from depthsig.errors import InputError, shown
@@ -37,8 +38,10 @@ def run_programs(
 ) -> Iterator[tuple[list[int], Float[Tensor, "program prompt token d"]]]:
     """Run programs on a batch; yields groups of their numbers with their last states h_S.
 
+    Where a card's memory runs out, fewer go together (:mod:`depthsig.engine.room.halving`).
+
     Args:
-        observer: sees every computed step.
+        observer: sees every computed step; a step again where memory ran out behind it.
         memory: bytes that the states of a group may take.
     """
     if not clean.network.is_chain:
@@ -48,9 +51,13 @@ def run_programs(
     order = order_of(clean, programs)
     for first in range(0, len(order), size):
         group = order[first : first + size]
-        with undisturbed(clean.network.module):
-            states = _Sweep(clean, [programs[i] for i in group], group, observer).run()
-        yield group, states
+
+        def sweep(start: int, stop: int, group: list[int] = group) -> tuple[list[int], Tensor]:
+            some = group[start:stop]
+            with undisturbed(clean.network.module):
+                return some, _Sweep(clean, [programs[i] for i in some], some, observer).run()
+
+        yield from in_halves(clean.network.module, "states", len(group), clean.tokens, sweep)
 
 
 def order_of(clean: Clean, programs: Sequence[Program]) -> list[int]:
@@ -96,13 +103,22 @@ class _Sweep:
             for step in range(steps):
                 ready = [i for i, ops in enumerate(self.todo) if ops and ops[-1].step == step]
                 for block in blocks_of(self.clean, ready):
-                    self._advance(step, block)
+                    self._go(step, block)
         finished(self.clean, self.programs, self.states)
         return self.states
 
+    def _go(self, step: int, block: Sequence[int]) -> None:
+        """One step of a block of programs."""
+        done = in_halves(
+            self.clean.network.module, "step", len(block), self.clean.tokens,
+            lambda first, last: self._advance(step, block[first:last]),
+        )  # fmt: skip
+        for _ in done:
+            pass
+
     def _advance(self, step: int, members: Sequence[int]) -> None:
-        """One step of some programs."""
-        ops = [self.todo[i].pop() for i in members]
+        """One step of some programs, all of them or none."""
+        ops = [self.todo[i][-1] for i in members]
         together = members[-1] - members[0] + 1 == len(members)
         if together:
             here = self.states[members[0] : members[-1] + 1]
@@ -110,6 +126,8 @@ class _Sweep:
         else:
             index = upload(np.array(members), self.states.device)
             self.states.index_copy_(0, index, self.runner.execute(step, members, ops, self.states[index]))
+        for i in members:
+            self.todo[i].pop()
 
 
 def start_of(clean: Clean, program: Program) -> tuple[Float[Tensor, "prompt token d"], list[Op]]:

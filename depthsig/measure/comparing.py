@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +15,7 @@ from depthsig.checkpoint.anatomy.readout import Readout
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.memory import sizes
 from depthsig.engine.network import Network
+from depthsig.engine.room.halving import in_halves
 from depthsig.measure.blocks.reference import BlockReference
 from depthsig.measure.calling import call, held, wide
 from depthsig.measure.where import Where
@@ -30,6 +32,12 @@ def quantities(entries: Sequence[Metric]) -> frozenset[str]:
     """What a comparison must compute for these metrics."""
     fused = [one.fused for one in entries if one.fused]
     return frozenset(q for name in fused for q in OF_SEVERAL.get(name, (name,)))
+
+
+T = TypeVar("T")
+
+ROWS = "rows"
+"""What readouts are halved by."""
 
 
 @dataclass
@@ -58,6 +66,16 @@ class Desk:
     ) -> Against:
         """The model's own readout, which is taken over."""
         return Against(final, targets, entries, self)
+
+    def in_chunks(self, where: Where, read: Callable[[Where], T]) -> Iterator[tuple[Where, T]]:
+        """Some tokens at a time, with what ``read`` gives for them; fewer where a card's memory runs out."""
+        for chunk in where.chunks(self.rows):
+
+            def of(first: int, last: int, chunk: Where = chunk) -> tuple[Where, T]:
+                part = chunk.part(first, last)
+                return part, read(part)
+
+            yield from in_halves(self.network.module, ROWS, len(chunk), 1, of)
 
     def space(self, name: str, rows: int) -> Float[Tensor, "row vocab"]:
         """Memory that is used again and again: fresh pages would cost more than the arithmetic."""
@@ -151,27 +169,36 @@ class OutputComparison:
         if not self.entries or not len(where) or not len(edited):
             empty = torch.full((len(where), len(edited)), float("nan"), dtype=torch.float64, device=last.device)
             return {one.id: empty for one in self.entries}
-        pieces = []
-        for chunk, against in self._chunks(last, where):
-            columns = list(self._read(against, chunk, edited))
-            pieces.append({one.id: stacked(columns, one.id) for one in self.entries})
-        return {one.id: torch.cat([piece[one.id] for piece in pieces]) for one in self.entries}
+
+        def columns(chunk: Where, against: Against) -> dict[str, Tensor]:
+            found = list(self._read(against, chunk, edited))
+            return {one.id: stacked(found, one.id) for one in self.entries}
+
+        return self._in_chunks(last, where, columns)
 
     def of_itself(self, last: Float[Tensor, "prompt token d"], where: Where) -> dict[str, Float[Tensor, "_token"]]:
         """By id, every metric of the clean output beside itself."""
-        pieces = []
-        with undisturbed(self.network.module):
-            for _, against in self._chunks(last, where):
-                values = against.at_the_end(self.entries)
-                pieces.append({one.id: stacked([values], one.id)[:, 0] for one in self.entries})
-        return {one.id: torch.cat([piece[one.id] for piece in pieces]) for one in self.entries}
 
-    def _chunks(self, last: Float[Tensor, "prompt token d"], where: Where) -> Iterator[tuple[Where, Against]]:
-        for chunk in where.chunks(self.desk.rows):
+        def column(_: Where, against: Against) -> dict[str, Tensor]:
+            values = against.at_the_end(self.entries)
+            return {one.id: stacked([values], one.id)[:, 0] for one in self.entries}
+
+        with undisturbed(self.network.module):
+            return self._in_chunks(last, where, column)
+
+    def _in_chunks(
+        self, last: Float[Tensor, "prompt token d"], where: Where, values: Callable[[Where, Against], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """By id, what ``values`` gives for some rows at a time, beside the clean output."""
+
+        def of(chunk: Where) -> dict[str, Tensor]:
             with undisturbed(self.network.module):
                 final = self.desk.read("final", self.network.readout, chunk.take(last))
                 against = self.desk.against(final, chunk.targets, self.entries)
-            yield chunk, against
+            return values(chunk, against)
+
+        pieces = [found for _, found in self.desk.in_chunks(where, of)]
+        return {one.id: torch.cat([piece[one.id] for piece in pieces]) for one in self.entries}
 
     def _read(
         self, against: Against, chunk: Where, states: Sequence[Float[Tensor, "prompt token d"]]
@@ -179,13 +206,17 @@ class OutputComparison:
         """Several edits' rows in one readout where one edit has few."""
         n = len(chunk)
         together = max(1, self.desk.rows // n)
+
+        def read(some: Sequence[Tensor], first: int, last: int) -> list[Values]:
+            with undisturbed(self.network.module):
+                rows = torch.cat([chunk.take(state) for state in some[first:last]])
+                logits = self.desk.read("lens", self.network.readout, rows)
+                return [against.values(self.entries, logits[i * n : (i + 1) * n]) for i in range(last - first)]
+
         for first in range(0, len(states), together):
             some = states[first : first + together]
-            with undisturbed(self.network.module):
-                rows = torch.cat([chunk.take(state) for state in some])
-                logits = self.desk.read("lens", self.network.readout, rows)
-                for i in range(len(some)):
-                    yield against.values(self.entries, logits[i * n : (i + 1) * n])
+            for found in in_halves(self.network.module, ROWS, len(some), n, partial(read, some)):
+                yield from found
 
 
 def _of_entries(entries: Sequence[Metric], values: dict[str, Tensor]) -> Values:

@@ -16,14 +16,14 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy import ndarray
 
-from depthsig.errors import DepthsigError, InputError
+from depthsig.errors import DepthsigError, InputError, NoRoomError
 from depthsig.measure.token_rows import TokenRows, token_row
 from depthsig.signature.folders.choosing import IDENTITY, REQUEST
 from depthsig.signature.folders.writing import UNITS, begin, end, partial_path, storing
 from depthsig.tables.samples import Key, Samples
 from depthsig.untrusted import read_json, size_of
 
-_DAMAGED = (
+DAMAGED = (
     OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, MemoryError,
     RuntimeError, BadZipFile, zlib.error,
 )  # fmt: skip
@@ -129,7 +129,7 @@ class Units:
             return None
         try:
             return self._absorbed(path, samples)
-        except _DAMAGED:
+        except DAMAGED:
             with suppress(OSError):
                 _clear(path)
             return None
@@ -141,9 +141,7 @@ class Units:
             state = {k: arrays[k] for k in arrays.files}
         if str(state.pop("digest")) != _digest(state) or str(state.pop("stamp")) != self.stamp:
             raise ValueError("it is not what was written")
-        rows = json.loads(str(state.pop("tokens")))
-        if not isinstance(rows, list) or any(not isinstance(row, dict) or row.keys() != _COLUMNS for row in rows):
-            raise ValueError("its rows are no token rows")
+        rows = rows_of(str(state.pop("tokens")))
         alone = Samples(samples.n_prompts)
         alone.absorb(state)
         if any(samples.shapes.get(key, shape) != shape for key, shape in alone.shapes.items()):
@@ -178,10 +176,22 @@ class Units:
         """Leave nothing behind when input turns out to be bad; Ctrl-C and crashes keep the pieces."""
         try:
             yield
-        except DepthsigError:
-            if self.folder is not None:
+        except DepthsigError as error:
+            if self.folder is not None and not isinstance(error, NoRoomError):
                 end(self.out)
             raise
+
+
+def rows_of(text: str) -> TokenRows:
+    """The token rows that a piece keeps as JSON.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    rows = json.loads(text)
+    if not isinstance(rows, list) or any(not isinstance(row, dict) or row.keys() != _COLUMNS for row in rows):
+        raise ValueError("its rows are no token rows")
+    return rows
 
 
 def _digest(arrays: Mapping[str, ndarray]) -> str:

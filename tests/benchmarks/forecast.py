@@ -76,7 +76,7 @@ def compare(asked: list[str]) -> dict[str, tuple[float, float]]:
         where = Path(folder)
         forecast, printed = processed([*asked, "--dry-run", "--json"], where)
         said = json.loads(printed)
-        taken, _ = processed([*asked, "--out", "out"], where)
+        taken, _ = processed([*asked, "--recheck", "--out", "out"], where)
         cpu = json.loads((where / "out" / "signature.json").read_text())["timings"]["cpu_s"]
     cpu = {**cpu, "draw": taken["draw"], "start": taken["all"] - taken["draw"] - sum(cpu.values())}
     found = {name: (said["stages"].get(name, 0.0), cpu.get(key, 0.0)) for name, key in STAGES.items()}

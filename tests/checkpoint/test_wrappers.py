@@ -100,10 +100,5 @@ def test_adapters_of_the_prompt_are_refused() -> None:
 
 
 def test_weights_that_are_not_there_are_refused() -> None:
-    accelerate = pytest.importorskip("accelerate")
-    module = build("llama")
-    accelerate.cpu_offload(module, execution_device="cpu")
-    with pytest.raises(InputError, match="offload"):
-        depthsig.load(module, TOKENIZER)
     with pytest.raises(InputError, match="meta device"):
         depthsig.load(build("llama").to("meta"), TOKENIZER)

@@ -21,6 +21,7 @@ import depthsig.commands.fit_lens
 import depthsig.commands.repeat
 import depthsig.commands.replicate
 import depthsig.report
+from depthsig import kept
 from depthsig.cli.main import main
 from depthsig.report.page import compared_page, lens_page, repeated_page, replicated_page
 from depthsig.signature.folders.kinds import RECORDS, WRITTEN
@@ -110,6 +111,7 @@ def study(checkpoint: str, work: Path, command: str, stride: int, old: bool) -> 
     before, after = content(work / "old") if old else {}, content(out)
 
     def prepare() -> None:
+        kept.clear("units")  # else what was measured once would not be measured, and not be killed
         shutil.rmtree(at)
         at.mkdir()
         if old:

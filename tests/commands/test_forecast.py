@@ -177,7 +177,7 @@ def test_stages_are_recorded_with_their_time(tmp_path: Path) -> None:
     stages = {"load", "certificates", "measure", "tables", "control"}
     timings = depthsig.Signature.load(tmp_path / "o").info["timings"]
     assert timings == found.info["timings"]
-    assert timings.keys() == {*(f"{s}_s" for s in stages), "cpu_s", "certificates_proved"}
+    assert timings.keys() == {*(f"{s}_s" for s in stages), "cpu_s", "certificates_proved", "units"}
     assert timings["cpu_s"].keys() == stages and all(s >= 0 for s in timings["cpu_s"].values())
     assert found.control is not None and "control_s" not in found.control.info["timings"]
 

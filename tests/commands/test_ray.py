@@ -19,9 +19,9 @@ from swept_folders import grown, sweep, write
 
 import depthsig
 from depthsig.commands.sweeps.here import run_here
-from depthsig.commands.sweeps.worker_needs import need_of
 from depthsig.commands.sweeps.sweep_file import read_sweep
 from depthsig.commands.sweeps.worker import Failed, Trust, Worker
+from depthsig.commands.sweeps.worker_needs import need_of
 from depthsig.errors import InputError
 from depthsig.signature import Signature
 from depthsig.signature.sweeps.swept import Swept

@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from depthsig.checkpoint.anatomy.offloaded import stored
+
 Pieces = dict[str, Tensor]
 
 _ATTENTION = re.compile(r"attn|attention|mixer", re.I)
@@ -35,10 +37,10 @@ def weight_groups(layer: nn.Module, config: Any) -> dict[str, list[Tensor]]:
     Experts stand in their groups one after the other, as the module keeps them.
     """
     groups: dict[str, list[Tensor]] = {}
-    for name, parameter in layer.named_parameters():
-        if parameter.ndim < 2 or re.search(r"norm|bias|(^|\.)ln", name, re.I):
+    for name, parameter in stored(layer):
+        if parameter is None or parameter.ndim < 2 or re.search(r"norm|bias|(^|\.)ln", name, re.I):
             continue
-        for group, tensor in _pieces(name, parameter.detach(), config).items():
+        for group, tensor in _pieces(name, parameter, config).items():
             groups.setdefault(group, []).append(tensor)
     return groups
 

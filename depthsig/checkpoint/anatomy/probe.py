@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from depthsig.checkpoint.anatomy.offloaded import device_of
 from depthsig.checkpoint.hooks import (
     first_tensor,
     forward,
@@ -66,7 +67,8 @@ def probe_ids(module: nn.Module, rows: int = 1, tokens: int = PROBE_TOKENS) -> T
     weight = embedding_of(module)
     if weight is None:
         weight = next((m.weight for m in module.modules() if isinstance(m, nn.Embedding)), None)
-    size, device = (weight.shape[0], weight.device) if weight is not None else (64, "cpu")
+    size, device = (weight.shape[0], weight.device) if weight is not None else (64, torch.device("cpu"))
+    device = device_of(module) if device.type == "meta" else device
     return (torch.arange(1, 1 + rows * tokens, device=device) % size).reshape(rows, tokens)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
+
+from depthsig.checkpoint.anatomy.offloaded import stored
+from depthsig.checkpoint.fingerprint import digest_of
 
 
 def tied_to(modules: Sequence[nn.Module]) -> tuple[int, ...]:
@@ -15,9 +18,16 @@ def tied_to(modules: Sequence[nn.Module]) -> tuple[int, ...]:
     first: dict[tuple, int] = {}
     found = []
     for index, module in enumerate(modules):
-        key = tuple((name, p.data_ptr(), tuple(p.shape)) for name, p in module.named_parameters())
+        key = tuple((name, _place(p, value), tuple(p.shape)) for (name, value), p in zip(
+            stored(module), module.parameters(), strict=True
+        ))  # fmt: skip
         found.append(first.setdefault(key, index) if key else index)
     return tuple(found)
+
+
+def _place(parameter: nn.Parameter, value: Tensor | None) -> int | str:
+    """Where a parameter's numbers are; of one that is offloaded, which has no place to speak of, what they are."""
+    return digest_of(value) if parameter.is_meta and value is not None else parameter.data_ptr()
 
 
 def shared_pieces(modules: Sequence[nn.Module]) -> list[str]:
@@ -34,7 +44,7 @@ def shared_pieces(modules: Sequence[nn.Module]) -> list[str]:
         if tied[index] != index:
             continue
         for child, part in module.named_children():
-            pointers = sorted({p.data_ptr() for p in part.parameters() if p.numel()})
+            pointers = sorted({p.data_ptr() for p in part.parameters() if p.numel() and not p.is_meta})
             for pointer in pointers:
                 holders.setdefault((child, pointer), []).append(index)
     groups = {(child, tuple(layers)) for (child, _), layers in holders.items() if len(layers) > 1}

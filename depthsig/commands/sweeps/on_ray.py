@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from depthsig.commands.sweeps.here import Result
-from depthsig.commands.sweeps.worker_needs import need_of
 from depthsig.commands.sweeps.sweep_file import Unit
 from depthsig.commands.sweeps.worker import Failed, Trust, Worker
+from depthsig.commands.sweeps.worker_needs import need_of
 from depthsig.errors import InputError, shown
 
 AGAIN = 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -53,9 +54,10 @@ class Readouts:
         """Measure one batch."""
         for where, keep in self._pieces(batch.where):
             asked = {kind: self._computed(entries, keep) for kind, entries in self.by_lens.items()}
-            for kind, found in self._read(batch, where, asked).items():
-                self._add(kind, asked[kind], found, where, batch.later, samples, tokens)
-            batch.tick(len(where))
+            for some, read in self.desk.in_chunks(where, partial(self._read, batch, asked)):
+                for kind, found in read.items():
+                    self._add(kind, asked[kind], found, some, batch.later, samples, tokens)
+                batch.tick(len(some))
 
     def finish(self, samples: Samples, tokens: TokenRows) -> None:
         """Nothing takes all prompts together."""
@@ -65,14 +67,13 @@ class Readouts:
         return [one for one in entries if one.level == "token" and (keep or one.kind != "token")]
 
     def _pieces(self, where: Where) -> list[tuple[Where, bool]]:
-        """Chunks that hold either prompts whose tokens are kept, or others."""
+        """Pieces that hold either prompts whose tokens are kept, or others."""
         any_tokens = any(one.kind == "token" for entries in self.by_lens.values() for one in entries)
         kept = np.isin(where.prompts, list(self.work.first)) & any_tokens
         edges = [0, *(np.flatnonzero(kept[1:] != kept[:-1]) + 1), len(where)]
-        pieces = [(where.part(int(a), int(b)), bool(kept[int(a)])) for a, b in itertools.pairwise(edges) if b > a]
-        return [(chunk, keep) for piece, keep in pieces for chunk in piece.chunks(self.desk.rows)]
+        return [(where.part(int(a), int(b)), bool(kept[int(a)])) for a, b in itertools.pairwise(edges) if b > a]
 
-    def _read(self, batch: CleanBatch, where: Where, asked: dict[str, list[Metric]]) -> dict[str, list[Values]]:
+    def _read(self, batch: CleanBatch, asked: dict[str, list[Metric]], where: Where) -> dict[str, list[Values]]:
         """By lens, what its metrics are at every depth 0..S."""
         run = batch.run
         every = [one for entries in asked.values() for one in entries]

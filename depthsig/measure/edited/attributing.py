@@ -33,6 +33,7 @@ class Attributing:
     needs_parts = False
     needs_means = False
     name = "attribution"
+    options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
         self.work, self.entries = work, entries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -120,6 +120,8 @@ class EditedProvider(Provider, Protocol):
 
     name: str
     """What its pieces of work are called."""
+    options: ClassVar[tuple[str, ...]]
+    """The options of the request that its values depend on, beside the metrics, the prompts and the memory."""
 
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None: ...
 

@@ -33,6 +33,7 @@ class Erasing:
     needs_parts = False
     needs_means = True
     name = "erasure"
+    options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
         self.work, self.entries = work, entries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor
 from depthsig.checkpoint.hooks import undisturbed
 from depthsig.engine.clean_run import update_of
 from depthsig.engine.kernel import RowBlock, run_step
+from depthsig.engine.room.halving import in_halves
 from depthsig.engine.rows import Rows, blocks_of
 from depthsig.errors import UnsupportedModelError
 from depthsig.measure.edited.edited_batch import EditedBatch
-from depthsig.measure.edited.skipping import Case, Cases, Effects
+from depthsig.measure.edited.skipping import CASE_OPTIONS, Case, Cases, Effects
 from depthsig.measure.providers import Cost, Work
 from depthsig.measure.token_rows import TokenRows
 from depthsig.metrics import Metric
@@ -28,6 +30,7 @@ class Isolated:
 
     kinds: ClassVar[tuple[str, ...]] = ("local",)
     name = "local"
+    options: ClassVar[tuple[str, ...]] = CASE_OPTIONS
 
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
         self.work, self.entries = work, entries
@@ -66,15 +69,20 @@ class Isolated:
             for step in range(1, steps):
                 earlier = [i for i, (_, s) in enumerate(every) if s < step]
                 for some in blocks_of(batch.clean, earlier):
-                    self._block(batch, step, [every[i] for i in some], some, effects)
+                    block = partial(self._block, batch, step, every, some, effects)
+                    for _ in in_halves(self.work.network.module, "step", len(some), batch.clean.tokens, block):
+                        pass
                 batch.done(2 * len(earlier) / (steps - 1))
         for case in todo:
             effects.file(case, samples)
 
     def _block(
-        self, batch: EditedBatch, step: int, members: list[tuple[Case, int]], numbers: Sequence[int], effects: Effects
-    ) -> None:
-        clean = batch.clean
+        self, batch: EditedBatch, step: int, every: list[tuple[Case, int]], block: Sequence[int], effects: Effects,
+        first: int, last: int,
+    ) -> None:  # fmt: skip
+        """One step of some of a block's cases."""
+        clean, numbers = batch.clean, block[first:last]
+        members = [every[i] for i in numbers]
         hidden = torch.cat([self._without(batch, case, s, clean.state(step)) for case, s in members])
         prompts = clean.rows(len(members))
         layer = self.work.network.layer_at(step)

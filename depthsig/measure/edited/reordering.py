@@ -109,6 +109,7 @@ class Reordering:
     needs_parts = False
     needs_means = False
     name = "order"
+    options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
         self.work = work

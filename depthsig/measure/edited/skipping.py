@@ -28,6 +28,9 @@ from depthsig.prompts import TokenPrompt
 from depthsig.tables.samples import Key, Samples
 from depthsig.terms import Part
 
+CASE_OPTIONS = ("parts", "scopes", "cuts", "ablation")
+"""What decides on the cases; the seed, too, where something is drawn."""
+
 
 @dataclass(eq=False)
 class Case:
@@ -112,6 +115,7 @@ class Skipping:
 
     kinds: ClassVar[tuple[str, ...]] = ("skip",)
     name = "skip"
+    options: ClassVar[tuple[str, ...]] = CASE_OPTIONS
 
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
         self.work = work

@@ -46,15 +46,20 @@ class TruncatedReadouts:
 
     def observe(self, batch: CleanBatch, samples: Samples, tokens: TokenRows) -> None:
         """Measure one batch."""
-        states = batch.run.states
-        for where in batch.counted.chunks(self.desk.rows):
-            with undisturbed(self.network.module):
-                final = self.desk.read("final", self.network.readout, where.take(states[-1]))
-                against = self.desk.against(final, where.targets, self.entries)
-                found: list[Values] = [self._read(against, where.take(states[k]), k) for k in range(1, self.work.steps)]
-                found.append(against.at_the_end(self.entries))
+        for where, columns in self.desk.in_chunks(batch.counted, partial(self._columns, batch.run.states)):
             for one in self.entries:
-                batch.later.add(partial(_add, samples, Key(one.id), where), stacked(found, one.id))
+                batch.later.add(partial(_add, samples, Key(one.id), where), columns[one.id])
+
+    def _columns(
+        self, states: Sequence[Float[Tensor, "prompt token d"]], where: Where
+    ) -> dict[str, Float[Tensor, "_row _step"]]:
+        """By id, a metric's values at every prefix of some tokens."""
+        with undisturbed(self.network.module):
+            final = self.desk.read("final", self.network.readout, where.take(states[-1]))
+            against = self.desk.against(final, where.targets, self.entries)
+            found: list[Values] = [self._read(against, where.take(states[k]), k) for k in range(1, self.work.steps)]
+            found.append(against.at_the_end(self.entries))
+            return {one.id: stacked(found, one.id) for one in self.entries}
 
     def _read(self, against: Against, h: Float[Tensor, "row d"], k: int) -> Values:
         """All metrics of the first k steps."""

@@ -36,6 +36,7 @@ class TruncatedRuns:
     needs_parts = False
     needs_means = False
     name = "truncation"
+    options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
         self.work = work
@@ -53,15 +54,18 @@ class TruncatedRuns:
 
     def run(self, batch: EditedBatch, samples: Samples, tokens: TokenRows) -> None:
         """Measure one batch."""
+        for kind, entries in self.by_kind.items():
+            self._measure(kind, entries, batch, samples)
+
+    def say_what_is_missing(self) -> None:
+        """Warn where nothing but the whole model can be run."""
         if not self.runs and self.work.steps > 1:
             why = self.work.network.trace.why_no_chain
             warnings.warn(
                 f"repeated steps and suffixes are left empty below the whole model: {why}",
                 DepthsigWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        for kind, entries in self.by_kind.items():
-            self._measure(kind, entries, batch, samples)
 
     def _measure(self, kind: str, entries: Sequence[Metric], batch: EditedBatch, samples: Samples) -> None:
         where, steps = batch.where(), self.work.steps

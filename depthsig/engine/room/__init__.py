@@ -1,0 +1,1 @@
+"""What a card's memory holds at once."""
