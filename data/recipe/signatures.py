@@ -21,7 +21,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import depthsig
-from depthsig.commands.record import costs_record
+from depthsig.commands.analysis.record import costs_record
 from depthsig.signature.folders.kinds import SIGNATURE
 from depthsig.signature.storage import write_record
 

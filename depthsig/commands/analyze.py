@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from depthsig.arguments import check_arguments
 from depthsig.checkpoint.loading import LoadOptions
+from depthsig.commands.analysis.prepared import Prepared, Stopwatch
+from depthsig.commands.analysis.record import continuing, identity, recorded_warnings
 from depthsig.commands.calibration.calibration_prompts import with_calibration
 from depthsig.commands.early import asked_of
 from depthsig.commands.forecasting.budget import Begun, begun_at, heard, nothing_begun, within
 from depthsig.commands.lenses.checked import check_lens, open_lens
 from depthsig.commands.opening import Given, ReadyPrompts, ready_prompts
-from depthsig.commands.prepared import Prepared, Stopwatch
 from depthsig.commands.presets import InShort, settled
-from depthsig.commands.record import continuing, identity, recorded_warnings
 from depthsig.errors import DepthsigError
 from depthsig.measure.request import Names, Request
 from depthsig.measure.resume import Piece, Share, Units

@@ -15,9 +15,9 @@ import pandas as pd
 
 from depthsig.arguments import check_arguments
 from depthsig.checkpoint.loading import LoadOptions
+from depthsig.commands.analysis.record import recorded_warnings
 from depthsig.commands.analyze import analyze
 from depthsig.commands.opening import ready_prompts
-from depthsig.commands.record import recorded_warnings
 from depthsig.commands.replicating.pieces import Pieces
 from depthsig.commands.replicating.pruned_steps import pruning_runs
 from depthsig.commands.replicating.repeated_block import BLOCK, repeat_runs

@@ -22,7 +22,7 @@ from depthsig.checkpoint.files.limits import model_max
 from depthsig.checkpoint.files.naming import name_of
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.open import open_checkpoint
-from depthsig.commands.record import identity
+from depthsig.commands.analysis.record import identity
 from depthsig.errors import DepthsigWarning, InputError
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"

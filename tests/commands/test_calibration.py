@@ -11,10 +11,10 @@ from families import PROMPTS, build, byte_tokenizer
 
 import depthsig
 from depthsig.cli.main import main
+from depthsig.commands.analysis.record import identity
 from depthsig.commands.analyze import Job
 from depthsig.commands.calibration.calibration_tokens import split
 from depthsig.commands.opening import Given, ReadyPrompts
-from depthsig.commands.record import identity
 from depthsig.errors import DepthsigWarning, InputError
 from depthsig.measure.request import Request
 from depthsig.progress import Progress

@@ -14,13 +14,13 @@ from families import build, byte_tokenizer
 
 import depthsig
 from depthsig.cli.main import main
+from depthsig.commands.analysis.prepared import Prepared
 from depthsig.commands.analyze import Job
 from depthsig.commands.forecasting import constants
 from depthsig.commands.forecasting.counting import count
 from depthsig.commands.forecasting.forecast import estimate, forecast
 from depthsig.commands.forecasting.pace import Pace
 from depthsig.commands.opening import Given
-from depthsig.commands.prepared import Prepared
 from depthsig.engine.certificates import Verdict
 from depthsig.measure.providers import Work
 from depthsig.measure.request import Request

@@ -14,7 +14,7 @@ from interrupting import interrupt_skipping
 
 import depthsig
 from depthsig.cli.main import main
-from depthsig.commands.record import identity
+from depthsig.commands.analysis.record import identity
 from depthsig.errors import DepthsigWarning, InputError
 from depthsig.measure.request import Request
 from depthsig.metrics import all_metrics, entry, forget

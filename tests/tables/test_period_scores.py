@@ -16,7 +16,7 @@ from families import PROMPTS, build, byte_tokenizer
 
 import depthsig
 from depthsig.checkpoint.anatomy.patterns import layer_patterns
-from depthsig.commands.control import reinitialised
+from depthsig.commands.analysis.control import reinitialised
 from depthsig.errors import DepthsigWarning
 from depthsig.metrics import block_periodicity, holm, matrix_periodicity
 from depthsig.metrics.rules import FAMILY

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from depthsig.commands.analysis.prepared import Prepared
+from depthsig.commands.analysis.record import identity
 from depthsig.commands.forecasting.forecast import Forecast, duration, estimate
 from depthsig.commands.forecasting.pace import Pace
-from depthsig.commands.prepared import Prepared
 from depthsig.commands.presets import InShort
-from depthsig.commands.record import identity
 from depthsig.errors import DepthsigWarning, InputError
 from depthsig.measure.request import Request
 from depthsig.signature.folders.choosing import IDENTITY, REQUEST, identity_of

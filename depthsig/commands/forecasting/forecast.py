@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from depthsig.commands.analysis.certified import are_kept
+from depthsig.commands.analysis.control import control_request
+from depthsig.commands.analysis.prepared import Prepared
 from depthsig.commands.calibration.calibrating import calibration_size
-from depthsig.commands.certified import are_kept
-from depthsig.commands.control import control_request
 from depthsig.commands.forecasting import constants as known
 from depthsig.commands.forecasting.counting import count
 from depthsig.commands.forecasting.pace import Pace
-from depthsig.commands.prepared import Prepared
 from depthsig.engine.certificates import Verdict, chosen_of
 from depthsig.engine.memory import divide, row_bytes
 from depthsig.errors import DepthsigWarning

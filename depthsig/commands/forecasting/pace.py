@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from depthsig.checkpoint.hooks import undisturbed
+from depthsig.commands.analysis.prepared import Prepared
 from depthsig.commands.forecasting.constants import machine
-from depthsig.commands.prepared import Prepared
 from depthsig.engine.batch import Batch, make_batch
 from depthsig.engine.certificates import Verdict
 from depthsig.engine.device import Pending

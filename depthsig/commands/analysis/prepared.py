@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
+from depthsig.commands.analysis.certified import certified
+from depthsig.commands.analysis.control import control_request, reinitialised
+from depthsig.commands.analysis.record import describe, prompts_table
 from depthsig.commands.calibration.calibrating import recalibrated
-from depthsig.commands.certified import certified
-from depthsig.commands.control import control_request, reinitialised
 from depthsig.commands.opening import ReadyPrompts
-from depthsig.commands.record import describe, prompts_table
 from depthsig.engine.certificates import Certificate, judge
 from depthsig.errors import DepthsigError, DepthsigWarning, InputError
 from depthsig.measure.providers import Work

@@ -1,0 +1,1 @@
+"""What an analysis is made of: proof, measurement, control and record."""
