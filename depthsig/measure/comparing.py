@@ -34,9 +34,9 @@ def quantities(entries: Sequence[Metric]) -> frozenset[str]:
     return frozenset(q for name in fused for q in OF_SEVERAL.get(name, (name,)))
 
 
-T = TypeVar("T")
+Found = TypeVar("Found")
 
-ROWS = "rows"
+READ_OUT = "rows"
 """What readouts are halved by."""
 
 
@@ -67,15 +67,15 @@ class Desk:
         """The model's own readout, which is taken over."""
         return Against(final, targets, entries, self)
 
-    def in_chunks(self, where: Where, read: Callable[[Where], T]) -> Iterator[tuple[Where, T]]:
+    def in_chunks(self, where: Where, read: Callable[[Where], Found]) -> Iterator[tuple[Where, Found]]:
         """Some tokens at a time, with what ``read`` gives for them; fewer where a card's memory runs out."""
         for chunk in where.chunks(self.rows):
 
-            def of(first: int, last: int, chunk: Where = chunk) -> tuple[Where, T]:
+            def of(first: int, last: int, chunk: Where = chunk) -> tuple[Where, Found]:
                 part = chunk.part(first, last)
                 return part, read(part)
 
-            yield from in_halves(self.network.module, ROWS, len(chunk), 1, of)
+            yield from in_halves(self.network.module, READ_OUT, len(chunk), 1, of)
 
     def space(self, name: str, rows: int) -> Float[Tensor, "row vocab"]:
         """Memory that is used again and again: fresh pages would cost more than the arithmetic."""
@@ -215,7 +215,7 @@ class OutputComparison:
 
         for first in range(0, len(states), together):
             some = states[first : first + together]
-            for found in in_halves(self.network.module, ROWS, len(some), n, partial(read, some)):
+            for found in in_halves(self.network.module, READ_OUT, len(some), n, partial(read, some)):
                 yield from found
 
 

@@ -23,7 +23,7 @@ _KEYS = {
     "tokens_table": ["metric", "part", "scope", "prompt", "index", "position", "rank"],
 }
 _NUMBERS = ("value", "ci_low", "ci_high", "p_value", "token_id")
-COLUMNS = ("table", "metric", "part", "scope", "agg", "column", "rows", "moved", "largest", "most", "agrees")
+MOVED = ("table", "metric", "part", "scope", "agg", "column", "rows", "moved", "largest", "most", "agrees")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Agreement:
 def agreement(before: Signature, now: Signature) -> Agreement:
     """Hold an analysis against the same one done again."""
     rows = [row for table in _KEYS for row in _of_table(table, getattr(before, table), getattr(now, table))]
-    numbers = pd.DataFrame(rows, columns=list(COLUMNS))
+    numbers = pd.DataFrame(rows, columns=list(MOVED))
     differs = list(differences(before.info, now.info))
     if list(before.prompts["tokens_sha256"]) != list(now.prompts["tokens_sha256"]):
         differs.append(_prompts(before.prompts, now.prompts))

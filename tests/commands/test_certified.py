@@ -9,7 +9,7 @@ import pytest
 
 import depthsig
 from depthsig import kept
-from depthsig.commands import certified as module
+from depthsig.commands.analysis import certified as module
 from depthsig.commands.analysis.certified import KIND
 
 PROMPTS = ["The first of a few short prompts.", "Another one, which is longer than the first by a little."]

@@ -12,7 +12,7 @@ from depthsig.errors import visible
 from depthsig.progress import Progress
 from depthsig.terms import counted
 
-MOST_ROWS = 12
+MOST_SHOWN = 12
 """Units that a terminal shows at once: those that run, then those that ended last."""
 
 
@@ -58,7 +58,7 @@ class Board:
         self.ended += 1
         self.failed += bool(outcome)
         said = f"failed: {outcome}" if outcome else f"done in {took:.0f} s"
-        self.last = [(unit.folder, said), *self.last][:MOST_ROWS]
+        self.last = [(unit.folder, said), *self.last][:MOST_SHOWN]
         if self._live is None:
             self._say(f"{self.ended} of {self.count}: {unit.folder}: {said}")
 
@@ -78,6 +78,6 @@ class Board:
         table = Table("unit", "state", title=self._summary(), title_justify="left", expand=False)
         now = self.show.clock()
         running = [(name, f"runs, {now - since:.0f} s") for name, since in self.running.items()]
-        for name, state in [*running, *self.last][:MOST_ROWS]:
+        for name, state in [*running, *self.last][:MOST_SHOWN]:
             table.add_row(Text(visible(name)), Text(visible(state)))
         return table

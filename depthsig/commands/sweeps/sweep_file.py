@@ -16,7 +16,7 @@ from depthsig.signature.folders.choosing import identity_of
 from depthsig.terms import NONE
 from depthsig.untrusted import is_there, size_of
 
-LARGEST_FILE = 1 << 20
+LARGEST_SWEEP = 1 << 20
 """Bytes: a list of ten thousand checkpoints takes less."""
 MOST_UNITS = 100_000
 SWEPT = {
@@ -37,7 +37,7 @@ OPTIONS = frozenset({
     "dtype", "device", "device_map", "memory", "batch_size", "seed",
 })  # fmt: skip
 """Options of ``analyze`` that a file may give for all units; what lets code run is given on the command line."""
-RUNS_CODE = ("trust_remote_code", "allow_pickle", "plugin")
+LETS_CODE_RUN = ("trust_remote_code", "allow_pickle", "plugin")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def read_sweep(path: str | Path) -> AskedSweep:
     unknown = [key for key in told if key not in {*SWEPT, "roles", *OPTIONS}]
     if unknown:
         key = unknown[0]
-        if key in RUNS_CODE:
+        if key in LETS_CODE_RUN:
             raise InputError(f"{said} gives {shown(key)}, but no file lets code run; give it on the command line")
         known = [*SWEPT, "roles", *sorted(OPTIONS)]
         raise InputError(f"{said} gives {shown(key)}{near(str(key), known)}; there are {', '.join(known)}")
@@ -145,8 +145,8 @@ def _read(path: Path, said: str) -> dict[str, Any]:
 
     try:
         size = size_of(path)
-        if size > LARGEST_FILE:
-            raise InputError(f"{said} has {size:,} bytes; at most {LARGEST_FILE:,} are read")
+        if size > LARGEST_SWEEP:
+            raise InputError(f"{said} has {size:,} bytes; at most {LARGEST_SWEEP:,} are read")
         told = _loaded(path.read_bytes().decode("utf-8-sig"), said)
     except OSError as error:
         raise InputError(f"{said} cannot be read: {error.strerror}; name a YAML file") from None

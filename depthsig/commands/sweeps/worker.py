@@ -22,7 +22,7 @@ from depthsig.model import Model, load
 from depthsig.progress import Progress
 from depthsig.signature import Signature
 
-T = TypeVar("T")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Failed:
     why: str
 
 
-def _told(function: Callable[..., T]) -> Callable[..., T | Failed]:
+def _told(function: Callable[..., Found]) -> Callable[..., Found | Failed]:
     """Errors as values: they are told of, and the next unit is run."""
 
     @wraps(function)
-    def told(*args: Any) -> T | Failed:
+    def told(*args: Any) -> Found | Failed:
         try:
             return function(*args)
         except (DepthsigError, OSError, MemoryError, RuntimeError) as error:  # OutOfMemoryError is a RuntimeError

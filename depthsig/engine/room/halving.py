@@ -12,13 +12,13 @@ from torch import nn
 
 from depthsig.errors import NoRoomError
 
-T = TypeVar("T")
+Found = TypeVar("Found")
 
 _FITS: WeakKeyDictionary[nn.Module, dict[str, int]] = WeakKeyDictionary()
 """Of every model, how much of a kind of work was left to do at once when more did not fit."""
 
 
-def in_halves(module: nn.Module, kind: str, count: int, each: int, run: Callable[[int, int], T]) -> Iterator[T]:
+def in_halves(module: nn.Module, kind: str, count: int, each: int, run: Callable[[int, int], Found]) -> Iterator[Found]:
     """``run(first, last)`` for pieces that cover 0..count in order: all at once, and halves where that does not fit.
 
     What ``run`` did when its memory ran out must not matter when it is called again. Sizes that did not fit are not
@@ -38,7 +38,7 @@ def in_halves(module: nn.Module, kind: str, count: int, each: int, run: Callable
             middle = first + (many + 1) // 2
             todo += [(middle, last), (first, middle)]
             continue
-        found: list[T] = []
+        found: list[Found] = []
         try:
             found.append(run(first, last))
         except torch.cuda.OutOfMemoryError:

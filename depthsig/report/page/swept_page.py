@@ -15,13 +15,13 @@ from depthsig.report.page.page_files import write_page
 from depthsig.report.page.templates import embedded, number, page
 from depthsig.report.sweep_figures import ON_AXIS, drawable_sweep, is_numbered, sweep_figures, titled
 from depthsig.signature.records import as_record
-from depthsig.signature.sweeps.swept import DONE, FAILED, FIELDS, LEFT, SweepRecord, Swept
+from depthsig.signature.sweeps.swept import DONE, FAILED, UNIT_FIELDS, LEFT, SweepRecord, Swept
 from depthsig.terms import NONE, counted
 
-_UNITS = ("folder", *FIELDS, "steps", "state", "why")
+_UNITS = ("folder", *UNIT_FIELDS, "steps", "state", "why")
 _ONSETS = ("checkpoint", "order", "prompts", "preset", "claim", "role", "onset", "earliest", "latest", "verdicts")
 _SCORES = ("folder", "score", "value", "95 % interval", "p", "prompts")
-MOST_ROWS = 500
+MOST_SCORES = 500
 """Scores in the table of the page; ``sweep.csv`` has all of them."""
 
 
@@ -35,13 +35,13 @@ def render(found: Swept, figures: list[tuple[Drawn, Path]]) -> str:
     found = drawable_sweep(found)
     info = as_record(found.info, SweepRecord)
     data = sweep_data(found)
-    units = [[u.folder, *(getattr(u, f) for f in FIELDS), _whole(u.steps), u.state, u.why] for u in info.units]
+    units = [[u.folder, *(getattr(u, f) for f in UNIT_FIELDS), _whole(u.steps), u.state, u.why] for u in info.units]
     onset = [[str(cell) for cell in row] for row in found.onset.itertuples(index=False)]
-    scores = found.scores.head(MOST_ROWS).to_dict("records")
+    scores = found.scores.head(MOST_SCORES).to_dict("records")
     return page(
         "sweep.html.j2", data, info=info, short=swept_in_short(found), places=[one["id"] for one in data["sections"]],
         units=(_UNITS, units), onset=(_ONSETS, onset), scores=(_SCORES, [_score(row) for row in scores]),
-        left_out=max(0, len(found.scores) - MOST_ROWS), figures=[embedded(d, path) for d, path in figures],
+        left_out=max(0, len(found.scores) - MOST_SCORES), figures=[embedded(d, path) for d, path in figures],
         titles={one["id"]: one["title"] for one in data["sections"]},
         options=[(name, value) for name, value in info.options.items() if value is not None],
     )  # fmt: skip

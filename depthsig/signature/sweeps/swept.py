@@ -24,11 +24,11 @@ from depthsig.signature.tabular import NAME, TEXT, Columns
 from depthsig.terms import counted
 
 SCHEMA = "depthsig-sweep/1"
-FIELDS = ("checkpoint", "revision", "order", "prompts", "preset")
+UNIT_FIELDS = ("checkpoint", "revision", "order", "prompts", "preset")
 """What a unit is."""
-SCORES: Columns = {"folder": TEXT, **dict.fromkeys(FIELDS, NAME), **TABLES["scores"]}
+SCORES: Columns = {"folder": TEXT, **dict.fromkeys(UNIT_FIELDS, NAME), **TABLES["scores"]}
 ONSETS: Columns = {
-    **{name: NAME for name in FIELDS if name != "revision"}, "claim": TEXT, "role": NAME, "onset": NAME,
+    **{name: NAME for name in UNIT_FIELDS if name != "revision"}, "claim": TEXT, "role": NAME, "onset": NAME,
     "earliest": NAME, "latest": NAME, "note": TEXT,
 }  # fmt: skip
 """From which revision on a claim holds, and between which ones that lies; ``-`` where it does not come to hold."""
@@ -93,7 +93,7 @@ class Swept:
     @property
     def units(self) -> pd.DataFrame:
         """A row a unit: folder, what it is, ``state`` (done, failed, not run), ``why``, and its number of steps."""
-        columns = ["folder", *FIELDS, "state", "why", "steps"]
+        columns = ["folder", *UNIT_FIELDS, "state", "why", "steps"]
         return pd.DataFrame(list(self.info["units"]), columns=columns)
 
     @property
@@ -106,7 +106,7 @@ class Swept:
     def swept(self) -> list[str]:
         """The fields that units differ in."""
         units = self.units
-        return [name for name in FIELDS if units[name].nunique() > 1]
+        return [name for name in UNIT_FIELDS if units[name].nunique() > 1]
 
     def measured(self) -> pd.DataFrame:
         """Scores that more than one unit has a number for, a row each: score, metric, part, scope, agg."""
