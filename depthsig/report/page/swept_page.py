@@ -15,7 +15,7 @@ from depthsig.report.page.page_files import write_page
 from depthsig.report.page.templates import embedded, number, page
 from depthsig.report.sweep_figures import ON_AXIS, drawable_sweep, is_numbered, sweep_figures, titled
 from depthsig.signature.records import as_record
-from depthsig.signature.sweeps.swept import DONE, FAILED, UNIT_FIELDS, LEFT, SweepRecord, Swept
+from depthsig.signature.sweeps.swept import DONE, FAILED, LEFT, UNIT_FIELDS, SweepRecord, Swept
 from depthsig.terms import NONE, counted
 
 _UNITS = ("folder", *UNIT_FIELDS, "steps", "state", "why")
