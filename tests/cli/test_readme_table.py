@@ -57,6 +57,9 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "import depthsig\n\n@depthsig.metric('mine.name', axis='depth', label='mean', formula='mean(h)')\n"
         "def mean(h):\n    return h.mean(-1)\n"
     )
+    (folder / "few.yaml").write_text(
+        "checkpoints: [deep, twelve]\nprompts: [lookup]\nn: 2\nmax_tokens: 64\nmetrics: [lens.kl]\ncontrol: false\n"
+    )
     asked = f"{LITTLE} --metrics lens.kl --order 0:4,4:8x2,8:24 --out {folder / 'a'}"
     assert main(shlex.split(f"analyze {folder / 'deep'} {asked}")) == 0
     for name, options in {"b": {"order": "0:4,4:8x3,8:24"}, "c": {"grown": "4:20/4"}, "d": {}}.items():
@@ -82,7 +85,8 @@ def filled(typed: str) -> list[str]:
     if not command.startswith("depthsig "):
         command = f"depthsig analyze CHECKPOINT {command}"
     for word, value in {
-        "CHECKPOINT": "deep", "NAME": "deep", "FILE.py": "mine.py", "FILE": "prompts.txt",
+        "CHECKPOINT": "deep", "NAME": "deep", "FILE.py": "mine.py", "FILE.yaml": "few.yaml",
+        "FILE": "prompts.txt",
         "--out DIR": "--out exported", "DIR": "a",
     }.items():  # fmt: skip
         command = re.sub(rf"(?<![A-Z]){re.escape(word)}(?![A-Z])", value, command)
@@ -101,6 +105,8 @@ def test_rows_run(typed: str, table: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(table)
     if typed.startswith("python -m depthsig.harness"):
         pytest.skip("run with its tasks in tests/test_harness.py")
+    if "--ray" in typed:
+        pytest.importorskip("ray", reason="extra ray")
     assert main(filled(typed)) == 0, filled(typed)
 
 
