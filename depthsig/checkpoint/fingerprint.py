@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from depthsig.checkpoint.streaming.stream import streamed_names
 from depthsig.errors import InputError
 
 Fingerprint = Mapping[str, str]
@@ -15,8 +16,13 @@ Fingerprint = Mapping[str, str]
 
 
 def fingerprint(module: nn.Module) -> Fingerprint:
-    """Digests of sums over the bits of each weight's rows: exact, and as fast as memory is read."""
-    return {name: _digest(weight.detach()) for name, weight in module.named_parameters() if not weight.is_meta}
+    """Digests of sums over the bits of each weight's rows: exact, and as fast as memory is read.
+
+    Weights that are read as they are needed have none: their files are looked at every time.
+    """
+    apart = streamed_names(module)
+    named = ((name, weight) for name, weight in module.named_parameters() if name not in apart)
+    return {name: _digest(weight.detach()) for name, weight in named if not weight.is_meta}
 
 
 def _digest(weight: Tensor) -> str:

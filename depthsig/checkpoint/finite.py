@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from jaxtyping import Bool
@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from depthsig.errors import InputError
 
 
-def check_finite(module: nn.Module) -> None:
+def check_finite(module: nn.Module, apart: Collection[str] = ()) -> None:
     """Refuse a model with NaN or infinite weights, or with weights that are not there.
+
+    Args:
+        apart: names of weights that are looked at when they are read.
 
     Raises:
         InputError: naming the first such tensor.
@@ -24,11 +27,21 @@ def check_finite(module: nn.Module) -> None:
                 "never loaded; a model whose weights are all in memory works (no offload, no disk in --device-map)"
             )
     for name, parameter in module.named_parameters():
-        if parameter.is_floating_point() and not is_finite(parameter.detach()):
-            raise InputError(
-                f"weight {name!r} holds values that are not finite; the checkpoint is damaged or "
-                "overflowed in its dtype (try --dtype float32)"
-            )
+        if parameter.is_floating_point() and name not in apart:
+            refuse_weight(name, parameter.detach())
+
+
+def refuse_weight(name: str, weight: Tensor) -> None:
+    """Refuse a weight that holds NaN or infinity.
+
+    Raises:
+        InputError: naming it.
+    """
+    if weight.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(weight))).all()):
+        raise InputError(
+            f"weight {name!r} holds values that are not finite; the checkpoint is damaged or "
+            "overflowed in its dtype (try --dtype float32)"
+        )
 
 
 def is_finite(tensor: Tensor) -> bool:
