@@ -132,9 +132,7 @@ class Target:
         from transformers import AutoModelForCausalLM  # start-up time
 
         with torch.device("meta"):
-            empty: Any = AutoModelForCausalLM.from_config(
-                config, trust_remote_code=self.options.trust_remote_code
-            )
+            empty: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=self.options.trust_remote_code)
         kind: Any = type(empty)
         # Of a model that also sees, the class may be that of its language model alone.
         own = config if isinstance(empty.config, type(config)) else config.get_text_config()
@@ -173,7 +171,11 @@ class Target:
         except Exception as error:
             raise InputError(
                 f"{self.where} loads, but its own forward fails ({type(error).__name__}: {_first_line(error)}); "
-                "is its config that of these weights?"
+                + (
+                    "a family that reads or changes its weights outside its layers loads without --stream"
+                    if self.options.stream
+                    else "is its config that of these weights?"
+                )
             ) from None
 
     def _placed(self, module: Any, shell: Shell | None) -> nn.Module:

@@ -50,7 +50,7 @@ def analyze(
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
     revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False,
-    memory: str | int = "4GiB", batch_size: int | None = None, seed: int = 0,
+    stream: bool = False, memory: str | int = "4GiB", batch_size: int | None = None, seed: int = 0,
     plugin: str | Path | Sequence[str | Path] = (), out: str | Path | None = None, resume: bool = False,
     recheck: bool = False, store_prompts: bool = True,
     progress: bool | Progress | None = None,
@@ -105,6 +105,8 @@ def analyze(
         revision: of a hub id.
         trust_remote_code: run code that a checkpoint brings.
         allow_pickle: load pickled weights.
+        stream: read layers from safetensors as they are needed, two of them in memory at most, for models that are
+            larger than memory. Batches are then as large as ``memory`` allows.
         memory: to use beside the model, in bytes or as ``4GiB``.
         batch_size: at most this many prompts at once.
         seed: of generated prompts, of the bootstrap and of the control.
@@ -132,7 +134,7 @@ def analyze(
         },
         quick=quick, budget=budget, preset=preset,
     )  # fmt: skip
-    loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle, stream)
     given = Given(model, tokenizer, loading, PlanOptions(order, loop, grown, iterations), forward)
     job = Job(given, asked.prompts, asked.request, asked.n_listed, tuple(plugins), asked.short, recheck, store_prompts)
     signature = job.run(None if out is None else lambda *_: out, resume=resume, show=Progress.of(progress))
@@ -221,7 +223,7 @@ class Job:
             out = None if place is None else place(ready.model.checkpoint.name, name)
 
             def units() -> Units:
-                return Units.open(out, continuing(known), name, resume)
+                return Units.open(out, continuing(known, streamed=ready.model.is_streamed), name, resume)
 
             try:
                 signature = ready.measure(units, show, messages)

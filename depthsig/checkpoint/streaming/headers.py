@@ -86,7 +86,9 @@ def read_extents(file: Path) -> list[Extent]:
 
 def _extent(file: Path, name: str, entry: Any, data: int, size: int) -> Extent:
     told = entry if isinstance(entry, dict) else {}
-    kind, shape, offsets = told.get("dtype"), told.get("shape"), told.get("data_offsets")
+    kind: Any = told.get("dtype")
+    shape: Any = told.get("shape")
+    offsets: Any = told.get("data_offsets")
     if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(
             f"{shown(name)[1:-1]} of {str(file)!r} holds {shown(kind)} numbers, which --stream does not read; "

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,7 +86,8 @@ class Reader:
 
     def _fill(self, file: Path, into: Tensor, start: int) -> None:
         """Bytes of a file, from ``start`` on, into ``into`` [byte]."""
-        view, opened = memoryview(into.numpy()), self._opened[file].fileno()
+        array: Any = into.numpy()
+        view, opened = memoryview(array), self._opened[file].fileno()
         done = 0
         while done < len(view):
             try:

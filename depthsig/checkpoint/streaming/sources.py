@@ -21,7 +21,9 @@ from depthsig.checkpoint.streaming.reader import Reader
 class Source(Protocol):
     """What one weight, or several at once, are made of."""
 
-    extents: tuple[Extent, ...]
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """The tensors of the files that are read for it."""
 
     def names(self, module: nn.Module) -> tuple[str, ...]:
         """The weights that it gives."""

@@ -13,6 +13,7 @@ from depthsig.checkpoint.anatomy.components import module_lists
 from depthsig.checkpoint.hooks import resolve
 from depthsig.checkpoint.streaming.sources import Plain, Source
 
+
 @dataclass(frozen=True)
 class Unit:
     """A layer's own weights.
@@ -58,9 +59,7 @@ def find_units(module: nn.Module, sources: Sequence[Source]) -> list[Unit]:
     inside = {id(m) for layers in groups.values() for layer in layers for m in layer.modules()}
     outside = {id(p) for m in module.modules() if id(m) not in inside for p in m.parameters(recurse=False)}
     given = Counter(id(named[name]) for source in sources for name in source.names(module) if name in named)
-    whole = {
-        key: {p for p in key if holders[p] == 1 and given[p] == 1 and p not in outside} for key in groups
-    }
+    whole = {key: {p for p in key if holders[p] == 1 and given[p] == 1 and p not in outside} for key in groups}
     found = []
     for index, (key, layers) in enumerate(groups.items()):
         mine = [
