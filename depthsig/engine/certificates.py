@@ -341,9 +341,9 @@ def _deviation(
     network: Network, hidden: Float[Tensor, "row token d"], plain: Float[Tensor, "row token vocab"], batch: Batch
 ) -> float:
     """How far the readout of states is from logits, at real tokens."""
+    rows = zip(_unpadded(hidden, batch), _unpadded(plain, batch), strict=True)
     with undisturbed(network.module):
-        found = network.readout(hidden[batch.mask()]).split(batch.lengths)
-    return _worst(_largest(one[None], row) for one, row in zip(found, _unpadded(plain, batch), strict=True))
+        return _worst(_largest(network.readout(state), row) for state, row in rows)
 
 
 def parts_error(run: CleanRun, real: Bool[Tensor, "row token"] | None = None) -> float | None:

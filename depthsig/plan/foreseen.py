@@ -47,6 +47,8 @@ def foresee(source: Any, loading: LoadOptions, options: PlanOptions) -> Foreseen
     where, place = repr(str(source)), locate(str(source))
     check_revision(loading.revision, place, where)
     check_device(loading.device)
+    if loading.stream:
+        refuse_unstreamable(place, None, where)
     found = known(place, where)
     if loading.stream:
         refuse_unstreamable(place, found.config, where)

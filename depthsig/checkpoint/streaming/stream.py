@@ -47,6 +47,7 @@ class Stream:
         units: what is read at once, in the order of the layers.
         reads: how often each unit was read.
         waited: seconds for which computing waited for reading.
+        spent: seconds that reading took, in the background.
     """
 
     def __init__(self, module: Any, units: Sequence[Unit], reader: Reader, device: torch.device) -> None:
@@ -54,7 +55,7 @@ class Stream:
         named = dict(module.named_parameters(remove_duplicate=False))
         self.weights: Weights = {name: named[name] for unit in units for name in unit.names}
         self.reads = [0] * len(units)
-        self.waited = 0.0
+        self.waited = self.spent = 0.0
         self._stubs = {name: stub_like(weight) for name, weight in self.weights.items()}
         self._slots: list[Slot] = []
         self._layouts = {unit.index: Layout(unit, self.weights, device) for unit in units}
@@ -81,6 +82,12 @@ class Stream:
     def pass_bytes(self) -> int:
         """Bytes of the files that one pass over all layers reads."""
         return sum(unit.file_bytes for unit in self.units)
+
+    @property
+    def speed(self) -> float:
+        """Bytes a second at which layers were read so far."""
+        done = sum(number * unit.file_bytes for number, unit in zip(self.reads, self.units, strict=True))
+        return done / max(self.spent, 1e-9)
 
     @property
     def held_bytes(self) -> int:
@@ -153,11 +160,12 @@ class Stream:
 
     def _read(self, unit: Unit, slot: Slot) -> None:
         """In the background."""
-        views = self._layouts[unit.index].views(slot.host)
+        started, views = time.perf_counter(), self._layouts[unit.index].views(slot.host)
         with torch.no_grad():
             for source in unit.sources:
                 source.read(self.reader, self.module, {name: views[name] for name in source.names(self.module)})
             self.reads[self._place[unit.index]] += 1
+            self.spent += time.perf_counter() - started
             if unit.index not in self._checked:
                 for name, view in views.items():
                     refuse_weight(name, view)
