@@ -27,7 +27,7 @@ from depthsig.checkpoint.known import check_revision, locate
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.own_entry import check_declared
 from depthsig.checkpoint.pretrained import Target, explain
-from depthsig.checkpoint.streaming.refusing import refuse_pickled, refuse_unstreamable
+from depthsig.checkpoint.streaming.unstreamable import refuse_pickled, refuse_unstreamable
 from depthsig.checkpoint.wrappers import config_of, unwrapped
 from depthsig.checkpoint.xtransformers import is_wrapper, step_view
 from depthsig.errors import DepthsigError, DepthsigWarning, InputError, visible

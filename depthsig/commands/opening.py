@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from depthsig.checkpoint.fingerprint import check_unchanged
 from depthsig.checkpoint.hooks import refuse_autocast
 from depthsig.checkpoint.loading import LoadOptions
-from depthsig.checkpoint.streaming.refusing import refuse_all_at_once
+from depthsig.checkpoint.streaming.unstreamable import refuse_all_at_once
 from depthsig.commands.early import Asked, refuse_early
 from depthsig.errors import DepthsigWarning, InputError
 from depthsig.model import Model, open_model

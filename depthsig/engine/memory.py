@@ -106,6 +106,14 @@ def _suited(network: Network, parts: int = 1) -> int:
     return MOST_MEMORY if network.is_streamed else sizes(network.device).step_tokens // parts
 
 
+def forward_tokens(network: Network, memory: int) -> int:
+    """Tokens that go through a whole forward together; as many as there is memory for where each reads all layers."""
+    if not network.is_streamed:
+        return sizes(network.device).forward_tokens
+    # Some sixteen states of a token are there within a layer: queries, keys, values and what an MLP makes of it.
+    return max(1, memory // (16 * network.trace.width * network.dtype.itemsize))
+
+
 def readout_rows(network: Network, memory: int) -> int:
     """Rows read out at a time: clean and edited logits, and what is made of them, must fit a quarter of the memory."""
     return max(8, min(sizes(network.device).readout_rows, memory // 4 // row_bytes(network)))

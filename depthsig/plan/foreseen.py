@@ -12,7 +12,7 @@ from typing import Any
 
 from depthsig.checkpoint.known import Known, check_revision, counts_by_field, known, locate
 from depthsig.checkpoint.loading import LoadOptions, device_unusable
-from depthsig.checkpoint.streaming.refusing import refuse_unstreamable
+from depthsig.checkpoint.streaming.unstreamable import refuse_unstreamable
 from depthsig.errors import InputError
 from depthsig.plan.declared import Declared, PlanOptions, declare_spans, gather
 from depthsig.plan.order import is_by_sizes, parse_order, parse_span

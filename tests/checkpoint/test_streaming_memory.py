@@ -42,6 +42,6 @@ def test_an_analysis_stays_within_300_megabytes_and_is_the_same(folder: Path, st
 def test_skips_together_are_five_times_as_fast_as_hooks_on_the_offloaded_model(
     folder: Path, streamed: ModuleType
 ) -> None:
-    told = streamed.in_a_process("skip", str(folder), "1", "32")
+    told = streamed.in_a_process("skip", str(folder), "1", "32", "1")
     assert told["off"] < 1e-3
     assert told["ratio"] > 5

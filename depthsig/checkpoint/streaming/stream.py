@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from depthsig.checkpoint.finite import refuse_weight
+from depthsig.checkpoint.streaming.buffers import Buffer, Layout, Weights
 from depthsig.checkpoint.streaming.reader import Reader
-from depthsig.checkpoint.streaming.slots import Layout, Slot, Weights
-from depthsig.checkpoint.streaming.units import Unit
+from depthsig.checkpoint.streaming.units import LayerWeights
 from depthsig.errors import UnsupportedModelError
 
 _KEY = "_depthsig_stream"
@@ -50,14 +50,14 @@ class Stream:
         spent: seconds that reading took, in the background.
     """
 
-    def __init__(self, module: Any, units: Sequence[Unit], reader: Reader, device: torch.device) -> None:
+    def __init__(self, module: Any, units: Sequence[LayerWeights], reader: Reader, device: torch.device) -> None:
         self.module, self.units, self.reader = module, tuple(units), reader
         named = dict(module.named_parameters(remove_duplicate=False))
         self.weights: Weights = {name: named[name] for unit in units for name in unit.names}
         self.reads = [0] * len(units)
         self.waited = self.spent = 0.0
         self._stubs = {name: stub_like(weight) for name, weight in self.weights.items()}
-        self._slots: list[Slot] = []
+        self._slots: list[Buffer] = []
         self._layouts = {unit.index: Layout(unit, self.weights, device) for unit in units}
         self._size = max(layout.nbytes for layout in self._layouts.values())
         self._device = device
@@ -95,7 +95,7 @@ class Stream:
         return 2 * self._size
 
     @contextmanager
-    def holding(self, unit: Unit) -> Iterator[None]:
+    def holding(self, unit: LayerWeights) -> Iterator[None]:
         """Within it, a layer has its weights; afterwards, too, until another one needs the memory."""
         if torch.is_grad_enabled():
             raise UnsupportedModelError(
@@ -109,7 +109,7 @@ class Stream:
         finally:
             self._running.pop()
 
-    def _enter(self, unit: Unit) -> None:
+    def _enter(self, unit: LayerWeights) -> None:
         if self._last is not None and self._last != unit.index:
             self._after[self._last] = unit.index
         self._last = unit.index
@@ -126,7 +126,7 @@ class Stream:
             self._bound.add(unit.index)
         self._prefetch(unit)
 
-    def _prefetch(self, unit: Unit) -> None:
+    def _prefetch(self, unit: LayerWeights) -> None:
         """Read what came after this layer last time; only forwards, for a pass may be the last one."""
         number = self._place.get(self._after[unit.index])
         if number is None or self._after[unit.index] <= unit.index:
@@ -136,17 +136,17 @@ class Stream:
             return
         self._order(following, self._free(unit))
 
-    def _free(self, unit: Unit) -> Slot:
+    def _free(self, unit: LayerWeights) -> Buffer:
         """A buffer that no layer needs which is running, emptied; a third only where layers run inside layers."""
         needed = {*self._running, unit.index}
         for slot in self._slots if len(self._slots) > 1 else ():
             if slot.unit is None or slot.unit.index not in needed:
                 self._empty(slot)
                 return slot
-        self._slots.append(Slot.of(self._size, self._device))
+        self._slots.append(Buffer.of(self._size, self._device))
         return self._slots[-1]
 
-    def _empty(self, slot: Slot) -> None:
+    def _empty(self, slot: Buffer) -> None:
         slot.arrive()
         if slot.unit is not None and slot.unit.index in self._bound:
             self._bound.discard(slot.unit.index)
@@ -154,11 +154,11 @@ class Stream:
                 self.weights[name].data = self._stubs[name]
         slot.unit = None
 
-    def _order(self, unit: Unit, slot: Slot) -> None:
+    def _order(self, unit: LayerWeights, slot: Buffer) -> None:
         slot.unit = unit
         slot.pending = self._thread.submit(self._read, unit, slot)
 
-    def _read(self, unit: Unit, slot: Slot) -> None:
+    def _read(self, unit: LayerWeights, slot: Buffer) -> None:
         """In the background."""
         started, views = time.perf_counter(), self._layouts[unit.index].views(slot.host)
         with torch.no_grad():
@@ -177,7 +177,7 @@ def stub_like(weight: Tensor) -> Tensor:
     return torch.full((), torch.nan, dtype=weight.dtype, device=weight.device).expand(weight.shape)
 
 
-def _forward_of(stream: Stream, unit: Unit, own: Callable[..., Any]) -> Callable[..., Any]:
+def _forward_of(stream: Stream, unit: LayerWeights, own: Callable[..., Any]) -> Callable[..., Any]:
     """A layer's forward, with its weights there. Who lets something else stand for it needs none."""
 
     @functools.wraps(own)

@@ -19,7 +19,7 @@ from depthsig.checkpoint.streaming.headers import Extent, read_extents
 from depthsig.checkpoint.streaming.reader import Reader
 from depthsig.checkpoint.streaming.sources import find_sources
 from depthsig.checkpoint.streaming.stream import Stream, stub_like
-from depthsig.checkpoint.streaming.units import Unit, find_units
+from depthsig.checkpoint.streaming.units import LayerWeights, find_units
 from depthsig.errors import UnsupportedModelError
 
 Build = Callable[[dict[str, Any]], tuple[Any, dict[str, Any]]]
@@ -36,7 +36,7 @@ class Shell:
 
     module: Any
     info: Mapping[str, Any]
-    units: list[Unit] = field(repr=False)
+    units: list[LayerWeights] = field(repr=False)
     reader: Reader = field(repr=False)
 
     def start(self, device: torch.device) -> nn.Module:

@@ -15,7 +15,7 @@ from depthsig.checkpoint.streaming.sources import Plain, Source
 
 
 @dataclass(frozen=True)
-class Unit:
+class LayerWeights:
     """A layer's own weights.
 
     Attributes:
@@ -41,7 +41,7 @@ class Unit:
         return sum(extent.nbytes for source in self.sources for extent in source.extents)
 
 
-def find_units(module: nn.Module, sources: Sequence[Source]) -> list[Unit]:
+def find_units(module: nn.Module, sources: Sequence[Source]) -> list[LayerWeights]:
     """The units of a model; every other weight stays in memory.
 
     What two layers share without being one, what the files hold twice, and what is made together with a weight of
@@ -69,7 +69,7 @@ def find_units(module: nn.Module, sources: Sequence[Source]) -> list[Unit]:
         ]  # fmt: skip
         names = tuple(name for source in mine for name in source.names(module))
         if names:
-            found.append(Unit(index, tuple(layers), names, tuple(mine)))
+            found.append(LayerWeights(index, tuple(layers), names, tuple(mine)))
     return found
 
 

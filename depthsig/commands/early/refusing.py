@@ -16,7 +16,7 @@ from typing import Any
 from depthsig.checkpoint.known import Known
 from depthsig.checkpoint.lens_folder import check_lens_shape, lens_files, told_shape
 from depthsig.checkpoint.loading import LoadOptions
-from depthsig.checkpoint.streaming.refusing import refuse_all_at_once
+from depthsig.checkpoint.streaming.unstreamable import refuse_all_at_once
 from depthsig.commands.repeats.grammar import answered_prompts
 from depthsig.errors import InputError
 from depthsig.measure.request import Request

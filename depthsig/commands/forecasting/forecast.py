@@ -12,8 +12,8 @@ from depthsig.commands.certified import are_kept
 from depthsig.commands.control import control_request
 from depthsig.commands.forecasting import constants as known
 from depthsig.commands.forecasting.counting import count
+from depthsig.commands.forecasting.layer_reads import LayersRead, reading_of
 from depthsig.commands.forecasting.pace import Pace
-from depthsig.commands.forecasting.reading import Reading, reading_of
 from depthsig.commands.prepared import Prepared
 from depthsig.engine.certificates import Verdict, chosen_of
 from depthsig.engine.memory import divide, row_bytes
@@ -54,7 +54,7 @@ class Forecast:
     pieces: tuple[Piece, ...]
     stages: dict[str, float]
     memory: int
-    reading: Reading | None = None
+    reading: LayersRead | None = None
 
     @property
     def seconds(self) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from depthsig.checkpoint.anatomy.parameters import weight_groups
-from depthsig.checkpoint.streaming.refusing import refuse_all_at_once
+from depthsig.checkpoint.streaming.unstreamable import refuse_all_at_once
 from depthsig.measure.calling import values_of
 from depthsig.measure.providers import CleanBatch, Cost, Work
 from depthsig.measure.token_rows import TokenRows

@@ -19,7 +19,7 @@ CERTIFYING = 9
 
 
 @dataclass(frozen=True)
-class Reading:
+class LayersRead:
     """Layers that are read from files.
 
     Attributes:
@@ -31,7 +31,7 @@ class Reading:
     seconds: float
 
 
-def reading_of(work: Work, *, certified: bool) -> Reading | None:
+def reading_of(work: Work, *, certified: bool) -> LayersRead | None:
     """What measuring reads; None where all weights are in memory.
 
     Args:
@@ -48,7 +48,7 @@ def reading_of(work: Work, *, certified: bool) -> Reading | None:
         passes += sum(1 for _ in batches(ids, device, max_tokens=most, batch_size=work.batch_size))
     if edited:
         passes += _edited(work, edited)
-    return Reading(passes, passes * stream.pass_bytes, passes * stream.pass_bytes / stream.speed)
+    return LayersRead(passes, passes * stream.pass_bytes, passes * stream.pass_bytes / stream.speed)
 
 
 def _edited(work: Work, jobs: Sequence[EditedProvider]) -> int:

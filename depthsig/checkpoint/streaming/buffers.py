@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from depthsig.checkpoint.streaming.units import Unit
+from depthsig.checkpoint.streaming.units import LayerWeights
 
 Weights = Mapping[str, nn.Parameter]
 """The weights of a model that come and go, by name."""
@@ -26,7 +26,7 @@ class Layout:
         nbytes: of all of them, in the dtype that the model computes in.
     """
 
-    def __init__(self, unit: Unit, weights: Weights, device: torch.device) -> None:
+    def __init__(self, unit: LayerWeights, weights: Weights, device: torch.device) -> None:
         self.weights, self.nbytes = weights, 0
         self.starts: dict[str, int] = {}
         for name in unit.names:
@@ -44,7 +44,7 @@ class Layout:
 
 
 @dataclass
-class Slot:
+class Buffer:
     """A buffer.
 
     Attributes:
@@ -56,11 +56,11 @@ class Slot:
 
     host: Tensor = field(repr=False)
     device: Tensor = field(repr=False)
-    unit: Unit | None = None
+    unit: LayerWeights | None = None
     pending: Future[None] | None = None
 
     @classmethod
-    def of(cls, nbytes: int, device: torch.device) -> Slot:
+    def of(cls, nbytes: int, device: torch.device) -> Buffer:
         """A buffer of so many bytes; pinned where a GPU copies from it."""
         host = torch.empty(nbytes, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
         return cls(host, host if device.type == "cpu" else torch.empty(nbytes, dtype=torch.uint8, device=device))
