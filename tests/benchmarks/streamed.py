@@ -178,8 +178,8 @@ def main(folder: str) -> None:
     for prompts, tokens, every in SIZES:
         told = in_a_process("skip", folder, str(prompts), str(tokens), str(every))
         print(
-            f"one in {every} layers skipped, {prompts} x {tokens} tokens: streamed together {told['together']:.1f} s, hooked and "
-            f"offloaded {told['one by one']:.1f} s, ratio {told['ratio']:.1f}; logits agree to {told['off']:.1e}"
+            f"one in {every} layers skipped, {prompts} x {tokens} tokens: streamed together {told['together']:.1f} s, "
+            f"hooked and offloaded {told['one by one']:.1f} s, ratio {told['ratio']:.1f}; logits agree to {told['off']:.1e}"
         )
 
 
