@@ -179,7 +179,8 @@ def main(folder: str) -> None:
         told = in_a_process("skip", folder, str(prompts), str(tokens), str(every))
         print(
             f"one in {every} layers skipped, {prompts} x {tokens} tokens: streamed together {told['together']:.1f} s, "
-            f"hooked and offloaded {told['one by one']:.1f} s, ratio {told['ratio']:.1f}; logits agree to {told['off']:.1e}"
+            f"hooked and offloaded {told['one by one']:.1f} s, ratio {told['ratio']:.1f}; logits agree to "
+            f"{told['off']:.1e}"
         )
 
 
