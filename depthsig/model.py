@@ -20,6 +20,7 @@ from depthsig.checkpoint.hooks import refuse_autocast
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.loops import find_conduct, refuse_unsupported
 from depthsig.checkpoint.open import Checkpoint, open_checkpoint
+from depthsig.checkpoint.streaming.stream import streamed_names
 from depthsig.engine.edits import Edit
 from depthsig.engine.memory import parse_memory
 from depthsig.engine.network import Activations, Network
@@ -206,7 +207,7 @@ def load(
     forward: Callable[[nn.Module, Tensor], Any] | None = None, seed: int = 0,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
     revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False,
-    progress: bool | Progress | None = None,
+    stream: bool = False, progress: bool | Progress | None = None,
 ) -> Model:  # fmt: skip
     """Load a checkpoint, or wrap a live model, and trace its plan.
 
@@ -228,13 +229,14 @@ def load(
         revision: of a hub id.
         trust_remote_code: run code that a checkpoint brings.
         allow_pickle: load pickled weights.
+        stream: read layers from safetensors as they are needed, two of them in memory at most.
         progress: show how far it is (the default): bars, or a line every half minute.
 
     Raises:
         InputError: for anything that cannot be loaded safely and exactly; one line says why.
     """
     check_arguments(load, locals())
-    loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle, stream)
     plan = PlanOptions(order, loop, grown, iterations)
     return open_model(source, tokenizer, loading, plan, forward=forward, seed=seed, progress=Progress.of(progress))
 
@@ -250,7 +252,7 @@ def open_model(
     foresee(source, loading, options)  # before any weight is read
     checkpoint = open_checkpoint(source, tokenizer, loading, progress=progress)
     check_precision(one.type for one in devices_of(checkpoint.module))
-    check_finite(checkpoint.module)
+    check_finite(checkpoint.module, streamed_names(checkpoint.module))
     refuse_unsupported(checkpoint.config)
     declared = gather(options, checkpoint.declared, checkpoint.config)
     # An order says itself what is repeated; its count is forced in the order.
@@ -275,7 +277,7 @@ def _check_live(module: nn.Module, loading: LoadOptions) -> None:
     """A live model is used where and as it is: what says otherwise would not be done, so it is refused."""
     first = next(module.parameters(), None)
     own = {} if first is None else {"dtype": str(first.dtype).removeprefix("torch."), "device": str(device_of(module))}
-    for name in ("dtype", "device", "device_map", "revision"):
+    for name in ("dtype", "device", "device_map", "revision", "stream"):
         value = loading.given().get(name)
         if value is not None and str(value).removeprefix("torch.") != own.get(name):
             raise InputError(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from depthsig.checkpoint.anatomy.offloaded import stored
+from depthsig.checkpoint.streaming.stream import streamed_names
 from depthsig.errors import InputError
 
 Fingerprint = Mapping[str, str]
@@ -16,8 +17,13 @@ Fingerprint = Mapping[str, str]
 
 
 def fingerprint(module: nn.Module) -> Fingerprint:
-    """Digests of sums over the bits of each weight's rows: exact, and as fast as memory is read."""
-    return {name: digest_of(weight) for name, weight in stored(module) if weight is not None}
+    """Digests of sums over the bits of each weight's rows: exact, and as fast as memory is read.
+
+    Weights that are read as they are needed have none: their files are looked at every time.
+    """
+    apart = streamed_names(module)
+    kept = ((name, weight) for name, weight in stored(module) if name not in apart)
+    return {name: digest_of(weight) for name, weight in kept if weight is not None}
 
 
 def digest_of(weight: Tensor) -> str:

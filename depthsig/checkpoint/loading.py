@@ -51,9 +51,10 @@ class LoadOptions:
         revision: of a hub id.
         trust_remote_code: run code that a checkpoint brings.
         allow_pickle: load pickled weights.
+        stream: read layers from safetensors as they are needed, instead of loading them.
 
     Raises:
-        InputError: for a dtype that there is not.
+        InputError: for a dtype that there is not, and for options that do not go together.
     """
 
     dtype: str | torch.dtype | None = None
@@ -62,10 +63,15 @@ class LoadOptions:
     revision: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    stream: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.dtype, str) and self.dtype not in DTYPES:
             raise InputError(f"--dtype {self.dtype!r} is unknown; there are {', '.join(DTYPES)}")
+        if self.stream and self.device_map is not None:
+            raise InputError(
+                "--stream holds two layers on one device, so that --device-map has nothing to spread; give one of them"
+            )
 
     def given(self) -> dict[str, Any]:
         """What differs from the defaults."""

@@ -27,6 +27,7 @@ from depthsig.checkpoint.known import check_revision, locate
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.own_entry import check_declared
 from depthsig.checkpoint.pretrained import Target, explain
+from depthsig.checkpoint.streaming.unstreamable import refuse_pickled, refuse_unstreamable
 from depthsig.checkpoint.wrappers import config_of, unwrapped
 from depthsig.checkpoint.xtransformers import is_wrapper, step_view
 from depthsig.errors import DepthsigError, DepthsigWarning, InputError, visible
@@ -104,8 +105,13 @@ def open_checkpoint(
         warnings.warn(f"{where} is taken as the hub id {place!r}", DepthsigWarning, stacklevel=2)
     packed = isinstance(place, Path) and place.is_file()
     size = Path(place).stat().st_size if packed else None
+    if options.stream:
+        refuse_unstreamable(place, None, where)
     with show.stage(f"loading {Path(place).name}", size) as tick, quiet(show.bars and not packed):
         files = list_files(_fetched(place, options) if isinstance(place, str) else place, options, where)
+        if options.stream:
+            refuse_unstreamable(files.folder, files.config, where)
+            refuse_pickled(files.pickled, where)
         check_counts(files.config if files.gguf is None else files.gguf.own(), files, where)
         target = Target(files, place if isinstance(place, str) else None, options, where)
         with read_once(files.gguf, tick):

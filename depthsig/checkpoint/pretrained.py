@@ -24,6 +24,7 @@ from depthsig.checkpoint.gguf.gguf_keys import apply_keys
 from depthsig.checkpoint.gguf.gguf_tensors import rope_factors
 from depthsig.checkpoint.hooks import forward, undisturbed
 from depthsig.checkpoint.loading import LoadOptions, device_unusable, offload_folder
+from depthsig.checkpoint.streaming.streamed import Build, Shell, build_shell
 from depthsig.errors import DepthsigError, InputError, UnsupportedModelError, shown
 
 
@@ -89,28 +90,33 @@ class Target:
     def load(self, config: Any) -> tuple[nn.Module, set[str]]:
         """The model on its device, and the names of weights that it had no place for."""
         with offload_folder(self.options.device_map) as folder:
-            module, info = self._loaded(config, {} if folder is None else {"offload_folder": folder})
+            module, info, shell = self._loaded(config, {} if folder is None else {"offload_folder": folder})
             if folder is not None:
                 weakref.finalize(module, rmtree, folder, ignore_errors=True)  # at the latest when Python ends
             self._check_loaded(info)
-            module = self._placed(module)
+            module = self._placed(module, shell)
             self._check_runs(module)
         return module, set(info.get("unexpected_keys") or ())
 
-    def _loaded(self, config: Any, more: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The model as transformers loads it, and what it says of that."""
+    def _loaded(self, config: Any, more: dict[str, Any]) -> tuple[Any, Mapping[str, Any], Shell | None]:
+        """The model as transformers loads it, what it says of that, and what is not read yet."""
         from transformers import AutoModelForCausalLM  # start-up time
 
         described = described_parameters(config, self.files, self.where)
+        how: dict[str, Any] = {
+            "config": config, "dtype": self.dtype(config, described), "device_map": self.options.device_map,
+            "output_loading_info": True, "ignore_mismatched_sizes": True,  # told below, by name and shape
+        }  # fmt: skip
         module: Any
-        info: dict[str, Any]
+        info: Mapping[str, Any]
         try:
+            if self.options.stream:
+                shell = build_shell(self.files, self._unread(config, how), self._check_loaded, self.where)
+                return shell.module, shell.info, shell
             module, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
-                self.path, config=config, dtype=self.dtype(config, described), device_map=self.options.device_map,
-                output_loading_info=True, ignore_mismatched_sizes=True,  # told below, by name and shape
-                **self.weights, **self.arguments, **more,
-            )  # fmt: skip
-        except torch.cuda.OutOfMemoryError:
+                self.path, **how, **self.weights, **self.arguments, **more
+            )
+        except (torch.cuda.OutOfMemoryError, DepthsigError):
             raise
         except Exception as error:
             if "Unrecognized configuration class" in str(error):
@@ -127,7 +133,24 @@ class Target:
                     "another model"
                 ) from None
             raise InputError(self.explain(error)) from None
-        return module, info
+        return module, info, None
+
+    def _unread(self, config: Any, how: Mapping[str, Any]) -> Build:
+        """Builds the model from tensors that are given: its class takes them only without a path."""
+        from transformers import AutoModelForCausalLM  # start-up time
+
+        with torch.device("meta"):
+            empty: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=self.options.trust_remote_code)
+        kind: Any = type(empty)
+        # Of a model that also sees, the class may be that of its language model alone.
+        own = config if isinstance(empty.config, type(config)) else config.get_text_config()
+
+        def build(state: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            module, info = kind.from_pretrained(None, state_dict=state, **{**how, "config": own})
+            module.config.name_or_path = module.name_or_path = self.path
+            return module, info
+
+        return build
 
     def _check_loaded(self, info: Mapping[str, Any]) -> None:
         missing = sorted(info.get("missing_keys") or ())
@@ -156,15 +179,20 @@ class Target:
         except Exception as error:
             raise InputError(
                 f"{self.where} loads, but its own forward fails ({type(error).__name__}: {_first_line(error)}); "
-                "is its config that of these weights?"
+                + (
+                    "a family that reads or changes its weights outside its layers loads without --stream"
+                    if self.options.stream
+                    else "is its config that of these weights?"
+                )
             ) from None
 
-    def _placed(self, module: Any) -> nn.Module:
+    def _placed(self, module: Any, shell: Shell | None) -> nn.Module:
         if self.options.device == "meta":
             raise InputError("--device 'meta' holds no numbers; cpu, cuda or auto works")
         if self.options.device_map is None:
             try:
-                module = module.to(_device(self.options.device))
+                device = _device(self.options.device)
+                module = module.to(device) if shell is None else shell.start(torch.device(device))
             except (RuntimeError, AssertionError) as error:
                 raise InputError(device_unusable(self.options.device, error)) from None
         return module.eval()

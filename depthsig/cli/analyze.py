@@ -162,6 +162,7 @@ def analyze(
     revision: opt.Revision = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
+    stream: opt.Stream = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Tell plan, runs, time and memory; compute nothing.", rich_help_panel=opt.HOW),
@@ -220,7 +221,7 @@ def analyze(
     )  # fmt: skip
     if not dry_run:
         ensure_results() if out is None else ensure_writable(out)
-    loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    loading = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle, stream)
     opt.refuse_early(
         checkpoint, loading, order, loop, grown, iterations, **vars(asked_of(asked.prompts, asked.request))
     )

@@ -23,6 +23,7 @@ def check(
     revision: opt.Revision = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
+    stream: opt.Stream = False,
     config: opt.Config = None,
     json: opt.Json = False,
 ) -> int:
@@ -30,7 +31,7 @@ def check(
     from depthsig.measure.request import Request  # start-up time
 
     Request(n=n, max_tokens=max_tokens, seed=seed)
-    load = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    load = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle, stream)
     opt.refuse_early(checkpoint, load, order, loop, grown, iterations, prompts=prompts, n=n, seed=seed)
     from depthsig.commands.check import check as run  # start-up time
 
@@ -38,7 +39,7 @@ def check(
         certificates = run(
             checkpoint, prompts, order=order, loop=loop, grown=grown, iterations=iterations, n=n, max_tokens=max_tokens,
             seed=seed, dtype=dtype, device=device, device_map=device_map, revision=revision,
-            trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, stream=stream,
         )  # fmt: skip
     if json:
         opt.print_json({"certificates": [c.record() for c in certificates]})

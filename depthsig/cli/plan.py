@@ -19,11 +19,12 @@ def plan(
     revision: opt.Revision = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
+    stream: opt.Stream = False,
     config: opt.Config = None,
     json: opt.Json = False,
 ) -> None:
     """Trace one forward and print its steps as a table."""
-    options = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    options = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle, stream)
     opt.refuse_early(checkpoint, options, order, loop, grown, iterations)
     from depthsig.model import load  # start-up time
 
@@ -31,6 +32,7 @@ def plan(
         model = load(
             checkpoint, order=order, loop=loop, grown=grown, iterations=iterations, dtype=dtype, device=device,
             device_map=device_map, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
+            stream=stream,
         )  # fmt: skip
     if json:
         told = {"checkpoint": model.checkpoint.name, "costs": model.costs.record(), "plan": model.plan.records()}

@@ -27,7 +27,7 @@ __all__ = [
     "FREE", "HOW", "OUTPUT", "WHAT", "WHERE", "AllowPickle", "BatchSize", "ChatTemplate", "Checkpoint", "Config",
     "Count", "Device", "DeviceMap", "Dtype", "Grown", "Iterations", "Json", "Loop", "MaxTokens", "Memory",
     "MissingArgument", "NoProgress", "Open", "Order", "Places", "Plugin", "Prompts", "Revision", "Seed", "Shots",
-    "TrustRemoteCode", "candidates", "loading", "open_page", "plain_warnings", "print_json", "progress",
+    "Stream", "TrustRemoteCode", "candidates", "loading", "open_page", "plain_warnings", "print_json", "progress",
     "refuse_early", "settle",
 ]  # fmt: skip
 
@@ -98,6 +98,13 @@ Revision = Annotated[str | None, typer.Option(help="Revision of a hub id.", rich
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.", rich_help_panel=WHERE)
 ]
+Stream = Annotated[
+    bool,
+    typer.Option(
+        "--stream", help="Read layers as they are needed: two in memory, for models larger than it.",
+        rich_help_panel=WHERE,
+    ),
+]  # fmt: skip
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled weights.", rich_help_panel=WHERE)]
 
 FREE = "depthsig-results/{}, with a number where that is taken"
@@ -115,12 +122,12 @@ def progress(no_progress: bool) -> Progress:
 
 def loading(
     dtype: str | None, device: str, device_map: str | None, revision: str | None,
-    trust_remote_code: bool, allow_pickle: bool,
+    trust_remote_code: bool, allow_pickle: bool, stream: bool = False,
 ) -> LoadOptions:  # fmt: skip
     """The record of how a checkpoint is opened."""
     from depthsig.checkpoint.loading import LoadOptions  # start-up time
 
-    return LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    return LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle, stream)
 
 
 def refuse_early(

@@ -53,7 +53,7 @@ def analyze(
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
     revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False,
-    memory: str | int = "4GiB", batch_size: int | None = None, seed: int = 0,
+    stream: bool = False, memory: str | int = "4GiB", batch_size: int | None = None, seed: int = 0,
     plugin: str | Path | Sequence[str | Path] = (), out: str | Path | None = None, resume: bool = False,
     recheck: bool = False, store_prompts: bool = True,
     progress: bool | Progress | None = None,
@@ -108,6 +108,8 @@ def analyze(
         revision: of a hub id.
         trust_remote_code: run code that a checkpoint brings.
         allow_pickle: load pickled weights.
+        stream: read layers from safetensors as they are needed, two of them in memory at most, for models that are
+            larger than memory. Batches are then as large as ``memory`` allows.
         memory: to use beside the model, in bytes or as ``4GiB``.
         batch_size: at most this many prompts at once.
         seed: of generated prompts, of the bootstrap and of the control.
@@ -248,7 +250,7 @@ class Job:
             out = None if place is None else place(ready.model.checkpoint.name, name)
 
             def units() -> Units:
-                opened = Units.open(out, continuing(known), name, resume)
+                opened = Units.open(out, continuing(known, streamed=ready.model.is_streamed), name, resume)
                 return opened.given_too({name: piece for one in shares for name, piece in one.model.items()})
 
             def of_control() -> Units:

@@ -25,8 +25,8 @@ def check(
     order: str | None = None, loop: str | None = None, grown: str | None = None, iterations: Iterations | None = None,
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
-    revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False, seed: int = 0,
-    progress: bool | Progress | None = None,
+    revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False, stream: bool = False,
+    seed: int = 0, progress: bool | Progress | None = None,
 ) -> list[Certificate]:  # fmt: skip
     """All certificates of a model on up to four of the prompts; nothing is raised for one that fails.
 
@@ -39,7 +39,7 @@ def check(
         order, loop, grown, iterations: what runs, and its labels, as for :func:`depthsig.analyze`.
         forward: for live models that are not called as ``module(ids)``: ``f(module, ids)``.
         dtype, device, device_map: how and where it is loaded, as for :func:`depthsig.analyze`.
-        revision, trust_remote_code, allow_pickle: as for :func:`depthsig.analyze`.
+        revision, trust_remote_code, allow_pickle, stream: as for :func:`depthsig.analyze`.
         seed: of generated prompts, and of a random initial state.
         progress: show how far it is (the default): bars, or a line every half minute.
 
@@ -49,7 +49,7 @@ def check(
     """
     check_arguments(check, locals())
     check_least("n", n, 1)
-    loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
+    loading = LoadOptions(dtype, device, device_map, revision, trust_remote_code, allow_pickle, stream)
     given = Given(model, tokenizer, loading, PlanOptions(order, loop, grown, iterations), forward)
     opened = given.open(seed, Progress.of(progress), Asked(prompts, n, seed))
     ready = ready_prompts(prompts, opened, n=n, n_named=n, max_tokens=max_tokens, seed=seed)

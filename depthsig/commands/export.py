@@ -21,7 +21,7 @@ from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.open import quiet
 from depthsig.commands.early import Asked, check_order_given, ensure_new
 from depthsig.commands.opening import Given
-from depthsig.errors import CertificateError, UnsupportedModelError
+from depthsig.errors import CertificateError, InputError, UnsupportedModelError
 from depthsig.model import Model
 from depthsig.plan.declared import Iterations, PlanOptions
 from depthsig.progress import Progress
@@ -74,6 +74,8 @@ def write_relayered(model: Model, out: str | Path) -> Path:
     """As :func:`export`, of a model that was loaded with its order."""
     target = Path(out)
     ensure_new(target)
+    if model.is_streamed:
+        raise InputError("a model whose layers are read as they are needed is not written; load it without --stream")
     state, config = relayered(model)
     with writing(target, record=None) as partial, quiet(False):
         _write(model, state, config, partial)

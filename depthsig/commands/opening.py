@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from depthsig.checkpoint.fingerprint import check_unchanged
 from depthsig.checkpoint.hooks import refuse_autocast
 from depthsig.checkpoint.loading import LoadOptions
+from depthsig.checkpoint.streaming.unstreamable import refuse_all_at_once
 from depthsig.commands.early import Asked, refuse_early
 from depthsig.errors import DepthsigWarning, InputError
 from depthsig.model import Model, open_model
@@ -54,6 +55,8 @@ class Given:
         refuse_early(self.model, self.loading, self.plan, asked)
         model = self._opened(seed, show)
         refuse_autocast(model.module)
+        if asked is not None and model.is_streamed:
+            refuse_all_at_once(asked.at_once)
         return model
 
     def _opened(self, seed: int, show: Progress) -> Model:

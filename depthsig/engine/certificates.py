@@ -29,6 +29,8 @@ from depthsig.terms import Part
 PROMPTS = 4
 ROWS = 8
 """In the batch that shows whether many rows leave each other alone."""
+PIECE = 32
+"""Tokens whose logits are compared at a time."""
 _ROUTED = re.compile("moe|expert|router", re.IGNORECASE)
 """In the names of classes that choose among experts."""
 
@@ -142,16 +144,16 @@ def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certific
     observed, watched = native_run(network.module, network.anatomy, network.trace, batch.ids, parts=True, logits=True)
     assert watched is not None, "the model's own forward gave no logits"
     real = batch.mask()
-    if not is_finite(watched[real]):
+    if not all(map(is_finite, _unpadded(watched, batch))):
         network.refuse_not_finite(observed, batch.ids)
         raise CertificateError(not_finite(f"the head ({' > '.join(network.readout.names)})", watched.dtype))
     first: Tensor | None
     last: Tensor | None
     found = {
-        "readout": Gap(_deviation(network, observed.outputs[-1], watched, real), near),
-        "identity": Gap(_deviation(network, _stepped(network, batch, observed), watched, real), near),
+        "readout": Gap(_deviation(network, observed.outputs[-1], watched, batch), near),
+        "identity": Gap(_deviation(network, _stepped(network, batch, observed), watched, batch), near),
     }
-    scale = _size(watched[real])
+    scale = _worst(map(_size, _unpadded(watched, batch)))
     if network.is_native:
         run, plain = observed, [network.logits(make_batch([ids], [0], network.device).ids) for ids in chosen]
         padding = Gap(_worst(map(_largest, _unpadded(watched, batch), plain)), apart)
@@ -162,7 +164,8 @@ def certify(network: Network, prompts: Sequence[Sequence[int]]) -> list[Certific
             )
         first, last = plain[0], plain[-1]
     else:
-        found["neutral"] = Gap(_largest(watched[real], network.logits(batch.ids)[real]), near)
+        again = _unpadded(network.logits(batch.ids), batch)
+        found["neutral"] = Gap(_worst(map(_largest, _unpadded(watched, batch), again)), near)
         run = network.clean(batch.ids, parts=True)
         padded = _unpadded(network.read(run.outputs[-1]), batch)
         scale = max(scale, *(_size(one) for one in padded))
@@ -324,7 +327,9 @@ def chosen_of(prompts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
 
 
 def _largest(a: Tensor, b: Tensor) -> float:
-    return _size(a.float() - b.float())
+    """The largest deviation, some tokens at a time: logits of whole prompts are much memory."""
+    pieces = zip(a.flatten(0, -2).split(PIECE), b.flatten(0, -2).split(PIECE), strict=True)
+    return _worst(_size(x.float() - y.float()) for x, y in pieces)
 
 
 def _size(values: Tensor) -> float:
@@ -333,11 +338,12 @@ def _size(values: Tensor) -> float:
 
 
 def _deviation(
-    network: Network, hidden: Float[Tensor, "row token d"], plain: Float[Tensor, "row token vocab"],
-    real: Bool[Tensor, "row token"],
-) -> float:  # fmt: skip
+    network: Network, hidden: Float[Tensor, "row token d"], plain: Float[Tensor, "row token vocab"], batch: Batch
+) -> float:
+    """How far the readout of states is from logits, at real tokens."""
+    rows = zip(_unpadded(hidden, batch), _unpadded(plain, batch), strict=True)
     with undisturbed(network.module):
-        return _largest(network.readout(hidden[real]), plain[real])
+        return _worst(_largest(network.readout(state), row) for state, row in rows)
 
 
 def parts_error(run: CleanRun, real: Bool[Tensor, "row token"] | None = None) -> float | None:

@@ -29,7 +29,7 @@ from depthsig.checkpoint.hooks import (
 )
 from depthsig.engine.device import upload
 from depthsig.engine.kernel import Call
-from depthsig.engine.memory import sizes
+from depthsig.engine.memory import forward_tokens
 from depthsig.engine.program import Program
 from depthsig.engine.room.halving import in_halves
 from depthsig.engine.rows import Clean, StepObserver
@@ -44,7 +44,7 @@ def run_inside(
     for program in programs:
         _check(clean, program)
     prompts, tokens, _ = clean.shape
-    limit = sizes(clean.run.outputs[-1].device).forward_tokens
+    limit = forward_tokens(clean.network, memory)
     size = max(1, min(limit // (prompts * tokens), memory // clean.state_bytes))
     order = inside_order(clean, programs)
     alike = [_alike(clean, program) for program in programs]

@@ -94,8 +94,24 @@ def divide(network: Network, memory: int) -> Budget:
     quarter = memory // 4
     # Inputs, attention and MLP of every step, and the updates in hand.
     per_token = network.trace.width * (3 * len(network.plan) + 8) * network.dtype.itemsize
-    tokens = max(1, min(sizes(network.device).step_tokens // 2, quarter // per_token))
+    tokens = max(1, min(_suited(network, 2), quarter // per_token))
     return Budget(tokens, quarter, readout_rows(network, memory))
+
+
+def _suited(network: Network, parts: int = 1) -> int:
+    """Tokens of a batch that are fast on the device; where layers are read from files, as many as there is memory for.
+
+    A pass reads every layer, however few tokens it is for.
+    """
+    return MOST_MEMORY if network.is_streamed else sizes(network.device).step_tokens // parts
+
+
+def forward_tokens(network: Network, memory: int) -> int:
+    """Tokens that go through a whole forward together; as many as there is memory for where each reads all layers."""
+    if not network.is_streamed:
+        return sizes(network.device).forward_tokens
+    # Some sixteen states of a token are there within a layer: queries, keys, values and what an MLP makes of it.
+    return max(1, memory // (16 * network.trace.width * network.dtype.itemsize))
 
 
 def readout_rows(network: Network, memory: int) -> int:
@@ -113,4 +129,4 @@ def row_bytes(network: Network) -> int:
 def clean_tokens(network: Network, memory: int) -> int:
     """Tokens of a batch of clean runs: states and parts of every step must fit a quarter of the memory."""
     width = network.trace.width * (4 * len(network.plan) + 8)
-    return max(1, min(sizes(network.device).step_tokens, memory // 4 // (width * network.dtype.itemsize)))
+    return max(1, min(_suited(network), memory // 4 // (width * network.dtype.itemsize)))

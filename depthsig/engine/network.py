@@ -18,6 +18,7 @@ from depthsig.checkpoint.anatomy.probe import embedding_of
 from depthsig.checkpoint.anatomy.readout import Readout
 from depthsig.checkpoint.finite import is_finite, lacks_a_number, not_finite
 from depthsig.checkpoint.hooks import forward, undisturbed
+from depthsig.checkpoint.streaming.stream import stream_of
 from depthsig.engine.batch import make_batch
 from depthsig.engine.calls import LayerCall, RowSpec, row_specs
 from depthsig.engine.clean_run import CleanRun, layer_calls, native_run, ordered_run
@@ -106,6 +107,11 @@ class Network:
     def device(self) -> torch.device:
         """Where token ids go."""
         return device_of(self.module)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether layers are read from files as they run."""
+        return stream_of(self.module) is not None
 
     @property
     def is_native(self) -> bool:

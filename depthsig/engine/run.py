@@ -22,7 +22,7 @@ from depthsig.engine.device import upload
 from depthsig.engine.edits import Edit, compile_edit
 from depthsig.engine.inside import inside_order, run_inside
 from depthsig.engine.kernel import turned
-from depthsig.engine.memory import EDITED_TOKENS
+from depthsig.engine.memory import EDITED_TOKENS, divide
 from depthsig.engine.network import Network
 from depthsig.engine.program import Op, Program
 from depthsig.engine.room.halving import in_halves
@@ -202,7 +202,9 @@ def run_edits(
     logits: list[list[Tensor]] = [[] for _ in edits]
     order: list[int] = []
     parts = any(c.where in ("attn", "mlp") for p in programs for op in p.ops for c in op.changes)
-    for batch in batches([p.ids for p in prompts], network.device, max_tokens=EDITED_TOKENS):
+    # Where a pass reads every layer, as many prompts as there is memory for share it.
+    most = max(EDITED_TOKENS, divide(network, memory).batch_tokens) if network.is_streamed else EDITED_TOKENS
+    for batch in batches([p.ids for p in prompts], network.device, max_tokens=most):
         order += batch.rows
         clean = Clean.of(network, batch, parts=parts)
         watching = _OfPrompts(observer, batch.rows) if observer is not None else None

@@ -12,6 +12,7 @@ from typing import Any
 
 from depthsig.checkpoint.known import Known, check_revision, counts_by_field, known, locate
 from depthsig.checkpoint.loading import LoadOptions, device_unusable
+from depthsig.checkpoint.streaming.unstreamable import refuse_unstreamable
 from depthsig.errors import InputError
 from depthsig.plan.declared import Declared, PlanOptions, declare_spans, gather
 from depthsig.plan.order import is_by_sizes, parse_order, parse_span
@@ -46,7 +47,11 @@ def foresee(source: Any, loading: LoadOptions, options: PlanOptions) -> Foreseen
     where, place = repr(str(source)), locate(str(source))
     check_revision(loading.revision, place, where)
     check_device(loading.device)
+    if loading.stream:
+        refuse_unstreamable(place, None, where)
     found = known(place, where)
+    if loading.stream:
+        refuse_unstreamable(place, found.config, where)
     declared = gather(options, found.entry, found.config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is to be told is told when it happens

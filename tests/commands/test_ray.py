@@ -118,6 +118,8 @@ def test_what_a_unit_needs_is_told_from_its_files(tmp_path: Path) -> None:
     weights = sum(p.numel() for p in depthsig.load("family-midas", progress=False).module.parameters())
     assert 0 <= 2 * (whole - half) - 4 * weights < 0.2 * 4 * weights  # tied weights may stand there twice
     assert need(memory="3GiB") - whole == 2 << 30
+    read = need(memory="1GiB", stream="true") - (2 << 30)
+    assert 0.05 * (whole - (2 << 30)) < read < 0.6 * (whole - (2 << 30))  # two of 24 layers, embedding and head
     nowhere = read_sweep(write(tmp_path, "checkpoints: [org/on-a-hub]\nmemory: 1GiB\n")).units[0]
     assert need_of(nowhere) == 2 << 30
 

@@ -62,7 +62,7 @@ def find_candidates(module: nn.Module, config: Any) -> Candidates:
         for name, values in told.items():
             setattr(candidates, name, [*values, *getattr(candidates, name)])
     if not candidates.layer_lists:
-        candidates.layer_lists = _module_lists(module)
+        candidates.layer_lists = module_lists(module)
     for path in candidates.layer_lists:
         layers = [m for m in resolve(module, path) or () if isinstance(m, nn.Module)]
         if layers:
@@ -183,7 +183,7 @@ def _add_by_name(candidates: Candidates, layer: nn.Module) -> None:
                     store.append(name)
 
 
-def _module_lists(module: nn.Module) -> list[str]:
+def module_lists(module: nn.Module) -> list[str]:
     """Paths of the outermost module lists, largest share of the parameters first; lists of norms are none."""
     lists = {
         n: m

@@ -29,6 +29,8 @@ def reinitialised(model: Model, seed: int = 0) -> Model:
     Raises:
         InputError: for models without a Hugging Face config, which says how to build them.
     """
+    if model.is_streamed:
+        raise InputError("its layers are read from files as they are needed, and fresh weights would be in none")
     source = _configured(model.checkpoint.module, model.checkpoint.config)
     if source is None:
         raise InputError("the model has no config that it could be built from again")

@@ -119,9 +119,13 @@ def identity(
     }  # fmt: skip
 
 
-def continuing(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same for unfinished work to be gone on with: an analysis by this very version."""
-    return {**identity, "version": __version__}
+def continuing(identity: Mapping[str, Any], *, streamed: bool = False) -> dict[str, Any]:
+    """What must be the same for unfinished work to be gone on with: an analysis by this very version.
+
+    Args:
+        streamed: whether layers are read as they are needed, in other batches.
+    """
+    return {**identity, "version": __version__, **({"--stream": True} if streamed else {})}
 
 
 def _weights(model: Model) -> str:

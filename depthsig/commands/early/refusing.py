@@ -16,6 +16,7 @@ from typing import Any
 from depthsig.checkpoint.known import Known
 from depthsig.checkpoint.lens_folder import check_lens_shape, lens_files, told_shape
 from depthsig.checkpoint.loading import LoadOptions
+from depthsig.checkpoint.streaming.unstreamable import refuse_all_at_once
 from depthsig.commands.repeats.grammar import answered_prompts
 from depthsig.errors import InputError
 from depthsig.measure.request import Request
@@ -39,6 +40,7 @@ class Asked:
         looping: families of metrics that need a loop that runs.
         exported: whether an order is to be written.
         calibration: prompts to fit readouts on, as ``prompts``.
+        at_once: metrics that need the weights of all layers at once, or gradients through them.
     """
 
     prompts: Any = None
@@ -51,13 +53,16 @@ class Asked:
     looping: Sequence[str] = ()
     exported: bool = False
     calibration: Any = None
+    at_once: Sequence[str] = ()
 
 
 def asked_of(prompts: Any, request: Request) -> Asked:
     """What an analysis asks."""
     looping = tuple(dict.fromkeys(one.family for one in request.on("loop")))
+    at_once = tuple(one.id for one in request.on("weights", "attribution"))
     return Asked(
-        prompts, request.n, request.seed, request.shots, request.lens, looping=looping, calibration=request.calibration
+        prompts, request.n, request.seed, request.shots, request.lens, looping=looping,
+        calibration=request.calibration, at_once=at_once,
     )  # fmt: skip
 
 
@@ -73,6 +78,8 @@ def refuse_early(source: Any, loading: LoadOptions, plan: PlanOptions, asked: As
     asked = asked or Asked()
     if not isinstance(source, (str, Path)):
         return
+    if loading.stream:
+        refuse_all_at_once(asked.at_once)
     _check_files(asked)
     found = foresee(source, loading, plan)
     if asked.span is not None:

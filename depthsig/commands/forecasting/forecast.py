@@ -13,6 +13,7 @@ from depthsig.commands.analysis.prepared import Prepared
 from depthsig.commands.calibration.calibrating import calibration_size
 from depthsig.commands.forecasting import constants as known
 from depthsig.commands.forecasting.counting import count
+from depthsig.commands.forecasting.layer_reads import LayersRead, reading_of
 from depthsig.commands.forecasting.pace import Pace
 from depthsig.engine.certificates import Verdict, chosen_of
 from depthsig.engine.memory import divide, row_bytes
@@ -44,6 +45,7 @@ class Forecast:
         pieces: of what is measured of the model itself.
         stages: seconds by stage, in the order in which they come; loading as it was just now.
         memory: bytes beside the model that it may take.
+        reading: of layers that are read as they are needed; None where all are in memory.
     """
 
     plan: str
@@ -52,6 +54,7 @@ class Forecast:
     pieces: tuple[Piece, ...]
     stages: dict[str, float]
     memory: int
+    reading: LayersRead | None = None
 
     @property
     def seconds(self) -> float:
@@ -70,6 +73,11 @@ class Forecast:
             for p in self.pieces
         ]
         lines += [f"{name}: {duration(seconds)}" for name, seconds in self.stages.items()]
+        if self.reading is not None:
+            lines.append(
+                f"layers read from files: {self.reading.passes} times all of them, {self.reading.bytes / 1e9:.1f} GB, "
+                f"{duration(self.reading.seconds)}, while others are computed with"
+            )
         lines.append(f"estimated time: {duration(self.seconds)}")
         lines.append(f"estimated memory beside the model: up to {self.memory / 2**30:.2g} GiB")
         return "\n".join(lines)
@@ -100,14 +108,18 @@ def estimate(ready: Prepared, pace: Pace) -> Forecast:
         "measuring": sum(p.seconds for p in pieces),
         "tables and tests": counts.table_seconds * slower,
     }
-    control = control_request(ready.request) if ready.wants_control else None
+    reading = reading_of(work, certified=_are_kept(ready))
+    if reading is not None:
+        computing = stages["certificates"] + stages["measuring"]
+        stages["waiting for layers"] = max(0.0, reading.seconds - computing)
+    control = control_request(ready.request) if ready.wants_control and reading is None else None
     if control is not None:
         twin = _work(ready, control)
         stages["control"] = _control(ready.model, twin, pace, spans) + sum(_calibration(ready, twin, pace).values())
     stages["drawing"] = counts.drawing_seconds * slower
     return Forecast(
         str(ready.model.plan), len(work.counted), sum(p.n_tokens for p in work.counted), pieces, stages,
-        _memory(work, any(p.name != "clean run" for p in pieces)),
+        _memory(work, any(p.name != "clean run" for p in pieces)), reading,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from depthsig.checkpoint.hooks import undisturbed
+from depthsig.checkpoint.streaming.stream import stream_of
 from depthsig.commands.analysis.prepared import Prepared
 from depthsig.commands.forecasting.constants import machine
 from depthsig.engine.batch import Batch, make_batch
@@ -85,7 +86,10 @@ class _Timed:
         waits = self.network.device.type == "cuda"
         self.wait: Callable[[], None] = torch.cuda.synchronize if waits else lambda: None
         alone = self.network.device.type == "cpu" and torch.get_num_threads() == 1
-        self.clock = time.process_time if alone else time.perf_counter
+        # Of this thread alone, where another one reads layers meanwhile.
+        own = time.thread_time if self.network.is_streamed else time.process_time
+        self.clock = own if alone else time.perf_counter
+        self.stream = None if alone else stream_of(self.network.module)
 
     def pace(self) -> Pace:
         """Every piece once."""
@@ -112,10 +116,14 @@ class _Timed:
 
     def _once(self, run: Callable[[], object]) -> float:
         self.wait()
-        started = self.clock()
+        started, waited = self.clock(), self._waited()
         run()
         self.wait()
-        return self.clock() - started
+        return self.clock() - started - (self._waited() - waited)
+
+    def _waited(self) -> float:
+        """Seconds of the clock for which layers that are read were waited for: reading is forecast by itself."""
+        return 0.0 if self.stream is None else self.stream.waited
 
     def _sample(self, cost: float, most: int) -> tuple[Batch, Work]:
         """Prompts of the usual length, cut so that a piece of ``cost`` operations a token stays small."""

@@ -34,7 +34,8 @@ REVISION, NATIVE = "{revision}", "native"
 OPTIONS = frozenset({
     "quick", "budget", "metrics", "parts", "scopes", "cuts", "agg", "n", "max_tokens", "chat_template", "shots",
     "positions", "keep_first", "ablation", "reword", "lens", "calibration", "control", "loop", "grown", "iterations",
-    "dtype", "device", "device_map", "memory", "batch_size", "seed",
+    "dtype", "device", "device_map", "stream", "memory", "batch_size",
+    "seed",
 })  # fmt: skip
 """Options of ``analyze`` that a file may give for all units; what lets code run is given on the command line."""
 LETS_CODE_RUN = ("trust_remote_code", "allow_pickle", "plugin")

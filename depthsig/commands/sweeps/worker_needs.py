@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
+from depthsig.checkpoint.files.held import HeldTensor
 from depthsig.checkpoint.files.listing import list_files
 from depthsig.checkpoint.files.size import held_numbers
 from depthsig.checkpoint.known import locate
@@ -14,6 +17,8 @@ from depthsig.errors import DepthsigError
 
 LIBRARIES = 1 << 30
 """Bytes of a process that has imported what opens models, rounded up."""
+_LAYER = re.compile(r"\.\d+\.")
+"""In the name of a weight: which layer it is of."""
 _BYTES = {"bfloat16": 2, "float16": 2}
 
 
@@ -30,4 +35,17 @@ def need_of(unit: Unit) -> int:
     dtype = str(unit.options.get("dtype") or "float32")
     stored = sum(path.stat().st_size for path in files.weights)
     weights = stored if dtype == "auto" else _BYTES.get(dtype, 4) * held_numbers(files)
+    if unit.options.get("stream"):
+        weights = int(weights * _share_held(files.tensors.values()))
     return weights + beside + LIBRARIES
+
+
+def _share_held(tensors: Iterable[HeldTensor]) -> float:
+    """The share of a model's numbers that is in memory where layers are read as they run: two of them, and the rest."""
+    layers: dict[str, int] = {}
+    for tensor in tensors:
+        number = _LAYER.search(tensor.name)
+        name = number[0] if number else ""
+        layers[name] = layers.get(name, 0) + tensor.count
+    around, counts = layers.pop("", 0), sorted(layers.values())
+    return (around + sum(counts[-2:])) / max(1, around + sum(counts))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from depthsig.checkpoint.anatomy.parameters import weight_groups
+from depthsig.checkpoint.streaming.unstreamable import refuse_all_at_once
 from depthsig.measure.calling import values_of
 from depthsig.measure.providers import CleanBatch, Cost, Work
 from depthsig.measure.token_rows import TokenRows
@@ -39,6 +40,8 @@ class Stored:
     def finish(self, samples: Samples, tokens: TokenRows) -> None:
         """Every group that the layers have, and all of it together."""
         network = self.work.network
+        if network.is_streamed:
+            refuse_all_at_once([one.id for one in self.entries])
         config = network.checkpoint.config if isinstance(network, Model) else None
         groups = [weight_groups(layer.module, config) for layer in network.anatomy.layers]
         layers = {name: [group.get(name, []) for group in groups] for name in _names(groups)}
