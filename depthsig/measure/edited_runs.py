@@ -76,7 +76,11 @@ def _before(
     if rows is not None:
         cache.resumed += 1
         return rows
-    return cache.load(key, metrics, here, samples)
+    found = cache.load(key, metrics, here, samples)
+    if found is None:
+        return None
+    units.pass_on(name, found)
+    return found[1]
 
 
 @dataclass(frozen=True)

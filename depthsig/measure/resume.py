@@ -155,8 +155,7 @@ class Units:
         Raises:
             DepthsigError: if the disk is full, or the folder was taken away.
         """
-        if self.made is not None:
-            self.made[name] = samples.state(), rows
+        self.pass_on(name, (samples.state(), rows))
         path = self._path(name)
         if path is None:
             return
@@ -167,6 +166,11 @@ class Units:
             with scratch.open("wb") as file:
                 np.savez(file, digest=np.array(_digest(told)), **told)  # type: ignore[arg-type]
             scratch.replace(path)
+
+    def pass_on(self, name: str, piece: Piece) -> None:
+        """Let another process have a piece, where one is to."""
+        if self.made is not None:
+            self.made[name] = piece
 
     def _path(self, name: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{name}.npz"

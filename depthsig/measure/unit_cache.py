@@ -24,7 +24,7 @@ from depthsig.engine.memory import Budget
 from depthsig.errors import DepthsigError
 from depthsig.measure.edited.edited_batch import EditedProvider, Means
 from depthsig.measure.providers import Work
-from depthsig.measure.resume import DAMAGED, rows_of
+from depthsig.measure.resume import DAMAGED, Piece, rows_of
 from depthsig.measure.token_rows import TokenRows
 from depthsig.model import Model
 from depthsig.prompts import TokenPrompt
@@ -57,8 +57,10 @@ class UnitCache:
     resumed: int = 0
     _written: int = field(default=0, repr=False)
 
-    def load(self, key: str | None, names: Sequence[str], here: Sequence[TokenPrompt], samples: Samples) -> Any:
-        """Add a unit to ``samples`` and return its token rows; None where none is kept, or a damaged one.
+    def load(
+        self, key: str | None, names: Sequence[str], here: Sequence[TokenPrompt], samples: Samples
+    ) -> Piece | None:  # fmt: skip
+        """Add a unit to ``samples`` and return it; None where none is kept, or a damaged one.
 
         Args:
             names: of the metrics that it may hold. here: the batch's prompts, row by row.
@@ -76,7 +78,7 @@ class UnitCache:
             return None
         samples.absorb(state)
         self.taken += 1
-        return rows
+        return state, rows
 
     def save(self, key: str | None, here: Sequence[TokenPrompt], piece: Samples, rows: TokenRows) -> None:
         """Keep a unit that was measured, where it has a key."""

@@ -17,13 +17,13 @@ from depthsig.errors import InputError, shown
 HEADER_BYTES = 100_000_000
 """As much as the format allows a header to have."""
 
-LINE = 64
+CACHE_LINE = 64
 """Bytes of a line of the cache, to which torch aligns what it allocates on a CPU."""
 
 TENSORS = 1_000_000
 """Tensors that one file may hold."""
 
-KINDS: Mapping[str, torch.dtype] = {
+STORED_KINDS: Mapping[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
@@ -54,7 +54,7 @@ class Extent:
 
         What is not converted is used where the file is mapped, and kernels round by where their numbers begin.
         """
-        shift = self.start % LINE
+        shift = self.start % CACHE_LINE
         return shift if dtype == self.dtype and shift % dtype.itemsize == 0 else 0
 
     @property
@@ -89,14 +89,14 @@ def _extent(file: Path, name: str, entry: Any, data: int, size: int) -> Extent:
     kind: Any = told.get("dtype")
     shape: Any = told.get("shape")
     offsets: Any = told.get("data_offsets")
-    if not isinstance(kind, str) or kind not in KINDS:
+    if not isinstance(kind, str) or kind not in STORED_KINDS:
         raise InputError(
             f"{shown(name)[1:-1]} of {str(file)!r} holds {shown(kind)} numbers, which --stream does not read; "
-            f"{', '.join(KINDS)} work, and loading without --stream may"
+            f"{', '.join(STORED_KINDS)} work, and loading without --stream may"
         )
     if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
         raise _damaged(file, f"{shown(name)[1:-1]} has the shape {shown(shape)} at {shown(offsets)}")
-    found = Extent(name, file, KINDS[kind], tuple(shape), data + offsets[0])
+    found = Extent(name, file, STORED_KINDS[kind], tuple(shape), data + offsets[0])
     if offsets[1] - offsets[0] != found.nbytes or found.start + found.nbytes > size:
         raise _damaged(file, f"{shown(name)[1:-1]} lies at {offsets[0]}..{offsets[1]}, which is not its size")
     return found
