@@ -333,6 +333,7 @@ def test_a_job_looks_at_no_option_that_is_not_in_its_key(
 
 LOADING: dict[str, Any] = {
     "dtype": "bfloat16",
+    "stream": True,
     "device": "a device is in the key as what every layer's weights lie on; there is one here",
     "device_map": "as device",
     "revision": "other files have another content hash",
@@ -347,7 +348,10 @@ def test_every_way_of_loading_and_planning_is_classified() -> None:
     assert {f.name for f in fields(PlanOptions)} == set(PLANS)
 
 
-@pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, *({k: v} for k, v in PLANS.items() if k != "iterations")])
+@pytest.mark.parametrize(
+    "change",
+    [{"dtype": "bfloat16"}, {"stream": True}, *({k: v} for k, v in PLANS.items() if k != "iterations")],
+)
 def test_other_loading_and_other_plans_are_other_keys(checkpoint: Path, keys: Any, change: dict[str, Any]) -> None:
     one, other = keys(checkpoint), keys(checkpoint, **change)
     assert all(set(one[job]).isdisjoint(other[job]) for job in ALL)
