@@ -110,7 +110,8 @@ def ground_of(model: Model) -> dict[str, Any] | None:
     return {
         "weights": model.checkpoint.content_hash, "layers": list(model.plan.layers), "steps": model.plan.records(),
         "spans": [repr(span) for span in model.plan.spans], "declared": model.declared.explicit_options().given(),
-        "dtype": str(model.dtype), "random_state": model.random_state, "places": _places(model), "streamed": model.is_streamed,
+        "dtype": str(model.dtype), "random_state": model.random_state, "places": _places(model),
+        "streamed": model.is_streamed,
         "attention": str(getattr(model.checkpoint.config, "_attn_implementation", None)),
         "machine": [platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
         "card": torch.cuda.get_device_name(model.device) if cuda else None,

@@ -28,6 +28,7 @@ from depthsig.measure import unit_cache
 from depthsig.measure.edited.edited_batch import EditedBatch
 from depthsig.measure.request import Request
 from depthsig.measure.schedule import EDITED
+from depthsig.measure.unit_cache import ground_of
 from depthsig.plan.declared import PlanOptions
 from depthsig.tables.samples import Samples
 
@@ -350,11 +351,17 @@ def test_every_way_of_loading_and_planning_is_classified() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"dtype": "bfloat16"}, {"stream": True}, *({k: v} for k, v in PLANS.items() if k != "iterations")],
+    [{"dtype": "bfloat16"}, *({k: v} for k, v in PLANS.items() if k != "iterations")],
 )
 def test_other_loading_and_other_plans_are_other_keys(checkpoint: Path, keys: Any, change: dict[str, Any]) -> None:
     one, other = keys(checkpoint), keys(checkpoint, **change)
     assert all(set(one[job]).isdisjoint(other[job]) for job in ALL)
+
+
+def test_streamed_units_are_their_own(checkpoint: Path) -> None:
+    grounds = [ground_of(depthsig.load(checkpoint, stream=stream, progress=False)) for stream in (False, True)]
+    assert grounds[0] is not None and grounds[1] is not None
+    assert {name for name in grounds[0] if grounds[0][name] != grounds[1][name]} == {"streamed"}
 
 
 def test_more_iterations_are_another_key(checkpoint: Path, keys: Any) -> None:
