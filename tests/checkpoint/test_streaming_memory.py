@@ -39,9 +39,9 @@ def test_an_analysis_stays_within_300_megabytes_and_is_the_same(folder: Path, st
     assert ours["passes"] < 25
 
 
-def test_skips_together_are_five_times_as_fast_as_hooks_on_the_offloaded_model(
+def test_all_skips_together_take_two_passes_and_are_those_of_hooks_on_the_offloaded_model(
     folder: Path, streamed: ModuleType
 ) -> None:
     told = streamed.in_a_process("skip", str(folder), "1", "32", "1")
     assert told["off"] < 1e-3
-    assert told["ratio"] > 5
+    assert told["passes"] <= 2  # the clean run and all edits, where hooks read all layers once for each edit
