@@ -23,6 +23,8 @@ from depthsig.terms import described
 
 MOST_PANELS = 12
 """Scores of one figure; the page and ``sweep.csv`` have all."""
+DODGE = 0.01
+"""Share of an axis by which lines stand beside each other, so that no interval hides another."""
 MOST_TICKS = 8
 """Of values that are no numbers, so many are named on an axis."""
 ON_AXIS = {"depth": "steps of the model", "revision": "training step"}
@@ -84,13 +86,14 @@ def draw_scores(ax: Axes, rows: pd.DataFrame, *, numbers: bool) -> Axes:
     Args:
         rows: as :meth:`Swept.against` gives them. numbers: whether what stands on the axis are numbers.
     """
+    aside = DODGE * float(np.ptp(rows["x"]) or 1.0) if len(rows) else 0.0
     for place, (line, points) in enumerate(rows.groupby("line", sort=False)):
         colour, mark = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
         x, y, low, high = (points[c].to_numpy(float) for c in ("x", "value", "ci_low", "ci_high"))
         ends = np.nan_to_num(np.clip([y - low, high - y], 0, None))
         style = LINES[place // len(COLOURS) % len(LINES)] if numbers else ""
         ax.errorbar(
-            x, y, yerr=ends, color=colour, marker=mark, ls=style or "none", lw=1.0, elinewidth=0.8, capsize=1.5,
+            x + aside * (place - (rows["line"].nunique() - 1) / 2), y, yerr=ends, color=colour, marker=mark, ls=style or "none", lw=1.0, elinewidth=0.8, capsize=1.5,
             label=plain(shorten(str(line))) if line else None,
         )  # fmt: skip
     if not numbers:

@@ -17,6 +17,8 @@ from depthsig.terms import NONE
 
 _VERDICTS = {"supported": HOLDS, "contradicted": AGAINST, "undecided": OPEN}
 """What a comparison's verdicts are called among findings."""
+_ASSURANCE = ("exact", "prompts")
+"""Findings that are about the analysis, not about the model."""
 Judged = tuple[str, bool]
 """A verdict, and whether the number lies above its reference."""
 
@@ -76,7 +78,7 @@ def _findings(folder: Path) -> dict[tuple[str, str], Judged]:
     return {
         (one["id"], NONE): (one["verdict"], one["value"] > one["reference"])
         for one in Signature.load(folder).findings()
-        if one["reference"] is not None and one["value"] is not None
+        if one["id"] not in _ASSURANCE and one["reference"] is not None and one["value"] is not None
     }
 
 

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from depthsig.arguments import check_arguments
 from depthsig.errors import InputError
+from depthsig.metrics.rules import LATE
 from depthsig.signature import storage, tabular
 from depthsig.signature.folders.kinds import SWEEP
 from depthsig.signature.reading import read_as, read_table
@@ -109,10 +110,15 @@ class Swept:
         return [name for name in UNIT_FIELDS if units[name].nunique() > 1]
 
     def measured(self) -> pd.DataFrame:
-        """Scores that more than one unit has a number for, a row each: score, metric, part, scope, agg."""
+        """Scores that more than one unit has a number for, a row each: score, metric, part, scope, agg.
+
+        Late reliance first, which most sweeps are about.
+        """
         known = self.scores[np.isfinite(self.scores["value"])]
         counts = known.groupby(list(_ABOUT), sort=False)["folder"].nunique()
-        return counts[counts > 1].reset_index()[list(_ABOUT)]
+        found = counts[counts > 1].reset_index()[list(_ABOUT)]
+        late = (found["score"] == LATE[0]) & (found["scope"] == LATE[-1])
+        return pd.concat([found[late], found[~late]], ignore_index=True)
 
     def against(self, name: str, about: Mapping[str, Any]) -> pd.DataFrame:
         """One score against a swept field: columns ``line``, ``x``, ``label``, ``value``, ``ci_low``, ``ci_high``.
