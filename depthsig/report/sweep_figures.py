@@ -90,10 +90,11 @@ def draw_scores(ax: Axes, rows: pd.DataFrame, *, numbers: bool) -> Axes:
     for place, (line, points) in enumerate(rows.groupby("line", sort=False)):
         colour, mark = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
         x, y, low, high = (points[c].to_numpy(float) for c in ("x", "value", "ci_low", "ci_high"))
+        beside = x + aside * (place - (rows["line"].nunique() - 1) / 2)
         ends = np.nan_to_num(np.clip([y - low, high - y], 0, None))
         style = LINES[place // len(COLOURS) % len(LINES)] if numbers else ""
         ax.errorbar(
-            x + aside * (place - (rows["line"].nunique() - 1) / 2), y, yerr=ends, color=colour, marker=mark, ls=style or "none", lw=1.0, elinewidth=0.8, capsize=1.5,
+            beside, y, yerr=ends, color=colour, marker=mark, ls=style or "none", lw=1.0, elinewidth=0.8, capsize=1.5,
             label=plain(shorten(str(line))) if line else None,
         )  # fmt: skip
     if not numbers:
