@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -80,9 +80,10 @@ def write(kind: str, key: str, data: bytes) -> None:
         folder = _folder(kind)
         folder.mkdir(parents=True, exist_ok=True)
         # Beside its place, and moved there: whole or absent.
-        number, made = tempfile.mkstemp(prefix=".depthsig-", suffix=".part", dir=folder)
-        os.close(number)
-        beside = Path(made)
+        made = folder / f".depthsig-{secrets.token_hex(8)}.part"
+        # Readable as any file that one makes: a group may share the folder.
+        os.close(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        beside = made
         beside.write_bytes(_head(kind, key, data) + b"\n" + data)
         beside.replace(folder / f"{_name(kind, key)}.kept")
     except (OSError, DepthsigError) as error:

@@ -205,3 +205,13 @@ def test_it_needs_nothing_heavy() -> None:
     code = "import sys, depthsig.kept; print({'torch', 'numpy', 'pandas'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert ran.stdout.strip() == "set()", ran.stderr
+
+
+def test_what_is_kept_may_be_read_by_whoever_shares_the_folder() -> None:
+    umask = os.umask(0o022)
+    try:
+        kept.write("places", "shared", b"a")
+    finally:
+        os.umask(umask)
+    (entry,) = (kept.place() / "places").glob(f"{kept._name('places', 'shared')}.kept")
+    assert entry.stat().st_mode & 0o777 == 0o644

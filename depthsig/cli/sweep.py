@@ -45,6 +45,14 @@ def sweep(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the units that are done.", rich_help_panel=opt.HOW)
     ] = False,
+    recheck: Annotated[
+        bool,
+        typer.Option(
+            "--recheck",
+            help="Prove certificates and measure units anew, though they are kept from before.",
+            rich_help_panel=opt.HOW,
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -74,8 +82,9 @@ def sweep(
 
     with opt.plain_warnings():
         found = run(
-            file, ray=ray, workers=workers, out=out, resume=resume, trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle, plugin=plugin or (), progress=opt.progress(no_progress),
+            file, ray=ray, workers=workers, out=out, resume=resume, recheck=recheck,
+            trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, plugin=plugin or (),
+            progress=opt.progress(no_progress),
         )  # fmt: skip
     assert found.directory is not None, "a sweep has a folder"
     report = found.directory / "report.html"

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from depthsig.arguments import check_arguments
@@ -34,10 +35,8 @@ from depthsig.progress import Progress
 from depthsig.signature import Signature
 from depthsig.signature.folders.choosing import IDENTITY, identity_of
 from depthsig.signature.folders.writing import ensure_writable, leave
+from depthsig.signature.provenance import source_digest, versions
 from depthsig.terms import Ablation
-
-if TYPE_CHECKING:
-    import torch
 
 
 def analyze(
@@ -248,13 +247,15 @@ class Job:
             known = {} if place is None else identity(ready.model, given.tokens, ready.request, given.calibrating)
             name = identity_of(known)
             out = None if place is None else place(ready.model.checkpoint.name, name)
+            # What another prepared in another way (by other files, on another kind of machine) is measured here.
+            alike = [one for one in shares if one.stamp == _stamp(ready)]
 
             def units() -> Units:
                 opened = Units.open(out, continuing(known, streamed=ready.model.is_streamed), name, resume)
-                return opened.given_too({name: piece for one in shares for name, piece in one.model.items()})
+                return opened.given_too({name: piece for one in alike for name, piece in one.model.items()})
 
             def of_control() -> Units:
-                return Units().given_too({name: piece for one in shares for name, piece in one.control.items()})
+                return Units().given_too({name: piece for one in alike for name, piece in one.control.items()})
 
             try:
                 signature = ready.measure(units, show, messages)
@@ -275,12 +276,25 @@ class Job:
         if ready.wants_control:
             with suppress(DepthsigError):  # whoever puts the shares together says why there is none
                 control = ready.control().measure_share(share, show)
-        return MeasuredShare(ready.measure_share(share, show), control)
+        return MeasuredShare(_stamp(ready), ready.measure_share(share, show), control)
+
+
+def _stamp(ready: Prepared) -> str:
+    """One word for all that decides what is in which batch, and its numbers to the last bit."""
+    model, given = ready.model, ready.prompts
+    known = identity(model, given.tokens, ready.request, given.calibrating)
+    here = {"device": model.device.type, "threads": torch.get_num_threads(), "source": source_digest()}
+    return identity_of({**continuing(known, streamed=model.is_streamed), **versions(), **here})
 
 
 @dataclass(frozen=True)
 class MeasuredShare:
-    """Pieces that were measured of a model and of its control."""
+    """Pieces that were measured of a model and of its control.
 
+    Attributes:
+        stamp: of the analysis that they are pieces of, as it was prepared where they were measured.
+    """
+
+    stamp: str
     model: Mapping[str, Piece]
     control: Mapping[str, Piece]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from depthsig.arguments import check_arguments
+from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.analyze import analyze
 from depthsig.errors import InputError, shown
+from depthsig.measure.request import Request
+from depthsig.plan.declared import PlanOptions
 from depthsig.progress import Progress
 from depthsig.signature import Signature
 from depthsig.signature.folders.kinds import GIVEN, SIGNATURE, result_kind
@@ -21,6 +24,7 @@ from depthsig.signature.same_numbers import Agreement, agreement
 PROMPTS, CALIBRATION = GIVEN
 _OF_THE_PLAN = ("order", "loop", "grown", "iterations", "asked", "prompts", "lens", "calibration")
 """Recorded options that are given in another way."""
+_OF_LOADING = tuple(f.name for f in fields(LoadOptions))
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,7 @@ class _Again:
         return files
 
     def loading(self, device: str | None, trust_remote_code: bool, allow_pickle: bool) -> dict[str, Any]:
-        told = dict(self.record.get("loading") or {})
+        told = self._known("loading", self.record.get("loading") or {}, _OF_LOADING)
         allowed = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
         for name, given in allowed.items():
             if told.get(name) and not given:
@@ -188,15 +192,27 @@ class _Again:
                     f"{shown(str(self.directory))} was made with {flag}; nothing recorded lets code run: give it again"
                 )
         if self.given_model is not None and not isinstance(self.given_model, (str, Path)):
-            told = {}  # a live model is where it is
-        return {**told, **({} if device is None else {"device": device}), **{k: v for k, v in allowed.items() if v}}
+            return {} if device is None else {"device": device}  # a live model is where it is
+        # Both flags always: nothing that is recorded stands in for them.
+        return {**told, **({} if device is None else {"device": device}), **allowed}
 
     def plan(self) -> dict[str, Any]:
-        return dict(self.record.get("plan") or {})
+        return self._known("plan", self.record.get("plan") or {}, tuple(f.name for f in fields(PlanOptions)))
+
+    def _known(self, what: str, told: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+        """What a record tells, of what may be told there: it is somebody's file, and becomes arguments."""
+        strange = [name for name in told if name not in names]
+        if strange:
+            raise InputError(
+                f"{shown(str(self.directory))} records {shown(strange[0])} in its {what}, which no analysis records; "
+                "it was changed, or made by another version"
+            )
+        return dict(told)
 
     def options(self) -> dict[str, Any]:
         told = self.signature.info["options"]
-        options = {k: v for k, v in told.items() if k not in _OF_THE_PLAN}
+        asked = {k: v for k, v in told.items() if k not in _OF_THE_PLAN}
+        options = self._known("options", asked, [f.name for f in fields(Request) if f.init])
         given = self.record["prompts"]
         options["n"] = given.get("first") if given["objects"] else options.get("n") or given["count"]
         return options

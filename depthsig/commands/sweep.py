@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from depthsig import __version__
 from depthsig.arguments import check_arguments
+from depthsig.commands.sweeps.beforehand import Trust, check_options, forget_digests, measured_from, refuse_unit
 from depthsig.commands.sweeps.board import Board
 from depthsig.commands.sweeps.compared_roles import compare_roles
 from depthsig.commands.sweeps.here import Result, run_here
 from depthsig.commands.sweeps.on_ray import import_ray, run_on_ray
 from depthsig.commands.sweeps.onsets import onsets
 from depthsig.commands.sweeps.sweep_file import AskedSweep, Unit, read_sweep
-from depthsig.commands.sweeps.tables import UNIT, is_done, sweep_table
-from depthsig.commands.sweeps.worker import Failed, Trust, check_units
-from depthsig.errors import DepthsigError, InputError
+from depthsig.commands.sweeps.tables import FROM, UNIT, is_done, sweep_table
+from depthsig.commands.sweeps.worker import Failed
+from depthsig.errors import DepthsigError, InputError, shown
 from depthsig.progress import Progress
 from depthsig.signature import Signature
 from depthsig.signature.folders.beside import beside
-from depthsig.signature.folders.choosing import IDENTITY, identity_of, settle
-from depthsig.signature.folders.kinds import SWEEP
+from depthsig.signature.folders.choosing import IDENTITY, RESULTS, identity_of, settle
+from depthsig.signature.folders.kinds import SWEEP, record_in, result_kind
+from depthsig.signature.folders.locks import alone_in
 from depthsig.signature.folders.writing import ensure_writable, writing
 from depthsig.signature.provenance import versions
 from depthsig.signature.sweeps.swept import DONE, FAILED, LEFT, SCHEMA, Swept
@@ -33,7 +35,7 @@ from depthsig.untrusted import made_visible
 
 def sweep(
     file: str | Path, *, ray: str | None = None, workers: int | None = None, out: str | Path | None = None,
-    resume: bool = False, trust_remote_code: bool = False, allow_pickle: bool = False,
+    resume: bool = False, recheck: bool = False, trust_remote_code: bool = False, allow_pickle: bool = False,
     plugin: str | Path | Sequence[str | Path] = (), progress: bool | Progress | None = None,
 ) -> Swept:  # fmt: skip
     """Analyse every combination that a file names, each into a folder of its own.
@@ -49,7 +51,8 @@ def sweep(
         workers: with ``ray``, at most so many processes. Default: as many as fit. Where there are more than
             checkpoints, several share a checkpoint's prompts; the numbers are the same.
         out: folder for all of it. Default: ``depthsig-results/FILE``.
-        resume: keep units that are done, and whose weights are the same; without it all are measured.
+        resume: keep units that are done, and whose files are the same; without it all are measured.
+        recheck: prove certificates and measure units of work anew, though they are kept from before.
         trust_remote_code: run code that checkpoints bring. allow_pickle: load pickled weights.
         plugin: files of your own that declare metrics.
         progress: show a table of the units (the default): live in a terminal, else a line for each that is done.
@@ -66,16 +69,35 @@ def sweep(
         raise InputError(f"workers is {workers}; it goes with ray, and is 1 or more")
     files = [plugin] if isinstance(plugin, (str, Path)) else list(plugin)
     trust = Trust(trust_remote_code, allow_pickle, tuple(str(Path(one).absolute()) for one in files))
+    forget_digests()
     asked = read_sweep(file)
-    check_units(asked.units, trust)
+    if recheck:
+        asked = replace(asked, units=tuple(replace(u, options={**u.options, "recheck": True}) for u in asked.units))
+    check_options(asked.units, trust)
     if ray is not None:
         import_ray()
     name = Path(file).stem
     identity = identity_of({"units": [unit.identity for unit in asked.units], "roles": asked.roles})
-    target = settle(name, identity, SWEEP) if out is None else Path(out)
+    target = _target(asked, name, identity, resume) if out is None else Path(out)
     ensure_writable(target, SWEEP)
-    job = Sweeping(asked, name, identity, target, Progress.of(progress))
-    return job.run(trust, ray, workers, resume)
+    before = record_in(target / SWEEP)
+    if not resume and before and before.get(IDENTITY) != identity:
+        raise InputError(
+            f"{shown(str(target))} holds another sweep, {shown(str(before.get('name')))}; name another folder, or go "
+            "on in it with --resume, which keeps the units that both have"
+        )
+    job = Sweeping(asked, name, identity, target, trust, Progress.of(progress))
+    with alone_in(target):
+        return job.run(ray, workers, resume)
+
+
+def _target(asked: AskedSweep, name: str, identity: str, resume: bool) -> Path:
+    """The folder that nobody named: with ``resume`` also that of a sweep of the same units, and more or fewer."""
+    first = RESULTS / name
+    there = {one.get("folder") for one in record_in(first / SWEEP).get("units", []) if isinstance(one, dict)}
+    if resume and there & {unit.folder for unit in asked.units}:
+        return first
+    return settle(name, identity, SWEEP)
 
 
 @dataclass
@@ -91,27 +113,40 @@ class Sweeping:
     name: str
     identity: str
     target: Path
+    trust: Trust
     show: Progress
     done: set[str] = field(default_factory=set)
     why: dict[str, str] = field(default_factory=dict)
 
-    def run(self, trust: Trust, ray: str | None, workers: int | None, resume: bool) -> Swept:
+    def run(self, ray: str | None, workers: int | None, resume: bool) -> Swept:
         """Run what is to be run, and put everything together."""
-        before = [unit for unit in self.asked.units if resume and is_done(unit, self.target, trust)]
-        self.done = {unit.folder for unit in before}
-        self._keep(self._result())
-        groups = [left for group in self.asked.groups() if (left := [u for u in group if u not in before])]
-        with self._board(len(before)) as board:
-            for unit, found in self._running(groups, trust, ray, workers):
+        self.done = {unit.folder for unit in self.asked.units if resume and is_done(unit, self.target, self.trust)}
+        before = len(self.done)
+        if not result_kind(self.target):  # tables of an earlier run stay until there are others
+            self._keep(self._result())
+        with self._board(before) as board:
+            for unit, why in self._refused():
+                self.why[unit.folder] = why
+                board.tell(unit, why)
+            left = {u.folder for u in self.asked.units} - self.done - self.why.keys()
+            groups = [some for group in self.asked.groups() if (some := [u for u in group if u.folder in left])]
+            for unit, found in self._running(groups, ray, workers):
                 board.tell(unit, None if found is None else self._saved(unit, found))
         return self._finish()
 
-    def _running(
-        self, groups: Sequence[Sequence[Unit]], trust: Trust, ray: str | None, workers: int | None
-    ) -> Iterator[Result]:
+    def _refused(self) -> Iterator[tuple[Unit, str]]:
+        """What is wrong with units, as far as that can be known without weights: told before hours are spent."""
+        for unit in self.asked.units:
+            if unit.folder not in self.done:
+                try:
+                    refuse_unit(unit, self.trust)
+                except DepthsigError as error:
+                    yield unit, " ".join(str(error).split())
+
+    def _running(self, groups: Sequence[Sequence[Unit]], ray: str | None, workers: int | None) -> Iterator[Result]:
         if not groups:
             return iter(())
-        return run_here(groups, trust) if ray is None else run_on_ray(groups, trust, ray, workers)
+        return run_here(groups, self.trust) if ray is None else run_on_ray(groups, self.trust, ray, workers)
 
     def _board(self, before: int) -> AbstractContextManager[Board]:
         return Board(self.show, [unit.folder for unit in self.asked.units], before)
@@ -120,7 +155,7 @@ class Sweeping:
         """Keep a unit's signature; why it has none, or empty."""
         why = found.why if isinstance(found, Failed) else ""
         if isinstance(found, Signature):
-            found.info[UNIT] = unit.identity
+            found.info.update({UNIT: unit.identity, FROM: measured_from(unit, self.trust)})
             try:
                 with beside({}):  # what a command keeps of its options are those of the sweep
                     found.save(self.target / unit.folder, figures=False)
@@ -138,8 +173,8 @@ class Sweeping:
             scores, steps = sweep_table(done, self.target, tick)
         with beside({}):
             compared = compare_roles(self.asked, done, self.target, self.show)
-        with self.show.stage("onset", len(done)) as tick:
-            onset = onsets(done, self.target, compared.folders, tick)
+        with self.show.stage("onset", len(self.asked.units)) as tick:
+            onset = onsets(self.asked, done, self.target, compared.folders, tick)
         found = Swept(self._record(steps, compared.folders.values(), compared.warnings), scores, onset, self.target)
         self._keep(found)
         found.report()

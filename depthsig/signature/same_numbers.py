@@ -125,9 +125,12 @@ def _of_table(table: str, before: pd.DataFrame, now: pd.DataFrame) -> Iterator[d
 
 
 def _held(column: str, old: np.ndarray, new: np.ndarray, once: np.ndarray) -> dict[str, Any]:
-    scale = np.nanmax(np.abs(np.concatenate([old, new])), initial=0.0)
+    both = np.concatenate([old, new])
+    scale = np.max(np.abs(both[np.isfinite(both)]), initial=0.0)  # what is infinite must be so in both
     most = 0.0 if column == "token_id" else TOLERANCE * (max(scale, 1.0) if column == "p_value" else scale)
-    gap = np.where(np.isnan(old) & np.isnan(new), 0.0, np.abs(old - new))
+    same = (np.isnan(old) & np.isnan(new)) | (old == new)
+    with np.errstate(invalid="ignore"):
+        gap = np.where(same, 0.0, np.abs(old - new))
     moved = once | ~(gap <= most)  # a number that became none has moved
     largest = float(np.nanmax(gap, initial=0.0))
     return {

@@ -300,3 +300,31 @@ def test_the_reader_counts_converts_and_notices_the_end(tmp_path: Path) -> None:
 def test_the_tokenizer_comes_with_it(checkpoint: Path) -> None:
     streamed = depthsig.load(checkpoint, stream=True, progress=False)
     assert streamed.tokenizer("ab")["input_ids"] == byte_tokenizer()("ab")["input_ids"]
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 5])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_never_leaves_numbers_of_another_layer(
+    call: int, error: type[BaseException], when: str, tmp_path: Path
+) -> None:
+    loaded, streamed, stream = both(written("llama", tmp_path / "llama"))
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    expected, calls, submit = loaded.logits(ids), 0, stream._thread.submit
+
+    def interrupted(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call and when == "before":
+            raise error("can't start new thread")
+        found = submit(*args)
+        if calls == call:
+            raise error("can't start new thread")
+        return found
+
+    stream._thread.submit = interrupted  # type: ignore[method-assign, assignment]
+    with pytest.raises(error):
+        for _ in range(3):
+            streamed.logits(ids)
+    for _ in range(3):
+        assert torch.equal(streamed.logits(ids), expected)

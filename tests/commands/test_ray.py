@@ -18,9 +18,11 @@ import torch
 from swept_folders import grown, sweep, write
 
 import depthsig
+from depthsig.commands.analyze import MeasuredShare
+from depthsig.commands.sweeps.beforehand import Trust
 from depthsig.commands.sweeps.here import run_here
 from depthsig.commands.sweeps.sweep_file import read_sweep
-from depthsig.commands.sweeps.worker import Failed, Trust, Worker
+from depthsig.commands.sweeps.worker import Failed, Worker
 from depthsig.commands.sweeps.worker_needs import need_of
 from depthsig.errors import InputError
 from depthsig.signature import Signature
@@ -81,6 +83,16 @@ def test_shares_put_together_are_the_whole(checkpoint: Path, tmp_path: Path) -> 
         pd.testing.assert_frame_equal(whole.control.profiles, other.control.profiles, check_exact=True)
 
 
+def test_a_share_of_another_analysis_is_no_part_of_this_one(checkpoint: Path, tmp_path: Path) -> None:
+    text = f"checkpoints: ['{checkpoint}']\nprompts: [lookup]\nn: 6\nbatch_size: 1\nmetrics: [skip]\ncontrol: false\n"
+    (unit,) = read_sweep(write(tmp_path, text)).units
+    (other,) = read_sweep(write(tmp_path, text + "max_tokens: 16\n")).units
+    whole, strange = Worker(Trust()).analyse(unit), Worker(Trust()).share(other, 1, 2)
+    assert isinstance(strange, MeasuredShare) and strange.model
+    put = Worker(Trust()).analyse(unit, strange)
+    pd.testing.assert_frame_equal(put.profiles, whole.profiles, check_exact=True)
+
+
 def test_pieces_of_others_are_not_measured_again(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +124,9 @@ def test_weights_are_loaded_once_a_checkpoint(
 def test_what_a_unit_needs_is_told_from_its_files(tmp_path: Path) -> None:
     def need(**options: str) -> int:
         more = "".join(f"{name}: {value}\n" for name, value in options.items())
-        return need_of(read_sweep(write(tmp_path, f"checkpoints: [family-midas]\n{more}")).units[0])
+        return need_of(
+            read_sweep(write(tmp_path, f"checkpoints: [family-midas]\ncontrol: false\n{more}")).units[0], Trust()
+        )
 
     whole, half = need(memory="1GiB"), need(memory="1GiB", dtype="bfloat16")
     weights = sum(p.numel() for p in depthsig.load("family-midas", progress=False).module.parameters())
@@ -121,7 +135,7 @@ def test_what_a_unit_needs_is_told_from_its_files(tmp_path: Path) -> None:
     read = need(memory="1GiB", stream="true") - (2 << 30)
     assert 0.05 * (whole - (2 << 30)) < read < 0.6 * (whole - (2 << 30))  # two of 24 layers, embedding and head
     nowhere = read_sweep(write(tmp_path, "checkpoints: [org/on-a-hub]\nmemory: 1GiB\n")).units[0]
-    assert need_of(nowhere) == 2 << 30
+    assert need_of(nowhere, Trust()) == 2 << 30
 
 
 def test_without_ray_it_is_said_how_to_get_it(

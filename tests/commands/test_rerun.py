@@ -196,3 +196,33 @@ def test_a_number_that_became_none_has_moved(result: Path) -> None:
     gone = agreement(signature, replace(signature, profiles=signature.profiles.drop(index=3)))
     assert not gone.agrees and "there once" in "\n".join(gone.lines())
     assert agreement(signature, signature).agrees
+
+
+@pytest.mark.parametrize("where", ["options", "plan", "loading"])
+@pytest.mark.parametrize("name", ["trust_remote_code", "allow_pickle", "out", "model", "forward", "plugin", "surprise"])
+def test_nothing_recorded_becomes_an_argument_that_no_analysis_records(where: str, name: str, result: Path) -> None:
+    record = json.loads((result / "signature.json").read_text())
+    told = record["options"] if where == "options" else record["given"][where]
+    told[name] = True if name in ("trust_remote_code", "allow_pickle") else str(result.parent / "elsewhere")
+    (result / "signature.json").write_text(json.dumps(record))
+    with pytest.raises(InputError) as refused:
+        depthsig.rerun(result, progress=False)
+    assert "\n" not in str(refused.value) and not (result.parent / "elsewhere").exists()
+    assert "nothing recorded lets code run" in str(refused.value) or "no analysis records" in str(refused.value)
+
+
+def test_what_is_infinite_stays_so(result: Path) -> None:
+    from dataclasses import replace
+
+    signature = depthsig.Signature.load(result)
+
+    def with_first(*values: float) -> depthsig.Signature:
+        profiles = signature.profiles.copy()
+        profiles.loc[[0, 1], "value"] = values
+        return replace(signature, profiles=profiles)
+
+    infinite = with_first(float("inf"), 1.0)
+    assert agreement(infinite, with_first(float("inf"), 1.0)).agrees
+    assert not agreement(infinite, with_first(2.0, 1.0)).agrees
+    assert not agreement(infinite, with_first(float("inf"), 1.5)).agrees
+    assert not agreement(infinite, with_first(float("-inf"), 1.0)).agrees

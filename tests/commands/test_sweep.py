@@ -15,6 +15,8 @@ from swept_folders import grown, sweep, write
 
 import depthsig
 from depthsig.cli.main import main
+from depthsig.commands.sweeps.onsets import _rows
+from depthsig.commands.sweeps.sweep_file import read_sweep
 from depthsig.errors import InputError
 from depthsig.signature.schema import TABLES
 from depthsig.signature.sweeps.onset import onset_of
@@ -96,8 +98,15 @@ def test_resume_keeps_what_is_still_true(checkpoint: Path, tmp_path: Path) -> No
     assert made()[0] != told[0] and made()[1] == told[1]
     change_weights(own, lambda state: state["model.norm.weight"].mul_(1.5))
     other = sweep(file, out, resume=True)
+    told = made()
+    config = own / "tokenizer_config.json"
+    config.write_text(config.read_text() + " ")
+    sweep(file, out, resume=True)
+    assert made()[0] != told[0]
     assert (other.scores["value"] != before.scores["value"]).any()
     file.write_text(file.read_text().replace("n: 5", "n: 3"))
+    with pytest.raises(InputError, match="holds another sweep, 'few'"):
+        sweep(file, out)
     fewer = sweep(file, out, resume=True)  # other units, in folders of their own
     assert set(fewer.scores["n_prompts"]) == {3} and first.exists() and not set(fewer.units["folder"]) & {first.name}
 
@@ -144,6 +153,7 @@ roles: {{grown: ['{tmp_path}/a-{{revision}}'], baseline: ['{tmp_path}/b-{{revisi
         ("AAA", "000", ("-", "-", "-")),
         ("HOA", "110", ("-", "-", "-")),
         ("OOO", "000", ("-", "0", "-")),
+        ("OOO", "011", ("1", "0", "-")),
     ],
 )
 def test_the_onset_of_a_claim(verdicts: str, beyond: str, expected: tuple[str, str, str]) -> None:
@@ -153,7 +163,26 @@ def test_the_onset_of_a_claim(verdicts: str, beyond: str, expected: tuple[str, s
     assert (found["onset"], found["earliest"], found["latest"]) == expected
 
 
+def test_claims_of_a_number_below_and_revisions_without_a_verdict() -> None:
+    above, below = ("open", True), ("open", False)
+    found = {
+        "step1": {("least_damaging", "-"): above, ("late", "-"): ("does not hold", False)},
+        "step2": {("least_damaging", "-"): below},  # late could not be judged
+        "step3": {},  # no result
+        "step4": {("least_damaging", "-"): below, ("late", "-"): ("holds", True)},
+    }
+    rows = {row["claim"]: row for row in _rows(["a", None, None, None], found)}
+    late, least = rows["late"], rows["least_damaging"]
+    assert (late["onset"], late["earliest"], late["latest"]) == ("step4", "step2", "step4")
+    assert late["note"] == "does not hold → not judged → not judged → holds"
+    assert (least["onset"], least["earliest"], least["latest"]) == ("step4", "step1", "-")
+
+
 def test_steps_are_numbers_where_each_revision_has_its_own() -> None:
+    olmo = ["stage1-step928646-tokens3896B", "stage2-ingredient1-step1000-tokens5B"]
+    assert numbered(olmo) is None and numbered(["step1000-tokens4B", "step2000-tokens8B"]) == {
+        "step1000-tokens4B": 1000, "step2000-tokens8B": 2000,
+    }  # fmt: skip
     assert numbered(["checkpoint-5", "checkpoint-10"]) == {"checkpoint-5": 5, "checkpoint-10": 10}
     assert numbered(["seed3-step5", "seed4-step5"]) is None and numbered(["main", "step5"]) is None
 
@@ -169,6 +198,8 @@ def test_steps_are_numbers_where_each_revision_has_its_own() -> None:
         ("checkpoints: [a]\nplugin: x.py", "no file lets code run"),
         ("checkpoints: &x [a]\nprompts: *x", r"refers to another place by \*"),
         ("checkpoints: [a, a]", "names 'a' twice"),
+        ("checkpoints: [a]\ncheckpoints: [b]", "gives 'checkpoints' twice"),
+        ("checkpoints: [a]\nn: 1:1", "n is '1:1'"),
         ("checkpoints: [[a]]", "it is a list of text"),
         ("checkpoints: ['a-{revision}']", "stands for a revision; give `revisions`"),
         ("checkpoints: [a]\nroles: {midas: [a]}", "roles has 'midas'"),
@@ -191,6 +222,77 @@ def test_files_are_held_to_their_form(text: str, said: str, tmp_path: Path) -> N
     assert "\n" not in str(told.value) and not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="cannot be read"):
         sweep(tmp_path / "no.yaml", tmp_path / "out")
+
+
+def test_what_is_written_stays_as_it_is(tmp_path: Path) -> None:
+    text = "checkpoints: [1.10]\nrevisions: [010, 1_000, yes, 2024-01-01]\norders: ['0:4']\nloop: 4:8\nmax_tokens: 64\n"
+    units = read_sweep(write(tmp_path, text + "keep_first: true\ncuts: null\n")).units
+    assert {one.checkpoint for one in units} == {"1.10"} and {one.order for one in units} == {"0:4"}
+    assert [one.revision for one in units] == ["010", "1_000", "yes", "2024-01-01"]
+    assert units[0].options == {"loop": "4:8", "max_tokens": 64, "keep_first": True, "cuts": None}
+    long = read_sweep(write(tmp_path, f"checkpoints: [{'名' * 90}]\nprompts: [{'字' * 90}]\n")).units[0]
+    assert len(long.folder.encode()) < 100
+
+
+def test_two_at_once_in_a_folder_are_one_too_many(checkpoint: Path, tmp_path: Path) -> None:
+    file, out = write(tmp_path, f"checkpoints: ['{checkpoint}']\n{LITTLE}"), tmp_path / "out"
+    program = (
+        "import sys, time; from pathlib import Path; from depthsig.signature.folders.locks import alone_in\n"
+        f"with alone_in(Path({str(out)!r})):\n    print('here', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "here\n"
+        with pytest.raises(InputError, match="is being written by another process"):
+            sweep(file, out)
+        other.kill()
+    assert len(sweep(file, out).failed) == 0  # a lock goes with its process
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["few.yaml", "out"]
+
+
+def test_an_interrupted_start_leaves_the_tables_that_were_there(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = write(tmp_path, f"checkpoints: ['{checkpoint}']\n{LITTLE}"), tmp_path / "out"
+    before = sweep(file, out)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("depthsig.commands.sweep.run_here", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(file, out)
+    pd.testing.assert_frame_equal(Swept.load(out).scores, before.scores)
+    assert (out / "report.html").exists()
+
+
+def test_a_comparison_without_a_network_says_so(checkpoint: Path, tmp_path: Path) -> None:
+    grown(tmp_path / "other", checkpoint, 2.0)
+    text = f"checkpoints: ['{checkpoint}', '{tmp_path}/other', '{tmp_path}/none']\n{LITTLE}"
+    text += f"roles: {{grown: ['{tmp_path}/other', '{tmp_path}/none'], baseline: ['{checkpoint}']}}\n"
+    found = sweep(write(tmp_path, text), tmp_path / "out")
+    assert found.info["comparisons"] == ["compare"]
+    assert found.info["warnings"] == [f"compare lacks {tmp_path}/none, of which there is no result"]
+
+
+@pytest.mark.parametrize("name", ["../victim", "javascript:alert(1)//", "a/b", "..", "", "a\\b"])
+def test_a_record_of_a_sweep_names_folders_within_it(name: str, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    unit = {"folder": "a", "state": "done"} | dict.fromkeys(
+        ("checkpoint", "revision", "order", "prompts", "preset"), "-"
+    )
+    told = {
+        "schema": "depthsig-sweep/1", "created": "", "versions": {}, "name": "x", "units": [unit],
+        "comparisons": [name],
+    }  # fmt: skip
+    Swept({**told, "comparisons": []}).write(out)
+    assert Swept.load(out).info["units"][0]["folder"] == "a"
+    (out / "sweep.json").write_text(json.dumps(told))
+    with pytest.raises(InputError):
+        Swept.load(out)
+    (out / "sweep.json").write_text(json.dumps({**told, "comparisons": [], "units": [{**unit, "folder": name}]}))
+    with pytest.raises(InputError):
+        Swept.load(out)
 
 
 def test_a_damaged_sweep_is_refused(checkpoint: Path, tmp_path: Path) -> None:

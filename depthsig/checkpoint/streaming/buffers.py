@@ -71,13 +71,16 @@ class Buffer:
         Raises:
             InputError: what went wrong in the thread that read it.
         """
-        pending, self.pending = self.pending, None
-        if pending is None:
+        if self.pending is None:
             return
         try:
-            pending.result()
-        except BaseException:
-            self.unit = None
+            self.pending.result()
+            if self.device is not self.host:
+                self.device.copy_(self.host)  # from pinned memory, and in the stream's order: waits for earlier work
+        except Exception:
+            self.unit = self.pending = None  # whatever is in it is nobody's
             raise
-        if self.device is not self.host:
-            self.device.copy_(self.host)  # from pinned memory, and in the stream's order: waits for earlier work
+        except BaseException:
+            self.unit = None  # interrupted: it is still being read, which has to be waited for
+            raise
+        self.pending = None

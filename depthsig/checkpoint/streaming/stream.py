@@ -121,9 +121,13 @@ class Stream:
         slot.arrive()
         self.waited += time.perf_counter() - started
         if unit.index not in self._bound:
-            for name, view in self._layouts[unit.index].views(slot.device).items():
-                self.weights[name].data = view
             self._bound.add(unit.index)
+            try:
+                for name, view in self._layouts[unit.index].views(slot.device).items():
+                    self.weights[name].data = view
+            except BaseException:
+                self._let_go(unit)
+                raise
         self._prefetch(unit)
 
     def _prefetch(self, unit: LayerWeights) -> None:
@@ -147,16 +151,21 @@ class Stream:
         return self._slots[-1]
 
     def _empty(self, slot: Buffer) -> None:
+        held, slot.unit = slot.unit, None
+        if held is not None:
+            self._let_go(held)
         slot.arrive()
-        if slot.unit is not None and slot.unit.index in self._bound:
-            self._bound.discard(slot.unit.index)
-            for name in slot.unit.names:
-                self.weights[name].data = self._stubs[name]
-        slot.unit = None
+
+    def _let_go(self, unit: LayerWeights) -> None:
+        """Stubs again, for all of a unit's weights."""
+        self._bound.discard(unit.index)  # first: whoever is interrupted below has them bound anew
+        for name in unit.names:
+            self.weights[name].data = self._stubs[name]
 
     def _order(self, unit: LayerWeights, slot: Buffer) -> None:
-        slot.unit = unit
+        slot.unit = None
         slot.pending = self._thread.submit(self._read, unit, slot)
+        slot.unit = unit  # not before: whoever is interrupted here leaves a buffer that is nobody's
 
     def _read(self, unit: LayerWeights, slot: Buffer) -> None:
         """In the background."""

@@ -45,6 +45,10 @@ def compare_roles(sweep: AskedSweep, done: Sequence[Unit], out: Path, show: Prog
         for unit in units:
             roles.setdefault(role_of[unit.checkpoint], []).append(str(out / unit.folder))
         name = _name(combination, every)
+        asked = [u for u in sweep.units if combination_of(u) == combination and u.checkpoint in role_of]
+        lacking = [unit.checkpoint for unit in asked if unit not in units]
+        if lacking:
+            found.warnings.append(f"{name} lacks {', '.join(lacking)}, of which there is no result")
         try:
             folders = [out / unit.folder for unit in units]
             compare(folders, roles=roles, seed=int(units[0].options.get("seed", 0)) if units else 0, out=out / name,
@@ -60,4 +64,9 @@ def _name(combination: Combination, every: Sequence[Combination]) -> str:
     differing = [place for place in range(len(combination)) if len({one[place] for one in every}) > 1]
     pieces = [re.sub(r"[^\w.+-]+", "-", Path(combination[place] or "-").name) for place in differing]
     number = every.index(combination) + 1
-    return "-".join(["compare", *([str(number)] if differing else []), *pieces])[:100].rstrip("-.")
+    return (
+        "-".join(["compare", *([str(number)] if differing else []), *pieces])
+        .encode()[:100]
+        .decode(errors="ignore")
+        .rstrip("-.")
+    )

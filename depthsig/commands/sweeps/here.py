@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from depthsig.commands.sweeps.beforehand import Trust
 from depthsig.commands.sweeps.sweep_file import Unit
-from depthsig.commands.sweeps.worker import Failed, Trust, Worker
+from depthsig.commands.sweeps.worker import Failed, Worker
 from depthsig.signature import Signature
 
 Result = tuple[Unit, "Signature | Failed | None"]

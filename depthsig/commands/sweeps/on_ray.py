@@ -13,9 +13,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from depthsig.commands.sweeps.beforehand import Trust
 from depthsig.commands.sweeps.here import Result
 from depthsig.commands.sweeps.sweep_file import Unit
-from depthsig.commands.sweeps.worker import Failed, Trust, Worker
+from depthsig.commands.sweeps.worker import Failed, Worker
 from depthsig.commands.sweeps.worker_needs import need_of
 from depthsig.errors import InputError, shown
 
@@ -137,15 +138,14 @@ class _Pool:
     def _result(self, ref: Any, group: _Group) -> Any:
         try:
             return self.ray.get(ref)
-        except self.ray.exceptions.RayTaskError as error:  # our own code failed, in a way that nobody foresaw
-            return Failed(" ".join(str(error.cause).split())[:500])
         except self.ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None)
+            why = " ".join(str(cause or error).split())[:300]
+            if cause is not None and not isinstance(cause, self.ray.exceptions.RayError):
+                return Failed(why)  # our own code failed, in a way that nobody foresaw
             self._stop(group)
             group.workers = self._started(group, len(group.workers))
-            kind = type(error).__name__
-            return Failed(
-                f"its worker died {AGAIN + 1} times ({kind}), of memory perhaps; a smaller --memory needs less"
-            )
+            return Failed(f"its worker died and was started {AGAIN} times in vain; Ray says: {why}")
 
     def _started(self, group: _Group, count: int) -> list[Any]:
         kind = self.ray.remote(Worker).options(**group.takes, max_restarts=AGAIN, max_task_retries=AGAIN)
@@ -161,7 +161,7 @@ class _Pool:
         cards = max((one.get("GPU", 0.0) for one in self.machines), default=0.0)
         if cards and unit.options.get("device", "auto") != "cpu":
             return {"num_cpus": self.threads, "num_gpus": int(cards) if unit.options.get("device_map") else 1}
-        return {"num_cpus": self.threads, "memory": need_of(unit)}
+        return {"num_cpus": self.threads, "memory": need_of(unit, self.trust)}
 
     def _fit(self, takes: dict[str, Any]) -> int:
         """How many such workers fit at once."""

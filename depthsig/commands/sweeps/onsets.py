@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from depthsig.commands.sweeps.compared_roles import Combination
-from depthsig.commands.sweeps.sweep_file import Unit
+from depthsig.commands.sweeps.compared_roles import Combination, combination_of
+from depthsig.commands.sweeps.sweep_file import AskedSweep, Unit
 from depthsig.signature import Comparison, Signature
 from depthsig.signature.sweeps.onset import AGAINST, HOLDS, OPEN, onset_of
 from depthsig.signature.sweeps.swept import numbered
@@ -19,61 +19,51 @@ _VERDICTS = {"supported": HOLDS, "contradicted": AGAINST, "undecided": OPEN}
 """What a comparison's verdicts are called among findings."""
 _ASSURANCE = ("exact", "prompts")
 """Findings that are about the analysis, not about the model."""
-Judged = tuple[str, bool]
-"""A verdict, and whether the number lies above its reference."""
+_BELOW = ("loop_rests", "least_damaging", "convergence")
+"""Claims of a number below its reference; the others are of one above it."""
+Judgements = Mapping[tuple[str, str], tuple[str, bool]]
+"""Of a claim and a role: the verdict, and whether the number lies above its reference."""
 
 
 def onsets(
-    done: Sequence[Unit], out: Path, compared: Mapping[Combination, str], tick: Callable[[float], None]
-) -> pd.DataFrame:
-    """``onset.csv``: a row a claim and series of two revisions or more; empty where revisions are not swept."""
-    rows: list[dict[str, Any]] = []
-    series: dict[tuple[str | None, ...], dict[str, Unit]] = {}
-    for unit in done:
+    sweep: AskedSweep, done: Sequence[Unit], out: Path, compared: Mapping[Combination, str],
+    tick: Callable[[float], None],
+) -> pd.DataFrame:  # fmt: skip
+    """``onset.csv``: a row a claim and series of two revisions or more; empty where revisions are not swept.
+
+    A revision that has no result, or at which a claim could not be judged, is an open one.
+    """
+    there = {unit.folder for unit in done}
+    series: dict[tuple[str | None, ...], dict[str, Judgements]] = {}
+    for unit in sweep.units:
         if unit.revision is not None:
             key = (unit.checkpoint, unit.order, unit.prompts, unit.preset)
-            series.setdefault(key, {})[unit.revision] = unit
-    for (checkpoint, *rest), units in series.items():
-        if len(units) > 1:
-            found = {revision: _findings(out / unit.folder) for revision, unit in units.items()}
-            tick(len(units))
-            rows += _rows([checkpoint, *rest], found)
-    between: dict[tuple[str | None, ...], dict[str, Mapping[tuple[str, str], Judged]]] = {}
-    for (revision, *rest), name in compared.items():
-        if revision is not None:
-            between.setdefault(tuple(rest), {})[revision] = _claims(out / name)
-    for shared, claims in between.items():
-        if len(claims) > 1:
-            rows += _rows([None, *shared], claims)
+            found = _findings(out / unit.folder) if unit.folder in there else {}
+            series.setdefault(key, {})[unit.revision] = found
+            tick(1)
+    for unit in sweep.units if compared else ():
+        if unit.revision is not None:
+            name = compared.get(combination_of(unit))
+            shared = series.setdefault((None, unit.order, unit.prompts, unit.preset), {})
+            shared[unit.revision] = {} if name is None else _claims(out / name)
+    rows = [row for about, found in series.items() if len(found) > 1 for row in _rows(about, found)]
     return pd.DataFrame(rows)
 
 
-def _rows(
-    about: Sequence[str | None], found: Mapping[str, Mapping[tuple[str, str], Judged]]
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Every claim that each revision judged."""
+def _rows(about: Sequence[str | None], found: Mapping[str, Judgements]) -> Iterator[dict[str, Any]]:
+    """Every claim that any revision judged."""
     steps = numbered(list(found))
     order = sorted(found, key=lambda one: steps[one]) if steps is not None else list(found)
     names = dict(zip(("checkpoint", "order", "prompts", "preset"), (one or NONE for one in about), strict=True))
-    for claim, role in found[order[0]]:
+    for claim, role in dict.fromkeys(key for judged in found.values() for key in judged):
         judged = [found[revision].get((claim, role)) for revision in order]
-        known = [one for one in judged if one is not None]
-        if len(known) < len(order):
-            continue
-        claimed = _claimed_side(known)
-        said = onset_of(order, [verdict for verdict, _ in known], [above == claimed for _, above in known])
-        note = " → ".join(verdict for verdict, _ in known)
-        yield {**names, "claim": claim, "role": role, **said, "note": note}
+        verdicts = [OPEN if one is None else one[0] for one in judged]
+        beyond = [one is not None and one[1] != (claim in _BELOW) for one in judged]
+        note = " → ".join("not judged" if one is None else one[0] for one in judged)
+        yield {**names, "claim": claim, "role": role, **onset_of(order, verdicts, beyond), "note": note}
 
 
-def _claimed_side(judged: Sequence[Judged]) -> bool:
-    """Whether a claim is of numbers above its reference: what holds lies on its side, what does not on the other."""
-    held = [above for verdict, above in judged if verdict == HOLDS]
-    failed = [not above for verdict, above in judged if verdict == AGAINST]
-    return next(iter([*held, *failed]), True)
-
-
-def _findings(folder: Path) -> dict[tuple[str, str], Judged]:
+def _findings(folder: Path) -> Judgements:
     """Findings that are judged against a number."""
     return {
         (one["id"], NONE): (one["verdict"], one["value"] > one["reference"])
@@ -82,6 +72,6 @@ def _findings(folder: Path) -> dict[tuple[str, str], Judged]:
     }
 
 
-def _claims(folder: Path) -> dict[tuple[str, str], Judged]:
+def _claims(folder: Path) -> Judgements:
     rows = Comparison.load(folder).claims.to_dict("records")
     return {(str(r["claim"]), str(r["a"])): (_VERDICTS[str(r["verdict"])], r["estimate"] > 0) for r in rows}

@@ -6,9 +6,10 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from depthsig.comparison.roles import ROLES
 from depthsig.errors import InputError, near, shown
@@ -35,9 +36,10 @@ OPTIONS = frozenset({
     "quick", "budget", "metrics", "parts", "scopes", "cuts", "agg", "n", "max_tokens", "chat_template", "shots",
     "positions", "keep_first", "ablation", "reword", "lens", "calibration", "control", "loop", "grown", "iterations",
     "dtype", "device", "device_map", "stream", "memory", "batch_size",
-    "seed",
+    "seed", "recheck",
 })  # fmt: skip
 """Options of ``analyze`` that a file may give for all units; what lets code run is given on the command line."""
+OF_LOADING = frozenset({"dtype", "device", "device_map", "stream"})
 LETS_CODE_RUN = ("trust_remote_code", "allow_pickle", "plugin")
 
 
@@ -74,22 +76,33 @@ class Unit:
         return None if REVISION in self.checkpoint else self.revision
 
     @property
+    def loading_options(self) -> dict[str, Any]:
+        """Those of the options that say how a checkpoint is opened."""
+        return {name: value for name, value in self.options.items() if name in OF_LOADING}
+
+    @property
+    def options_of_analyze(self) -> dict[str, Any]:
+        """The others."""
+        return {name: value for name, value in self.options.items() if name not in OF_LOADING}
+
+    @property
     def swept(self) -> dict[str, str]:
         """What it is, as ``sweep.csv`` has it; what the file does not name is :data:`NONE`."""
         return {name: str(getattr(self, name) or NONE) for name in SWEPT.values()}
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """One word for what was asked for."""
-        return identity_of({**self.swept, "options": dict(self.options)})
+        return identity_of({**self.swept, "options": {k: v for k, v in self.options.items() if k != "recheck"}})
 
-    @property
+    @cached_property
     def folder(self) -> str:
         """The name of its results folder: what it is, and a few letters that tell it from every other."""
         checkpoint = Path(self.checkpoint.replace(REVISION, "")).name or self.checkpoint
         parts = [checkpoint, self.revision, self.order, self.prompts and Path(self.prompts).name, self.preset]
         name = "_".join(re.sub(r"[^\w.+-]+", "-", part).strip("-._") for part in parts if part)
-        return f"{name[:80].strip('-._')}-{self.identity[:8]}"
+        short = name.encode()[:80].decode(errors="ignore").strip("-._")  # file systems count bytes
+        return f"{short or 'unit'}-{self.identity[:12]}"
 
 
 @dataclass(frozen=True)
@@ -148,30 +161,60 @@ def _read(path: Path, said: str) -> dict[str, Any]:
         size = size_of(path)
         if size > LARGEST_SWEEP:
             raise InputError(f"{said} has {size:,} bytes; at most {LARGEST_SWEEP:,} are read")
-        told = _loaded(path.read_bytes().decode("utf-8-sig"), said)
+        text = path.read_bytes().decode("utf-8-sig")
+        told, written = (yaml.load(text, loader) for loader in _loaders(said))  # safe ones
     except OSError as error:
         raise InputError(f"{said} cannot be read: {error.strerror}; name a YAML file") from None
     except InputError:
         raise
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+    except (ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())[:200]
         raise InputError(f"{said} is no YAML: {why}") from None
     if not isinstance(told, dict):
         raise InputError(f"{said} holds no keys; write `checkpoints:` and a list of them")
-    return {str(key): value for key, value in told.items()}
+    # A revision 1.10 or an order 0:4 is the text that stands there, no number.
+    return {str(key): written[str(key)] if str(key) in (*SWEPT, "roles") else value for key, value in told.items()}
 
 
-def _loaded(text: str, said: str) -> Any:
-    """YAML without aliases, by which a few lines can stand for more than any memory holds."""
+def _loaders(said: str) -> tuple[Any, Any]:
+    """YAML for options, and for what stays as it is written: safe, each key once, numbers as everybody writes them.
+
+    Without aliases, by which a few lines can stand for more than any memory holds.
+    """
     import yaml  # start-up time
 
-    class Loader(yaml.SafeLoader):
+    class Plain:
         def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.events.AliasEvent):
+            if self.check_event(yaml.events.AliasEvent):  # type: ignore[attr-defined]
                 raise InputError(f"{said} refers to another place by *; write every value out")
-            return super().compose_node(parent, index)
+            return super().compose_node(parent, index)  # type: ignore[misc]
 
-    return yaml.load(text, Loader)  # a safe one
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [str(key.value) for key, _ in node.value]
+            twice = next((key for key in keys if keys.count(key) > 1), None)
+            if twice is not None:
+                raise InputError(f"{said} gives {shown(twice)} twice")
+            return super().construct_mapping(node, deep)  # type: ignore[misc]
+
+    class Options(Plain, yaml.SafeLoader):
+        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    for tag, pattern, first in _SCALARS:
+        Options.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), list(first))
+
+    class Written(Plain, yaml.BaseLoader):
+        pass
+
+    return Options, Written
+
+
+_SCALARS = (
+    ("bool", r"^(?:true|True|false|False)$", "tTfF"),
+    ("int", r"^[-+]?(?:0|[1-9][0-9]{0,30})$", "-+0123456789"),
+    ("float", r"^[-+]?(?:[0-9]{1,30}\.[0-9]{0,30}|[0-9]{1,30}(?:\.[0-9]{0,30})?[eE][-+]?[0-9]{1,3})$", "-+0123456789"),
+    ("null", r"^(?:~|null|Null|)$", ["~", "n", "N", ""]),
+)
+"""What is no text: YAML 1.1 would take 4:8 for a number of base 60, and 010 for 8."""
 
 
 def _strings(value: Any, said: str) -> list[str]:

@@ -8,11 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from depthsig import __version__
-from depthsig.checkpoint.files.listing import list_files
-from depthsig.checkpoint.known import locate
-from depthsig.checkpoint.loading import LoadOptions
+from depthsig.commands.sweeps.beforehand import Trust, measured_from
 from depthsig.commands.sweeps.sweep_file import SWEPT, Unit
-from depthsig.commands.sweeps.worker import Trust
 from depthsig.errors import DepthsigError
 from depthsig.signature import Signature
 from depthsig.signature.folders.kinds import SIGNATURE, record_in, result_kind
@@ -20,30 +17,22 @@ from depthsig.signature.schema import TABLES
 
 UNIT = "sweep-unit"
 """Under which a signature's record keeps which unit of a sweep it is."""
+FROM = "sweep-files"
+"""Under which it keeps digests of the files that it was measured from."""
 
 
 def is_done(unit: Unit, out: Path, trust: Trust) -> bool:
-    """Whether a unit's folder holds its whole result, of this version and of the weights that are there now."""
+    """Whether a unit's folder holds its whole result, of this version and of the files that are there now."""
     folder = out / unit.folder
-    if result_kind(folder) != SIGNATURE or record_in(folder / SIGNATURE).get(UNIT) != unit.identity:
+    told = record_in(folder / SIGNATURE)
+    if result_kind(folder) != SIGNATURE or told.get(UNIT) != unit.identity:
         return False
     try:
         info = Signature.load(folder).info
     except DepthsigError:
         return False  # damaged: it is made again
-    if info["versions"].get("depthsig") != __version__:
-        return False
-    return trust.trust_remote_code or _hash(unit, trust) in (None, info["checkpoint"].get("content_hash"))
-
-
-def _hash(unit: Unit, trust: Trust) -> str | None:
-    """Of the files that are there now; None where they are not on this machine, or cannot be read."""
-    try:
-        place = locate(unit.source)
-        options = LoadOptions(allow_pickle=trust.allow_pickle)
-        return None if isinstance(place, str) else list_files(Path(place), options, unit.source).content_hash()
-    except (DepthsigError, OSError):
-        return None
+    now = measured_from(unit, trust)
+    return info["versions"].get("depthsig") == __version__ and "checkpoint" in now and told.get(FROM) == now
 
 
 def sweep_table(

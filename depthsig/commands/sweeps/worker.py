@@ -5,33 +5,23 @@ from __future__ import annotations
 import gc
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, TypeVar
 
 import torch
 
-from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.analyze import Job, MeasuredShare, job_of
+from depthsig.commands.sweeps.beforehand import Trust, refuse_unit
 from depthsig.commands.sweeps.sweep_file import Unit
-from depthsig.errors import DepthsigError
 from depthsig.measure.resume import Share
 from depthsig.model import Model, load
 from depthsig.progress import Progress
 from depthsig.signature import Signature
 
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True)
-class Trust:
-    """What lets code run: given by whoever starts a sweep, never by its file."""
-
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
-    plugin: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +38,7 @@ def _told(function: Callable[..., Found]) -> Callable[..., Found | Failed]:
     def told(*args: Any) -> Found | Failed:
         try:
             return function(*args)
-        except (DepthsigError, OSError, MemoryError, RuntimeError) as error:  # OutOfMemoryError is a RuntimeError
+        except Exception as error:  # a checkpoint's own code may raise anything
             return Failed(" ".join(str(error).split())[:500] or type(error).__name__)
 
     return told
@@ -89,9 +79,9 @@ class Worker:
             return self._job(unit).measure_share(Share(number, of), Progress())
 
     def _job(self, unit: Unit) -> Job:
-        loading = {one.name for one in fields(LoadOptions)}
-        options = {name: value for name, value in unit.options.items() if name not in loading}
+        refuse_unit(unit, self.trust)  # before the weights
         native = unit.other_order is None
+        options = unit.options_of_analyze
         if native:
             options.pop("iterations", None)  # how often a model's own loop runs is settled when it is loaded
         job = job_of(
@@ -101,8 +91,7 @@ class Worker:
         return replace(job, untouched=True)
 
     def _model(self, unit: Unit, native: bool) -> Model:
-        names = {one.name for one in fields(LoadOptions)}
-        loading = {name: value for name, value in unit.options.items() if name in names}
+        loading = unit.loading_options
         iterations = unit.options.get("iterations") if native else None
         key = (unit.source, unit.hub_revision, loading, iterations)
         if self._held is None or self._held[0] != key:
@@ -115,16 +104,3 @@ class Worker:
             )  # fmt: skip
             self._held = (key, model)
         return self._held[1]
-
-
-def check_units(units: Sequence[Unit], trust: Trust) -> None:
-    """Refuse options that would fail in every unit, before anything is opened.
-
-    Raises:
-        InputError: as ``analyze`` does.
-    """
-    for preset in dict.fromkeys(unit.preset for unit in units):
-        loading = {one.name for one in fields(LoadOptions)}
-        given = {name: value for name, value in units[0].options.items() if name not in loading}
-        LoadOptions(**{name: value for name, value in units[0].options.items() if name in loading})
-        job_of(model=units[0].source, prompts=None, preset=preset, plugin=trust.plugin, **given)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from depthsig.checkpoint.files.held import HeldTensor
-from depthsig.checkpoint.files.listing import list_files
+from depthsig.checkpoint.files.listing import Files
 from depthsig.checkpoint.files.size import held_numbers
-from depthsig.checkpoint.known import locate
-from depthsig.checkpoint.loading import LoadOptions
+from depthsig.commands.sweeps.beforehand import Trust, files_of
 from depthsig.commands.sweeps.sweep_file import Unit
 from depthsig.engine.memory import parse_memory
-from depthsig.errors import DepthsigError
 
 LIBRARIES = 1 << 30
 """Bytes of a process that has imported what opens models, rounded up."""
@@ -22,22 +19,30 @@ _LAYER = re.compile(r"\.\d+\.")
 _BYTES = {"bfloat16": 2, "float16": 2}
 
 
-def need_of(unit: Unit) -> int:
-    """Bytes of weights, of the memory beside them and of the process; of a hub id that is not here, without weights."""
-    beside = parse_memory(unit.options.get("memory", "4GiB"))
-    try:
-        place = locate(unit.source)
-        files = None if isinstance(place, str) else list_files(Path(place), LoadOptions(), unit.source)
-    except (DepthsigError, OSError):
-        files = None  # whoever opens it says why
+def need_of(unit: Unit, trust: Trust) -> int:
+    """Bytes of weights, of the memory beside them and of the process.
+
+    Weights count twice where a re-initialised control may be due. Those of a hub id that is not in the hub's cache are
+    not known, and count nothing.
+    """
+    beside = parse_memory(unit.options.get("memory", "4GiB")) + LIBRARIES
+    files = files_of(unit, trust)
     if files is None:
-        return beside + LIBRARIES
+        return beside
     dtype = str(unit.options.get("dtype") or "float32")
     stored = sum(path.stat().st_size for path in files.weights)
     weights = stored if dtype == "auto" else _BYTES.get(dtype, 4) * held_numbers(files)
     if unit.options.get("stream"):
-        weights = int(weights * _share_held(files.tensors.values()))
-    return weights + beside + LIBRARIES
+        return int(weights * _share_held(files.tensors.values())) + beside
+    return weights * (2 if _has_control(unit, files) else 1) + beside
+
+
+def _has_control(unit: Unit, files: Files) -> bool:
+    asked = unit.options.get("control")
+    if asked is not None or unit.options.get("quick"):
+        return bool(asked)
+    declared = any(unit.options.get(name) for name in ("loop", "grown", "iterations"))
+    return declared or unit.other_order is not None or "depthsig" in files.config
 
 
 def _share_held(tensors: Iterable[HeldTensor]) -> float:

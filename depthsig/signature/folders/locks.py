@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from depthsig.errors import InputError
 
 try:
     import fcntl
@@ -45,6 +48,29 @@ def hold(folder: Path, created: Sequence[Path]) -> bool:
 def held(folder: Path) -> list[Path] | None:
     """The parents that were made for a folder that this process holds; None where it holds none."""
     return _HELD[folder][1] if folder in _HELD else None
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time in a results folder whose parts are written one by one, for as long as that takes.
+
+    The lock is a hidden folder beside it: results change places with what was there. A process that was killed leaves
+    an empty one, which locks nobody out.
+
+    Raises:
+        InputError: where another process works there.
+    """
+    place = folder.resolve()
+    beside = place.with_name(f".{place.name[:200]}.depthsig-lock")
+    beside.mkdir(parents=True, exist_ok=True)
+    if not hold(beside, []):
+        raise InputError(f"{str(folder)!r} is being written by another process; name another folder, or wait for it")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            beside.rmdir()
+        release(beside)
 
 
 def release(folder: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -36,13 +36,20 @@ ONSETS: Columns = {
 SWEPT_SCORES, ONSET = "sweep", "onset"
 DONE, FAILED, LEFT = "done", "failed", "not run"
 _ABOUT = ("score", "metric", "part", "scope", "agg")
-_NUMBER = re.compile(r"\d{1,15}")
+_STEP = re.compile(r"step[-_ ]?(\d{1,15})(?!\d)", re.IGNORECASE)
+_LAST = re.compile(r"(?<!\d)(\d{1,15})(?=\D*$)")
+_TOKENS = re.compile(r"(?<![a-z])tokens?[-_ ]?[\d.]+[kmbt]?", re.IGNORECASE)
+"""What a revision's name may tell beside its step: how many tokens those are."""
+
+
+PlainName = Annotated[str, Field(pattern=r"^[^/\\:.\x00-\x1f][^/\\:\x00-\x1f]{0,254}$")]
+"""Of a folder within the sweep's own: a record may come from anybody."""
 
 
 class SweptUnit(Record):
     """One unit, and what became of it."""
 
-    folder: str
+    folder: PlainName
     checkpoint: str
     revision: str
     order: str
@@ -63,7 +70,7 @@ class SweepRecord(Record):
     units: list[SweptUnit]
     roles: dict[str, list[str]] = Field(default_factory=dict)
     options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
-    comparisons: list[str] = Field(default_factory=list)
+    comparisons: list[PlainName] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
 
 
@@ -208,14 +215,18 @@ class Swept:
 
 
 def numbered(revisions: Sequence[str]) -> dict[str, float] | None:
-    """The training step that each revision names: its last number; None where not all have one of their own.
+    """The training step that each revision names: the number after ``step``, else its last one.
 
-    >>> numbered(["step1000", "step5000"])
-    {'step1000': 1000.0, 'step5000': 5000.0}
-    >>> numbered(["main", "step5000"]) is None
-    True
+    None where not all have one of their own, or where they differ in more: their order is then the file's.
+
+    >>> numbered(["step1000-tokens4B", "step5000-tokens21B"])
+    {'step1000-tokens4B': 1000.0, 'step5000-tokens21B': 5000.0}
+    >>> numbered(["main", "step5000"]) is None, numbered(["stage1-step900", "stage2-step100"]) is None
+    (True, True)
     """
-    found = {one: _NUMBER.findall(one) for one in revisions}
-    if not all(found.values()) or len({int(numbers[-1]) for numbers in found.values()}) < len(found):
+    found = {one: _STEP.search(one) or _LAST.search(one) for one in revisions}
+    steps = {one: float(match[1]) for one, match in found.items() if match}
+    rest = {_TOKENS.sub("", one[: match.start(1)] + one[match.end(1) :]) for one, match in found.items() if match}
+    if len(steps) < len(found) or len(set(steps.values())) < len(found) or len(rest) > 1:
         return None
-    return {one: float(numbers[-1]) for one, numbers in found.items()}
+    return steps
