@@ -117,7 +117,9 @@ class _Pool:
                     group = waiting.pop(0)
                     group.workers = self._started(group, each)
                     yield from self._next(group)
-                done, _ = self.ray.wait(list(self.running), num_returns=1)
+                done, _ = self.ray.wait(list(self.running), num_returns=1, timeout=60)
+                if not done:
+                    continue
                 group, unit = self.running.pop(done[0])
                 yield unit, self._result(done[0], group)
                 yield from self._next(group)
