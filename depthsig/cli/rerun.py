@@ -33,6 +33,7 @@ def rerun(
         Path | None,
         typer.Option(help="Keep the new result here.", show_default="not kept", rich_help_panel=opt.OUTPUT),
     ] = None,
+    open: opt.Open = False,
     no_progress: opt.NoProgress = False,
     json: opt.Json = False,
 ) -> int:
@@ -40,8 +41,11 @@ def rerun(
 
     Prompts that were given in Python are kept beside a result, so that it can be done again, too.
     """
+    from depthsig.errors import InputError  # start-up time
     from depthsig.signature.folders.writing import ensure_writable  # start-up time
 
+    if open and out is None:
+        raise InputError("--open shows the new result's page; name a folder for it with --out")
     if out is not None:
         ensure_writable(out)
     from depthsig.commands.rerun import rerun as run  # start-up time
@@ -55,4 +59,6 @@ def rerun(
         opt.print_json(found.record())
     else:
         typer.echo(str(found))
+    if open and out is not None:
+        opt.open_page(out / "report.html")
     return 0 if found.agrees else 3

@@ -76,6 +76,7 @@ MISSING = {
     "analyze": "CHECKPOINT", "plan": "CHECKPOINT", "find-blocks": "CHECKPOINT", "check": "CHECKPOINT",
     "compare": "two signatures", "report": "DIR", "figures": "DIR", "export": "CHECKPOINT", "repeat": "CHECKPOINT",
     "fit-lens": "CHECKPOINT", "replicate": "PAPER", "export family-midas": "--out", "card": "DIR", "log": "DIR",
+    "rerun": "DIR", "sweep": "FILE.yaml",
 }  # fmt: skip
 
 
@@ -111,6 +112,9 @@ def results(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     asked = ["--metrics", "lens.kl,skip.kl", "--prompts", "lookup", "-n", "3", "--no-progress"]
     for name, more in (("a", []), ("b", ["--order", "0:4,2:4"])):
         assert main(["analyze", str(checkpoint), *asked, *more, "--out", str(folder / name)]) == 0
+    (folder / "few.yaml").write_text(
+        f"checkpoints: ['{checkpoint}']\nprompts: [lookup]\nn: 3\nmetrics: [lens.kl]\ncontrol: false\n"
+    )
     (folder / "loud.py").write_text(
         "import depthsig\nprint('imported')\n@depthsig.metric('mine.size', axis='depth', label='s', formula='f')\n"
         "def size(h):\n    print('measured')\n    return h.norm(dim=-1)\n"
@@ -128,6 +132,7 @@ JSON = {
     "repeat": "repeat CHECKPOINT --span 1:2 --task lookup -n 3 --out r",
     "fit-lens": "fit-lens CHECKPOINT --prompts lookup -n 12 --steps 1",
     "models": "models", "prompts": "prompts", "presets": "presets", "metrics": "metrics --plugin loud.py",
+    "rerun": "rerun a", "sweep": "sweep few.yaml --out s",
     "cache": "cache", "card": "card a", "log": "log a --to tensorboard --out runs",
 }  # fmt: skip
 

@@ -108,7 +108,8 @@ def test_own_metrics_and_trust_are_given_again(checkpoint: Path, tmp_path: Path)
     assert again(out, plugin=file, allow_pickle=True).agrees
     file.write_text(text + "    return 2 * h.norm(dim=-1)\n")
     other = depthsig.rerun(out, plugin=file, allow_pickle=True, progress=False)
-    assert not other.agrees and f"the plug-in '{file}' (its content is another)" in other.agreement.differs
+    assert not other.agrees
+    assert any(one.startswith("the plug-in ") and "its content is another" in one for one in other.agreement.differs)
 
 
 @pytest.fixture

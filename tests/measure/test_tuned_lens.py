@@ -126,7 +126,7 @@ def test_resume_needs_the_same_lens(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("depthsig.measure.schedule._run_edited", interrupt)
+        patched.setattr("depthsig.measure.schedule.run_edited", interrupt)
         depthsig.analyze(model, prompts, **options)
     write_lens(TunedLens(some_lens().weights, some_lens().biases), folder, {})
     with pytest.raises(InputError, match="begun with another content of --lens"):
