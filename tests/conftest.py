@@ -22,6 +22,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 LONGEST = (
+    "commands/test_rerun.py", "commands/test_sweep.py", "commands/test_ray.py", "checkpoint/test_offloaded.py",
+    "measure/test_memory_runs_out.py", "measure/test_unit_cache.py", "checkpoint/test_streaming.py",
     "notebooks/test_notebooks.py", "architecture/test_docs.py", "commands/test_forecast.py",
     "commands/test_smollm2.py", "commands/test_find_blocks.py", "data/test_family.py", "report/test_scales.py",
     "prompts/test_wheels.py", "cli/test_kills.py", "cli/test_readme_table.py", "cli/test_examples_of_help.py",

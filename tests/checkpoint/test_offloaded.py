@@ -148,7 +148,7 @@ def _own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("given", [{"": "cpu"}, _split("cpu"), _split("disk"), "auto"], ids=["", "cpu", "disk", "auto"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_device_map(checkpoint: Path, given: Any, dtype: str) -> None:
     asked: dict[str, Any] = {"metrics": METRICS, "progress": False, "dtype": dtype}
     wanted = depthsig.analyze(checkpoint, PROMPTS[:3], **asked)
