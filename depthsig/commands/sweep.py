@@ -106,6 +106,7 @@ class Sweeping:
 
     Attributes:
         target: its folder.
+        files: what units are measured from, by their folders.
         why: of units that failed, by their folders.
     """
 
@@ -115,12 +116,16 @@ class Sweeping:
     target: Path
     trust: Trust
     show: Progress
+    files: dict[str, dict[str, str]] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     why: dict[str, str] = field(default_factory=dict)
 
     def run(self, ray: str | None, workers: int | None, resume: bool) -> Swept:
         """Run what is to be run, and put everything together."""
-        self.done = {unit.folder for unit in self.asked.units if resume and is_done(unit, self.target, self.trust)}
+        # Of the files as they are now: one that changes meanwhile makes a unit another one when it is resumed.
+        self.files = {unit.folder: measured_from(unit, self.trust) for unit in self.asked.units}
+        if resume:
+            self.done = {u.folder for u in self.asked.units if is_done(u, self.target, self.files[u.folder])}
         before = len(self.done)
         if not result_kind(self.target):  # tables of an earlier run stay until there are others
             self._keep(self._result())
@@ -155,7 +160,7 @@ class Sweeping:
         """Keep a unit's signature; why it has none, or empty."""
         why = found.why if isinstance(found, Failed) else ""
         if isinstance(found, Signature):
-            found.info.update({UNIT: unit.identity, FROM: measured_from(unit, self.trust)})
+            found.info.update({UNIT: unit.identity, FROM: self.files[unit.folder]})
             try:
                 with beside({}):  # what a command keeps of its options are those of the sweep
                     found.save(self.target / unit.folder, figures=False)

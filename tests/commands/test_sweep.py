@@ -81,8 +81,8 @@ def test_resume_keeps_what_is_still_true(checkpoint: Path, tmp_path: Path) -> No
     before = sweep(file, out)
     first, second = (out / name for name in before.units["folder"])
 
-    def made() -> list[str]:
-        return [depthsig.Signature.load(one).info["timings"]["measure_s"] for one in (first, second)]
+    def made() -> list[int]:
+        return [(one / "signature.json").stat().st_mtime_ns for one in (first, second)]
 
     told = made()
     sweep(file, out, resume=True)
@@ -109,6 +109,24 @@ def test_resume_keeps_what_is_still_true(checkpoint: Path, tmp_path: Path) -> No
         sweep(file, out)
     fewer = sweep(file, out, resume=True)  # other units, in folders of their own
     assert set(fewer.scores["n_prompts"]) == {3} and first.exists() and not set(fewer.units["folder"]) & {first.name}
+
+
+def test_resume_looks_at_every_file_that_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    prompts, plugin, out = tmp_path / "p.txt", tmp_path / "mine.py", tmp_path / "out"
+    prompts.write_text("one two three four\nfive six\n")
+    plugin.write_text("pass\n")
+    file = write(
+        tmp_path, f"checkpoints: ['{checkpoint}']\nprompts: ['{prompts}']\nmetrics: [lens.kl]\ncontrol: false\n"
+    )
+    made = out / sweep(file, out, plugin=plugin).units["folder"][0] / "signature.json"
+    for change in (prompts, plugin):
+        before = made.stat().st_mtime_ns
+        sweep(file, out, plugin=plugin, resume=True)
+        assert made.stat().st_mtime_ns == before
+        change.write_text(change.read_text() + "\n" * (change == plugin) + "seven = 8\n")
+        sweep(file, out, plugin=plugin, resume=True)
+        assert made.stat().st_mtime_ns > before
+    assert len(depthsig.Signature.load(made.parent).prompts) == 3
 
 
 def test_roles_are_compared_and_claims_set_in(checkpoint: Path, tmp_path: Path) -> None:

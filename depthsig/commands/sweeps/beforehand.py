@@ -95,12 +95,19 @@ def measured_from(unit: Unit, trust: Trust) -> dict[str, str]:
 
 @cache
 def _of_checkpoint(source: str, revision: str | None, trust: Trust) -> str | None:
-    unit = Unit(source, revision=revision)
-    files = files_of(unit, trust)
+    """Of weights their sizes and times, for they may be large and many; of all else that is read, what it holds."""
+    files = files_of(Unit(source, revision=revision), trust)
     if files is None:
         return None
+    digest = hashlib.sha256()
+    for path in files.weights:
+        found = path.stat()
+        digest.update(f"{path.name} {found.st_size} {found.st_mtime_ns}\n".encode())
     code = sorted(files.folder.glob("*.py")) if trust.trust_remote_code else []
-    return f"{files.content_hash(code)} {files.tokenizer_hash()}"
+    small = [] if files.gguf is not None else [files.folder / "config.json"]
+    for path in [*small, *files.tokenizer, *code]:
+        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def forget_digests() -> None:

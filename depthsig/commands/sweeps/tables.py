@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from depthsig import __version__
-from depthsig.commands.sweeps.beforehand import Trust, measured_from
 from depthsig.commands.sweeps.sweep_file import SWEPT, Unit
 from depthsig.errors import DepthsigError
 from depthsig.signature import Signature
@@ -21,8 +20,12 @@ FROM = "sweep-files"
 """Under which it keeps digests of the files that it was measured from."""
 
 
-def is_done(unit: Unit, out: Path, trust: Trust) -> bool:
-    """Whether a unit's folder holds its whole result, of this version and of the files that are there now."""
+def is_done(unit: Unit, out: Path, files: Mapping[str, str]) -> bool:
+    """Whether a unit's folder holds its whole result, of this version and of the files that are there now.
+
+    Args:
+        files: digests of those files, as :func:`~depthsig.commands.sweeps.beforehand.measured_from` gives them.
+    """
     folder = out / unit.folder
     told = record_in(folder / SIGNATURE)
     if result_kind(folder) != SIGNATURE or told.get(UNIT) != unit.identity:
@@ -31,8 +34,7 @@ def is_done(unit: Unit, out: Path, trust: Trust) -> bool:
         info = Signature.load(folder).info
     except DepthsigError:
         return False  # damaged: it is made again
-    now = measured_from(unit, trust)
-    return info["versions"].get("depthsig") == __version__ and "checkpoint" in now and told.get(FROM) == now
+    return info["versions"].get("depthsig") == __version__ and "checkpoint" in files and told.get(FROM) == files
 
 
 def sweep_table(
