@@ -221,7 +221,7 @@ def test_the_family_and_smollm2_on_ray(tmp_path: Path, threads: None, monkeypatc
         midas.tokenizer.save_pretrained(tmp_path / f"midas-step{step}")
     names = ["family-baseline", "family-looped", "family-midas", "family-lidas", *(
         str(tmp_path / f"midas-step{step}") for step in (100, 200)), str(real)]  # fmt: skip
-    text = f"checkpoints: {names}\nprompts: [lookup]\nn: 3\nmax_tokens: 20\nmemory: 512MiB\nbatch_size: 2\n"
+    text = f"checkpoints: {names}\nprompts: [lookup]\nn: 4\nmax_tokens: 32\nmemory: 512MiB\nbatch_size: 2\n"
     text += "metrics: [lens, residual, skip]\ncontrol: false\n"
     text += "roles: {baseline: [family-baseline], looped: [family-looped], grown: [family-midas, family-lidas]}\n"
     for where in ("here", "ray", "killed"):
