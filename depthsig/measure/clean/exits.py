@@ -103,7 +103,7 @@ class Exits:
         """The model's own, where it reads what one pass hands to the next: a state that has been normed."""
         gate, normed = find_exit_gate(self.network.module), self.network.trace.normed
         entered = range(self.span.start + self.span.size, self.span.end, self.span.size)
-        return gate if self.network.is_native and all(normed[depth] for depth in entered) else None
+        return gate if all(normed[depth] for depth in entered) else None
 
     def _left(self, batch: CleanBatch) -> Float[Tensor, "pass prompt token"]:
         """How likely each token has left by the end of each pass; NaN without a gate."""

@@ -20,7 +20,8 @@ const Tokens = (() => {
   }
 
   function table(metric, prompt, select) {
-    const head = make("tr", {}, Object.assign(make("th", {}, metric.axis || "depth"), { scope: "col" }));
+    const rows = metric.axis === "iteration" ? "pass" : "depth";
+    const head = make("tr", {}, Object.assign(make("th", {}, rows === "pass" ? rows : metric.axis || "depth"), { scope: "col" }));
     prompt.positions.forEach((position, i) => {
       const word = make("th", { scope: "col", title: `position ${position}: ${prompt.read[i]}`, dir: "auto" }, seen(prompt.read[i]));
       head.append(word);
@@ -39,14 +40,21 @@ const Tokens = (() => {
           cell.textContent = word < 0 ? Charts.digits(value) : seen(metric.words[word]);
           const all = [];
           for (let k = 0; k < found.length; k += 2) all.push(found[k] < 0 ? Charts.digits(found[k + 1]) : `${metric.words[found[k]]}: ${Charts.digits(found[k + 1])}`);
-          cell.title = `depth ${depth}, position ${prompt.positions[i]} (${prompt.read[i]})\n${all.join("\n")}`;
+          cell.title = `${rows} ${depth}, position ${prompt.positions[i]} (${prompt.read[i]})\n${all.join("\n")}`;
           if (value !== null) colour(cell, share(metric.scale, value));
         }
         row.append(cell);
       });
       body.append(row);
     });
-    return make("table", { className: "tokens" }, make("thead", {}, head), body);
+    const foot = make("tfoot");
+    // Of every rule, the pass after which it leaves each token.
+    Object.entries(prompt.marks ?? {}).forEach(([name, at]) => {
+      const row = make("tr", {}, Object.assign(make("th", { title: `the pass after which this exit leaves a token: ${name}` }, `exit: ${name}`), { scope: "row" }));
+      prompt.positions.forEach((position) => row.append(make("td", {}, position in at ? String(at[position]) : "")));
+      foot.append(row);
+    });
+    return make("table", { className: "tokens" }, make("thead", {}, head), body, foot);
   }
 
   return { table };
