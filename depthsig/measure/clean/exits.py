@@ -112,4 +112,3 @@ class Exits:
             return last.new_full((self.span.count, *last.shape[:2]), float("nan"), dtype=torch.float32)
         first, size = self.span.start, self.span.size
         return self.gate.cumulative([batch.clean.state(first + k * size) for k in range(1, self.span.count)])
-

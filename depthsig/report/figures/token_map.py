@@ -22,7 +22,9 @@ Marks = Mapping[str, Mapping[int, int]]
 """By the name of a mark, at every position the row below which it stands."""
 
 
-def draw_token_map(ax: Axes, tokens: pd.DataFrame, entry: Metric, plan: pd.DataFrame, marks: Marks | None = None) -> Axes:
+def draw_token_map(
+    ax: Axes, tokens: pd.DataFrame, entry: Metric, plan: pd.DataFrame, marks: Marks | None = None
+) -> Axes:
     """Draw one prompt's rows of a token metric; deepest depth or last pass on top, blocks' borders as lines.
 
     Args:

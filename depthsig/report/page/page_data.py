@@ -108,8 +108,8 @@ def _add_tokens(tokens: dict[str, Any], one: Metric, table: pd.DataFrame) -> Non
     ]
     tokens[one.id] = {
         "label": one.label, "unit": one.unit, "formula": one.formula, "axis": one.axis,
-        "section": place(one.section), "scale": scale_of(one, rows["value"]), "prompts": prompts,
-        "words": list(words),
+        "section": place(one.section), "scale": scale_of(one, rows["value"]), "centre": one.centre,
+        "prompts": prompts, "words": list(words),
     }  # fmt: skip
 
 
