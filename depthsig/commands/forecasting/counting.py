@@ -125,7 +125,7 @@ def _of_spans(axis: str, work: Work) -> int:
 
 
 def _token_rows(one: Metric, work: Work) -> int:
-    first = [p for p in work.counted if p.index in work.first] if one.on in (*_OF_FIRST, EXITS) else work.counted
+    first = [p for p in work.counted if p.index in work.first] if one.on in _OF_FIRST else work.counted
     several = 5 if one.fused else 1
     return several * sum(p.n_tokens for p in first) * max(1, _cells(one, work))
 
