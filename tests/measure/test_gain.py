@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import depthsig
 from depthsig.errors import InputError
 from depthsig.measure.clean import codas
+from depthsig.report.page.page_data import page_data
 from depthsig.signature import Signature
 
 TOKENIZER = byte_tokenizer()
@@ -88,6 +89,18 @@ def test_passes_that_help_one_token_and_harm_another_by_known_amounts() -> None:
     marks = found.tokens("gain.oracle_exit").set_index("position")
     assert marks["value"].to_dict() == {t: float((passes - 1) * (n == 97)) for t, n in followed_by.items()}
     assert (marks["index"] == marks["value"]).all()
+    assert {"gain.oracle_exit", "gain.better"} <= set(found.metrics.of("score"))
+    assert found.metrics.of("token") == ["gain.change"] and found.metrics.of("matrix") == ["gain.between"]
+    shown = page_data(found)["tokens"]["gain.change"]
+    at = marks["value"].to_dict()
+    assert shown["centre"] == 0 and shown["prompts"][0]["marks"] == {
+        "oracle": at, "confident": dict.fromkeys(at, confident), "settled": dict.fromkeys(at, settled)
+    }  # fmt: skip
+    drawn = {one.get_label(): one.get_offsets() for one in found.plot("gain.change").collections}
+    # A mark stands below the row of the pass that is not run any more, each in its own part of the column.
+    assert drawn["exit: oracle"][:, 1].tolist() == [k - 0.5 for k in at.values()]
+    assert drawn["exit: settled"][:, 1].tolist() == [settled - 0.5] * len(at)
+    assert drawn["exit: confident"][:, 0].tolist() == [0, 1, 2, 3]
     gateless = found.scores[found.scores["score"].str.startswith("gain.exit_gate")]
     assert gateless["value"].isna().all() and (gateless["note"] == "no exit gate").all() and len(gateless) == 2
     with pytest.raises(InputError, match="exit_gate"):
