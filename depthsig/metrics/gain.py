@@ -34,7 +34,7 @@ _GATELESS = {"undefined": "no exit gate"}
 @metric(
     "gain.change", kind="token", axis="iteration", label="change of loss by one more pass", unit="nats",
     formula="loss after pass k+1 − loss after pass k (index k; below 0: better), first four prompts", source=_OWN,
-    centre=0.0, norm="symlog", drawn=(-10, 10), worst=None, figure="token_map", **_GAIN,
+    centre=0.0, norm="symlog", drawn=(-30, 30), worst=None, figure="token_map", **_GAIN,
 )  # fmt: skip
 def pass_changes(losses: Float[Tensor, "pass *token"]) -> Float[Tensor, "pass *token"]:
     """Loss after pass k+1 minus loss after pass k, in nats: below 0 where one more pass is better.
@@ -53,7 +53,7 @@ def pass_changes(losses: Float[Tensor, "pass *token"]) -> Float[Tensor, "pass *t
 @metric(
     "gain.between", rows="iteration", cols="iteration", row_label="pass k", col_label="later pass k'", domain="later",
     label="change of loss from pass k to k'", unit="nats", formula="loss after pass k' − loss after pass k, k' > k",
-    source=_OWN, centre=0.0, norm="symlog", drawn=(-10, 10), worst=None, **_GAIN,
+    source=_OWN, centre=0.0, norm="symlog", drawn=(-30, 30), worst=None, **_GAIN,
 )  # fmt: skip
 def changes_between(losses: Float[Tensor, "pass *token"]) -> Float[Tensor, "pass pass *token"]:
     """Loss after pass k' (columns) minus loss after pass k (rows), in nats.
