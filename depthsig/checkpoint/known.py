@@ -14,6 +14,7 @@ from typing import Any
 
 from depthsig.checkpoint.files.names import read_object
 from depthsig.checkpoint.files.short_ids import short_ids
+from depthsig.checkpoint.files.unmeasurable import refuse_unmeasurable
 from depthsig.checkpoint.gguf.gguf_header import read_header
 from depthsig.checkpoint.own_entry import check_declared
 from depthsig.errors import InputError, UnsupportedModelError, near, shown
@@ -22,6 +23,8 @@ from depthsig.untrusted import is_file
 
 FIELDS = ("total_ut_steps", "num_loops", "loop_num", "mean_recurrence", "H_cycles", "L_cycles")
 """Config fields that count iterations (Ouro, Nanbeige, IQuest-Loop, Huginn and Parcae, HRM-Text)."""
+_OWN_FIELDS: Mapping[str, tuple[str, ...]] = {"lds": ("N",)}
+"""Those whose name says so in one family alone (LoopUS)."""
 
 _USUAL, _GPT2 = ("num_hidden_layers", "hidden_size"), ("n_layer", "n_embd")
 _PLAIN: Mapping[str, tuple[str, str]] = {
@@ -83,6 +86,7 @@ def known(place: Path | str, where: str) -> Known:
         return _of_header(place)
     config = read_config(place, where)
     refuse_encoder_decoder(config, where)
+    refuse_unmeasurable(config, where)
     entry = check_declared(config.get("depthsig"), where)
     about = SimpleNamespace(**{name: value for name, value in config.items() if name.isidentifier()})
     names = None if config.get("auto_map") else _PLAIN.get(str(config.get("model_type")))
@@ -112,7 +116,7 @@ def counts_in(config: Any) -> dict[str, int]:
         InputError: for a count below 1.
     """
     found = {}
-    for name in FIELDS:
+    for name in (*FIELDS, *_OWN_FIELDS.get(str(getattr(config, "model_type", None)), ())):
         value = getattr(config, name, None)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or int(value) != value:
             continue
