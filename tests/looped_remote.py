@@ -317,17 +317,16 @@ class RecursionRemoteConfig(RemoteConfig):
 class RecursionRemoteForCausalLM(Stack):
     config_class = RecursionRemoteConfig
 
-    def grow(self, config):
-        layers, said = self.model.layers, config.recursive
-        base = len(layers) // said["num_recursion"]
-        for i, layer in enumerate(layers):
-            first = layers[
-                i % base if said["sharing"] == "cycle" else i // said["num_recursion"] * said["num_recursion"]
-            ]
-            for name, parameter in list(first.named_parameters()):
-                owner, _, leaf = name.rpartition(".")
-                if "layernorm" not in name or said["ln_share"]:
-                    setattr(layer.get_submodule(owner), leaf, parameter)
+    def tie_weights(self, *args, **kwargs):
+        super().tie_weights(*args, **kwargs)
+        layers, said = self.model.layers, self.config.recursive
+        times = said["num_recursion"]
+        for i in range(len(layers)):
+            first = i % (len(layers) // times) if said["sharing"] == "cycle" else i // times * times
+            for name, parameter in list(layers[first].named_parameters()):
+                if first != i and ("layernorm" not in name or said["ln_share"]):
+                    owner, _, leaf = name.rpartition(".")
+                    setattr(layers[i].get_submodule(owner), leaf, parameter)
 
     def run(self, x, cache, start):
         for i, layer in enumerate(self.model.layers):

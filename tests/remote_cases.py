@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM
 
 def remote_folder(folder: Path, module: Any, source: ModuleType) -> Path:
     """Save a model of a class of ``source`` as a checkpoint that brings that code."""
-    module.save_pretrained(folder)
+    every = {name: tensor.clone() for name, tensor in module.state_dict().items()}  # shared ones under each name
+    module.save_pretrained(folder, state_dict=every)
     byte_tokenizer().save_pretrained(folder)
     assert source.__file__ is not None
     shutil.copy(source.__file__, folder / "modeling_own.py")
@@ -83,6 +84,7 @@ def _blocks(m: Any) -> list[nn.Module]:
 
 
 L3 = (0, 1, 2)
+_SEQUENCE = {"sharing": "sequence", "num_recursion": 2}
 REMOTE: dict[str, Case] = {
     "nanbeige": Case(
         _build("Nanbeige"), _layers, L3 * 2, _norm, _head, normed=(3,), passed=(3, 4, 5),
@@ -97,7 +99,7 @@ REMOTE: dict[str, Case] = {
         _build("Recursion", num_hidden_layers=4), _layers, (0, 1, 2, 3), _norm, _head, passed=(2, 3),
     ),
     "recursion, norms too": Case(
-        _build("Recursion", num_hidden_layers=4, recursive={"sharing": "sequence", "num_recursion": 2, "ln_share": True}),
+        _build("Recursion", num_hidden_layers=4, recursive={**_SEQUENCE, "ln_share": True}),
         _layers, (0, 0, 2, 2), _norm, _head, passed=(1, 3),
     ),
     "base loop": Case(

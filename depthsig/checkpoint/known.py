@@ -51,6 +51,9 @@ _PLAIN_GGUF = (
 )
 """The same under llama.cpp's names."""
 
+_TRAINED = ("*.pt", "*.pth", "*.ckpt")
+"""Weights as training code keeps them."""
+
 
 @dataclass(frozen=True)
 class Known:
@@ -230,7 +233,16 @@ def read_config(folder: Path, where: str) -> dict[str, Any]:
     refuse_adapter(folder, where)
     path = folder / "config.json"
     if not is_file(path):
-        raise InputError(f"{where} has no config.json; a Hugging Face folder or a .gguf file works")
+        own = next((p.name for kind in _TRAINED for p in sorted(folder.glob(kind))), None)
+        if own is not None:
+            raise InputError(
+                f"{where} has no config.json, and {shown(own)} holds weights that only the code which trained them can "
+                "build a model around; build it, load them into it, and give depthsig.load(model, tokenizer=...)"
+            )
+        raise InputError(
+            f"{where} has no config.json; a Hugging Face folder or a .gguf file works, and a model that other code "
+            "builds as depthsig.load(model, tokenizer=...)"
+        )
     config = read_object(path)
     kind = config.get("model_type")
     if not kind and not config.get("auto_map"):

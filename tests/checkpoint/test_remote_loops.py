@@ -1,4 +1,4 @@
-"""Looped checkpoints that bring their own code: plans, lens and edits against plain hooks on what transformers loads."""
+"""Looped checkpoints with their own code: plans, lens and edits against plain hooks on what transformers loads."""
 
 from __future__ import annotations
 

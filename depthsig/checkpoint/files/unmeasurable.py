@@ -41,8 +41,8 @@ def refuse_unmeasurable(config: Mapping[str, Any], where: str, kinds: Iterable[s
     if parallel is not None:
         raise UnsupportedModelError(
             f"{where} is a parallel loop ({shown(parallel)[1:-1]}): a pass goes on from what the pass before made of "
-            "the previous token, so that no token has a stream of its own to read or to skip steps in; loops whose passes "
-            "follow each other (Ouro, Huginn, IQuest-Coder-Loop) can be analysed"
+            "the previous token, so that no token has a stream of its own to read or to skip steps in; loops whose "
+            "passes follow each other (Ouro, Huginn, IQuest-Coder-Loop) can be analysed"
         )
     experts = _called(named, _LOOPED_EXPERTS)
     if experts is not None:
