@@ -75,8 +75,7 @@ def test_a_revision_that_is_not_there_tells_those_that_are(cache: Path) -> None:
         assert text.endswith(f"there are {', '.join(sorted(COMMITS))}, {'f' * 40}")
 
 
-def test_results_tell_the_revision_and_its_commit(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_results_tell_the_revision_and_its_commit(cache: Path) -> None:
     found = [
         depthsig.analyze(
             NAME, PROMPTS[:2], metrics=["lens.kl"], revision=name, trust_remote_code=True, control=False, progress=False
@@ -84,10 +83,10 @@ def test_results_tell_the_revision_and_its_commit(cache: Path, tmp_path: Path, m
         for name in ("step_00001024", "runs/one/step 7")
     ]
     assert [one.info["checkpoint"]["revision"] for one in found] == ["b" * 40, "d" * 40]
-    assert [one.info["options"]["loading"]["revision"] for one in found] == ["step_00001024", "runs/one/step 7"]
-    folders = [one.save(figures=False).name for one in found]
-    assert folders == ["checkpoints-step_00001024", "checkpoints-runs-one-step-7"]
-    assert found[0].info["identity"] != found[1].info["identity"]
+    assert [one.info["given"]["loading"]["revision"] for one in found] == ["step_00001024", "runs/one/step 7"]
+    names = [one.info["checkpoint"]["name"] for one in found]  # and with them the folders that nobody chose
+    assert names == ["checkpoints-step_00001024", "checkpoints-runs-one-step-7"]
+    assert len({one.info["checkpoint"]["content_hash"] for one in found}) == 2
 
 
 def test_a_sweep_over_revisions(cache: Path, tmp_path: Path) -> None:
