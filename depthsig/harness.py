@@ -112,7 +112,7 @@ class DepthsigLM(HFLM):  # type: ignore[misc]
         )  # fmt: skip
         tokenizer = given.get("tokenizer")
         opened = open_model(source, None if isinstance(tokenizer, str) else tokenizer, loading, self._plan)
-        program = compile_edit(self._edit, len(opened.plan), opened.has_parts) if self._edit is not None else None
+        program = compile_edit(self._edit, opened.plan, opened.has_parts) if self._edit is not None else None
         self.opened: Model = opened
         self._network = opened.module if _is_hfs(opened, program) else Rearranged(opened, program)
 
