@@ -36,8 +36,16 @@ def passes_in_words(passes: Passes) -> str:
     """
     if passes == EVERY_PASS:
         return "all passes"
-    found = _FROM.fullmatch(str(passes))
-    return f"pass {shown(passes)}" if found is None else f"from pass {int(found[1])} on"
+    first, later = _told(passes)
+    return f"from pass {first} on" if later else f"pass {shown(first)}"
+
+
+def _told(passes: Passes) -> tuple[int, bool]:
+    """The first of the passes, and whether all later ones are among them."""
+    if not isinstance(passes, str):
+        return passes, False
+    found = _FROM.fullmatch(passes)
+    return (0 if found is None else int(found[1])), True
 
 
 def steps_of_passes(plan: Plan, layer: int, passes: Passes, name: str) -> list[int]:
@@ -60,11 +68,8 @@ def steps_of_passes(plan: Plan, layer: int, passes: Passes, name: str) -> list[i
     if not runs:
         why = next((f" ({note})" for note in plan.notes if note.startswith(f"layer {layer} has all")), "")
         raise InputError(f"{name}: layer {layer} runs at no step of this plan{why}; the plan lists those that do")
-    found = _FROM.fullmatch(str(passes))
-    first = 0 if passes == EVERY_PASS else int(found[1] if found else passes)
+    first, later = _told(passes)
     if first not in runs:
         there = "once, in pass 0" if len(runs) == 1 else f"in {len(runs)} passes, 0..{len(runs) - 1}"
         raise InputError(f"{name}: there is no pass {shown(first)}; layer {layer} runs {there}")
-    if passes != EVERY_PASS and not found:
-        return [runs[first]]
-    return [step for iteration, step in runs.items() if iteration >= first]
+    return [step for iteration, step in runs.items() if iteration == first or (later and iteration > first)]
