@@ -63,3 +63,6 @@ FITTED: str = _RULES["fit_lens"]["fitted"]
 EARLY_EXIT = tuple(tuple(measure) for measure in _RULES["early_exit"]["measures"])
 EARLY_EXIT_LENSES = tuple(_RULES["early_exit"]["lenses"])
 EARLY_EXIT_LOSS: str = _RULES["early_exit"]["loss"]
+
+MAINTAINED = tuple(tuple(measure) for measure in _RULES["maintained"]["measures"])
+MAINTAINED_LINES = tuple(_RULES["maintained"]["lines"])
