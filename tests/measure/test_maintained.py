@@ -11,7 +11,6 @@ import pytest
 import torch
 from families import PROMPTS, build, byte_tokenizer
 from looped_cases import CASES, Case, Naive
-from test_random_ablation import plain_directions
 from torch import Tensor, nn
 
 import depthsig
@@ -204,7 +203,7 @@ def test_in_random_directions_every_pass_is_turned_by_its_own() -> None:
         def edit(step: int, before: Tensor, after: Tensor, s: int = s) -> Tensor:
             if step not in kept_up(case.order, s):
                 return after
-            turned, g = after.clone(), plain_directions(ids, step, "layer", after.shape[-1])
+            turned, g = after.clone(), oracle.plain_directions(ids, step, "layer", after.shape[-1])
             turned[:, 1:] -= ((after - before).norm(dim=-1, keepdim=True) * g)[:, 1:]
             return turned
 

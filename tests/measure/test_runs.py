@@ -105,7 +105,7 @@ def test_what_a_run_offers_is_given(kind: RunKind, offer: Offer, names: tuple[st
         **axes, **token,
     )(scope["probe"])  # fmt: skip
     options: dict[str, Any] = {"lens": some_lens()} if kind.name == "tuned" else {}
-    if kind.name in ("loop", "coda"):
+    if kind.loops:
         model = looped_model()
     else:
         model = build("llama", dtype=torch.bfloat16 if kind.name in ("clean", "readout") else torch.float32)
