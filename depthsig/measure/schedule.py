@@ -20,7 +20,7 @@ from depthsig.measure.edited.edited_batch import EditedProvider
 from depthsig.measure.edited.erasing import Erasing
 from depthsig.measure.edited.isolated import Isolated
 from depthsig.measure.edited.reordering import Reordering, Repeating
-from depthsig.measure.edited.skipping import Skipping
+from depthsig.measure.edited.skipping import Maintaining, Skipping
 from depthsig.measure.edited_runs import run_edited
 from depthsig.measure.fitting import clean_runs, ended_in_one_line
 from depthsig.measure.providers import CleanBatch, CleanProvider, Work
@@ -39,7 +39,7 @@ from depthsig.tables.samples import Samples
 
 CLEAN: tuple[type[CleanProvider], ...] = (States, Readouts, Passes, Codas, TruncatedReadouts, Stored)
 EDITED: tuple[type[EditedProvider], ...] = (
-    Skipping, Isolated, Reordering, Repeating, TruncatedRuns, Erasing, Attributing,
+    Skipping, Maintaining, Isolated, Reordering, Repeating, TruncatedRuns, Erasing, Attributing,
 )  # fmt: skip
 OF_TABLES = OF_OTHERS
 """:mod:`depthsig.tables` provides what is made of other entries' values."""

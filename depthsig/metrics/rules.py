@@ -70,3 +70,6 @@ CONFIDENT: float = _RULES["gain"]["confident"]
 SETTLED: float = _RULES["gain"]["settled"]
 GAIN_EXITS: dict[str, str] = dict(_RULES["gain"]["exits"])
 """Of every token the pass that it leaves at, with what the exit is called where it is marked."""
+
+MAINTAINED = tuple(tuple(measure) for measure in _RULES["maintained"]["measures"])
+MAINTAINED_LINES = tuple(_RULES["maintained"]["lines"])

@@ -135,6 +135,11 @@ _EVERY = (
         by_part=True,
     ),
     RunKind(
+        "maintained", "the part of one step's layer taken away in its pass and in every later one",
+        (Offer("token", ("step", "step"), ("delta", "delta_edited")), Offer("token", _STEP, OUTPUT)),
+        by_part=True, loops=True, several=True,
+    ),
+    RunKind(
         "local", "later layers on their clean input without one step's part",
         (Offer("token", ("step", "step"), ("delta", "delta_edited")),), by_part=True,
     ),
