@@ -20,7 +20,7 @@ Level = Literal["token", "stack", "pooled", "table", "rest"]
   back has its cells first (rows, and columns of a matrix) and the tokens last.
 - ``pooled``: kept tokens of all prompts together, or the weights; a whole matrix comes back.
 - ``table``: values of other entries (``needs``), cells along the last axes, any number of rows first;
-  with ``on="readout"`` or ``"tuned"``, every token's own values before they are averaged.
+  with ``on="readout"``, ``"tuned"`` or ``"jacobian"``, every token's own values before they are averaged.
 - ``rest``: one prompt's states with the rest of the model as a differentiable function.
 """
 
@@ -102,6 +102,11 @@ _EVERY = (
     _CLEAN,
     _lens("readout", "every state read out by the model's own norm and head"),
     _lens("tuned", "every state read out through the translators of --lens"),
+    _lens("jacobian", "every state transported to the end by the Jacobian lens of --lens, and read out"),
+    RunKind(
+        "transport", "nothing: the matrices of the Jacobian lens as they are",
+        (Offer("pooled", _DEPTH, ("jacobians",)), Offer("pooled", ("iteration", "phase"), ("passes",))),
+    ),
     RunKind(
         "coda", "every state before the end of a loop, run through what comes after the loop",
         (Offer("token", _DEPTH, ("h", *OUTPUT)),), loops=True,
