@@ -9,6 +9,8 @@ their entries are spread, and whether successive passes of a loop transport alik
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 from depthsig.metrics.registry import metric
@@ -68,7 +70,7 @@ def transport_cosine(first: Float[Tensor, "out in"], second: Float[Tensor, "out 
     (1.0, 0.0)
     """
     first, second = first.double(), second.double()
-    norms = float(first.norm()) * float(second.norm())
+    norms = math.sqrt(float((first**2).sum()) * float((second**2).sum()))
     return max(-1.0, min(1.0, float((first * second).sum()) / norms)) if norms else 0.0
 
 
@@ -106,7 +108,7 @@ def pass_cosine(passes: Sequence[Sequence[Float[Tensor, "out in"] | None]]) -> F
 
     rows = [
         [float("nan") if a is None or b is None else transport_cosine(a, b) for a, b in zip(one, after, strict=True)]
-        for one, after in zip(passes, passes[1:], strict=False)
+        for one, after in itertools.pairwise(passes)
     ]
     return torch.tensor(rows, dtype=torch.float64)
 

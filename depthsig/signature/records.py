@@ -127,7 +127,7 @@ class RecordedCosts(Record):
 
 
 class RecordedLens(Record):
-    """The lens that was used."""
+    """A lens that was used."""
 
     path: str | None = None
     translators: Scalar = None
@@ -213,6 +213,7 @@ class SignatureRecord(Record):
     certificates: list[RecordedCertificate] = []
     control: str | None = None
     lens: RecordedLens | None = None
+    jacobian_lens: RecordedLens | None = None
     calibration: RecordedCalibration | None = None
     options: dict[str, Scalar | list[Scalar] | Named]
     given: RecordedGiven | None = None

@@ -22,10 +22,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from depthsig.checkpoint.finite import is_finite
+from depthsig.checkpoint.lens_folder import LENS_PT
 from depthsig.errors import InputError, shown
 from depthsig.untrusted import is_file, is_folder, size_of
 
-LENS_PT, RECORD = "jacobian_lens.pt", "lens.json"
+RECORD = "lens.json"
 
 FIRST = "J_0"
 """In the metadata: the Jacobian of the embeddings, which the reference has no layer for."""

@@ -14,14 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
-from depthsig.checkpoint.jacobian.jacobian_file import FIRST, LENS_PT, RECORD, lens_pt, packed, read_pt, unpacked
+from depthsig.checkpoint.jacobian.jacobian_file import FIRST, RECORD, lens_pt, packed, read_pt, unpacked
+from depthsig.checkpoint.lens_folder import LENS_PT, LensKind
 from depthsig.errors import InputError, shown
 from depthsig.untrusted import made_visible, read_json
 
@@ -40,6 +41,7 @@ class JacobianLens:
         record: our own ``lens.json``, where depthsig fitted it.
     """
 
+    kind: ClassVar[LensKind] = "jacobian"
     jacobians: tuple[Float[Tensor, "d d"] | None, ...] = field(repr=False)
     source: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)

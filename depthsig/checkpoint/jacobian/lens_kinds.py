@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from depthsig.checkpoint.jacobian.jacobian_file import LENS_PT, is_jacobian, lens_pt, loaded
-from depthsig.checkpoint.lens_folder import CONFIG, PARAMS, SAFE
+from depthsig.checkpoint.jacobian.jacobian_file import is_jacobian, lens_pt, loaded
+from depthsig.checkpoint.lens_folder import LensKind, kind_by_name
 from depthsig.errors import InputError, shown
-from depthsig.untrusted import is_file, is_folder
-
-LensKind = Literal["tuned", "jacobian"]
 
 
 def lens_kind(source: str | Path) -> LensKind:
@@ -19,17 +15,9 @@ def lens_kind(source: str | Path) -> LensKind:
     Raises:
         InputError: in one line, for what is neither.
     """
-    folder = Path(source).expanduser()
-    if is_folder(folder) and not is_file(folder / LENS_PT):
-        if any(is_file(folder / name) for name in (CONFIG, PARAMS, SAFE)):
-            return "tuned"
-        if not any(folder.glob("*.pt")):
-            raise InputError(
-                f"--lens {shown(str(source))} holds no lens: neither {CONFIG} and {PARAMS} of a tuned lens nor "
-                f"{LENS_PT} of a Jacobian lens"
-            )
-    path = lens_pt(source)
-    payload = loaded(path)
+    if kind_by_name(source) == "tuned":
+        return "tuned"
+    payload = loaded(lens_pt(source))
     if not is_jacobian(payload):
         raise InputError(
             f"--lens {shown(str(source))} is no Jacobian lens: it has the keys "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from depthsig.commands.forecasting import constants as known
 from depthsig.measure.clean.passes import executed_loops
+from depthsig.measure.clean.readouts import Readouts
 from depthsig.measure.edited.reordering import block_span
 from depthsig.measure.providers import Work
 from depthsig.measure.token_rows import TOKEN_PROMPTS
@@ -121,9 +122,7 @@ def _of_spans(axis: str, work: Work) -> int:
 
 
 def _token_rows(one: Metric, work: Work) -> int:
-    first = (
-        [p for p in work.counted if p.index in work.first] if one.on in ("clean", "readout", "tuned") else work.counted
-    )
+    first = [p for p in work.counted if p.index in work.first] if one.on in ("clean", *Readouts.kinds) else work.counted
     several = 5 if one.fused else 1
     return several * sum(p.n_tokens for p in first) * max(1, _cells(one, work))
 
