@@ -25,8 +25,6 @@ from depthsig.checkpoint.jacobian.jacobian_file import FIRST, LENS_PT, RECORD, l
 from depthsig.errors import InputError, shown
 from depthsig.untrusted import made_visible, read_json
 
-JACOBIAN_SCHEMA = "depthsig-jacobian-lens/1"
-
 
 @dataclass(frozen=True)
 class JacobianLens:
@@ -164,5 +162,5 @@ def _record(folder: Path) -> dict[str, Any]:
         record = made_visible(read_json(folder / RECORD))
     except (OSError, InputError):
         return {}
-    ours = isinstance(record, dict) and str(record.get("schema", "")).startswith("depthsig-jacobian-lens/")
-    return record if ours else {}
+    ours = isinstance(record, dict) and str(record.get("schema", "")).startswith("depthsig-lens/")
+    return record if ours and record.get("kind") == "jacobian" else {}

@@ -20,7 +20,8 @@ from depthsig.checkpoint.finite import is_finite, not_finite
 from depthsig.engine.gradients.differentiable import Differentiable, differentiable_run
 from depthsig.engine.memory import sizes
 from depthsig.engine.network import Network
-from depthsig.errors import CertificateError, InputError
+from depthsig.engine.room.halving import no_room
+from depthsig.errors import CertificateError, InputError, UnsupportedModelError
 from depthsig.plan.plan import Plan
 
 Targets = Mapping[int, Sequence[int]]
@@ -90,8 +91,18 @@ class JacobianSums:
             tick: told of the share of the prompt that is done.
 
         Raises:
-            CertificateError: where a gradient is no number.
+            CertificateError: where a gradient is no number. UnsupportedModelError: for a model that is not causal.
+            NoRoomError: where a card's memory does not hold it.
         """
+        try:
+            self._add(ids, rows, tick)
+        except torch.cuda.OutOfMemoryError:
+            raise no_room("a prompt with all that is kept for its gradients", self.network.dtype) from None
+        self.prompts += 1
+        if not is_finite(self.sums):
+            raise CertificateError(not_finite("the Jacobian of a prompt", self.network.dtype))
+
+    def _add(self, ids: Sequence[int], rows: int, tick: Callable[[float], None]) -> None:
         width, some = self.network.trace.width, within(self.targets, self.depths)
         prompt = torch.tensor([list(ids)], device=self.network.device)
         with differentiable_run(self.network, prompt.expand(rows, -1), list(some), self.depths.start) as run:
@@ -100,9 +111,6 @@ class JacobianSums:
                 for step, depths in some.items():
                     self._add_rows(run, step, depths, dims)
                 tick(len(dims) / width)
-        self.prompts += 1
-        if not is_finite(self.sums):
-            raise CertificateError(not_finite("the Jacobian of a prompt", self.network.dtype))
 
     def _add_rows(self, run: Differentiable, step: int, depths: Sequence[int], dims: range) -> None:
         """Some rows of the Jacobians of one target's depths."""
@@ -113,22 +121,43 @@ class JacobianSums:
             towards[row, valid, dim] = 1.0
         for depth, gradient in zip(depths, run.gradients(step, depths, towards), strict=True):
             if gradient is not None:
+                if bool(gradient[:, -1].any()):
+                    raise UnsupportedModelError(
+                        "a Jacobian lens sums over later positions, and in this model an earlier position sees the "
+                        "last one; only causal models have one"
+                    )
                 mean = gradient[: len(dims), valid].float().mean(1)
                 self.sums[depth - self.depths.start, dims.start : dims.stop] += mean.cpu()
 
 
-def rows_at_once(network: Network, ids: Sequence[int], outputs: Sequence[int], depths: range, memory: int) -> int:
-    """How many dimensions a backward pass takes along, for prompts up to the length of this one.
+@dataclass(frozen=True)
+class Room:
+    """How many dimensions a backward pass takes along.
 
-    Args:
-        memory: bytes that what a forward keeps and a backward makes may take. One row is always taken.
+    Attributes:
+        token_bytes: what a forward keeps and a backward makes of one token of one row, counted.
+        memory: bytes for all of it.
     """
-    width = network.trace.width
-    states = (len(depths) + 8) * len(ids) * width * network.dtype.itemsize
-    fits = memory // (states + _kept_bytes(network, ids, outputs, depths.start))
-    suited = max(1, 2 * sizes(network.device).step_tokens // len(ids))
-    passes = -(-width // max(1, min(fits, suited, width)))
-    return -(-width // passes)  # passes of one size
+
+    token_bytes: int
+    memory: int
+    width: int
+    device: torch.device
+
+    @classmethod
+    def of(cls, network: Network, longest: Sequence[int], targets: Targets, depths: range, memory: int) -> Room:
+        """Counted on a forward of the longest prompt."""
+        width = network.trace.width
+        states = (len(depths) + 8) * width * network.dtype.itemsize
+        kept = _kept_bytes(network, longest, list(within(targets, depths)), depths.start)
+        return cls(states + -(-kept // len(longest)), memory, width, network.device)
+
+    def rows(self, tokens: int) -> int:
+        """For a prompt of so many tokens; one at least, whatever it takes."""
+        fits = self.memory // (self.token_bytes * tokens)
+        suited = 2 * sizes(self.device).step_tokens // tokens
+        passes = -(-self.width // max(1, min(fits, suited, self.width)))
+        return -(-self.width // passes)  # passes of one size
 
 
 def _kept_bytes(network: Network, ids: Sequence[int], outputs: Sequence[int], first: int) -> int:
