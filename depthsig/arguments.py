@@ -76,7 +76,7 @@ _AXES: Kind = (lambda value: hasattr(value, "fill_between"), "axes of matplotlib
 KINDS: dict[str, Kind] = {
     "n": _WHOLE, "max_tokens": _WHOLE, "draws": _WHOLE, "steps": _WHOLE, "resamples": _WHOLE, "step": _WHOLE,
     "prompt": _WHOLE, "shots": _WHOLE, "reword": _SEED, "seed": _SEED, "lr": _NUMBER, "weight_decay": _NUMBER,
-    "preset": _NAMED, "revision": _TEXT, "device": (_is_text, "text, as 'cpu'"),
+    "preset": _NAMED, "target": _NAMED, "skip_first": _SEED, "revision": _TEXT, "device": (_is_text, "text, as 'cpu'"),
     "metric": _NAMED, "score": _NAMED, "part": _NAMED, "scope": _NAMED, "name": _NAMED, "kind": _NAMED,
     "out": _PATH, "directory": _PATH, "into": _PATH, "plugin": (_is_paths, "the path of a file, or a list of them"),
     "task": (_is_paths, "a name or a file, or a list of them"),

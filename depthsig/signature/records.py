@@ -299,26 +299,32 @@ class RepeatRecord(Record):
 
 
 class LensDepth(Record):
-    """What was fitted at one depth: held-out KL in nats with the plain and the tuned lens."""
+    """What was fitted at one depth: held-out KL in nats with the plain and the tuned lens; of a Jacobian, its shape."""
 
     depth: Index
     layer: Index
-    plain: float | None
-    tuned: float | None
-    kept: str
+    plain: float | None = None
+    tuned: float | None = None
+    kept: str = ""
+    iteration: Index = 0
+    phase: Index | None = None
+    participation: float | None = None
+    kurtosis: float | None = None
+    cosine_to_next_pass: float | None = None
 
 
 class LensTokens(Record):
     """How many tokens a lens was fitted to, how many were held out, and how many of those it was judged on."""
 
     train: Index
-    held_out: Index
-    judged: Index
+    held_out: Index = 0
+    judged: Index = 0
 
 
 class LensRecord(Record):
-    """``lens.json``."""
+    """``lens.json``; ``kind``: ``tuned`` or ``jacobian``."""
 
+    kind: str = "tuned"
     created: str | None = None
     versions: dict[str, str] = {}
     checkpoint: StudiedCheckpoint = StudiedCheckpoint()

@@ -26,8 +26,6 @@ from depthsig.checkpoint.lens_folder import LENS_PT, LensKind
 from depthsig.errors import InputError, shown
 from depthsig.untrusted import made_visible, read_json
 
-JACOBIAN_SCHEMA = "depthsig-jacobian-lens/1"
-
 
 @dataclass(frozen=True)
 class JacobianLens:
@@ -166,5 +164,5 @@ def _record(folder: Path) -> dict[str, Any]:
         record = made_visible(read_json(folder / RECORD))
     except (OSError, InputError):
         return {}
-    ours = isinstance(record, dict) and str(record.get("schema", "")).startswith("depthsig-jacobian-lens/")
-    return record if ours else {}
+    ours = isinstance(record, dict) and str(record.get("schema", "")).startswith("depthsig-lens/")
+    return record if ours and record.get("kind") == "jacobian" else {}
