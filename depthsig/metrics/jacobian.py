@@ -76,7 +76,7 @@ def transport_cosine(first: Float[Tensor, "out in"], second: Float[Tensor, "out 
 
 @metric(
     "jacobian.participation", axis="depth", label="participation ratio of J_d", unit="directions",
-    formula="(Σσ²)²/Σσ⁴ of the singular values of J_d, d < S", limits=(1, None), norm="log", **_TRANSPORT,
+    formula="(Σσ²)²/Σσ⁴ of the singular values of J_d, d < S", limits=(1, None), norm="log", drawn=(1, 1e4), **_TRANSPORT,
 )  # fmt: skip
 def transport_participation(jacobians: Sequence[Float[Tensor, "out in"] | None]) -> Float[Tensor, "depth"]:
     """:func:`participation_ratio` of the matrix of every depth; NaN where there is none."""
@@ -85,7 +85,7 @@ def transport_participation(jacobians: Sequence[Float[Tensor, "out in"] | None])
 
 @metric(
     "jacobian.kurtosis", axis="depth", label="kurtosis of J_d", formula="excess kurtosis of the entries of J_d, d < S",
-    norm="symlog", **_TRANSPORT,
+    norm="log", drawn=(0.1, 1e4), **_TRANSPORT,
 )  # fmt: skip
 def transport_kurtosis(jacobians: Sequence[Float[Tensor, "out in"] | None]) -> Float[Tensor, "depth"]:
     """:func:`entry_kurtosis` of the matrix of every depth; NaN where there is none."""

@@ -252,7 +252,7 @@ def test_doubts_are_said_and_a_control_goes_without() -> None:
     model, prompts = build("llama"), random_prompts(3)
     tokens = [p.tokens_sha256 for p in depthsig.load(model).tokens(prompts)]
     lens = JacobianLens(
-        some_jacobians().jacobians, config={"unembed_hash": "another", "base_model_name_or_path": "other"},
+        some_jacobians().jacobians, config={"unembed_hash": "another", "target": "pass"},
         record={"layers": [0, 2, 1, 3], "prompts": {"train": tokens[:2]}},
     )  # fmt: skip
     options: dict[str, Any] = {"lens": [lens], "grown": "0:4/2", "control": True, "metrics": ["lens.kl", "jacobian"]}
@@ -260,6 +260,7 @@ def test_doubts_are_said_and_a_control_goes_without() -> None:
         signature = depthsig.analyze(model, prompts, **options)
     said = " ".join(str(one.message) for one in told)
     assert "2 of 3 prompts are among those that the Jacobian lens was fitted on" in said
+    assert "to the end of their pass: jacobian.* is what the model would say there" in said
     assert "another unembedding" in said and "another order of layers" in said
     assert set(signature.control.profiles["metric"]) == {"lens.kl"}
     with pytest.warns(DepthsigWarning, match="no re-initialised control: a Jacobian lens is fitted"):

@@ -62,6 +62,11 @@ def _doubts(lens: Lens, model: Model, prompts: Sequence[TokenPrompt]) -> list[st
     if layers is not None and list(layers) != list(model.plan.layers):
         found.append(f"--lens {str(lens)!r} was fitted to another order of layers than the one that runs now")
     fitted = set(lens.record.get("prompts", {}).get("train", ()))
+    if lens.kind == "jacobian" and lens.config.get("target", "end") != "end":
+        found.append(
+            f"--lens {str(lens)!r} carries states to the end of their pass: jacobian.* is what the model would say there, "
+            "and not at its own end"
+        )
     seen = sum(p.tokens_sha256 in fitted for p in prompts)
     if seen:
         found.append(
