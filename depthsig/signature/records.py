@@ -332,6 +332,7 @@ class LensRecord(Record):
     options: dict[str, Scalar | list[Scalar] | Named] = {}
     certificates: list[RecordedCertificate] = []
     loss: str = ""
+    n_prompts: Index = 0
     tokens: LensTokens
     depths: Annotated[list[LensDepth], Field(min_length=1, max_length=MOST_STEPS)]
 

@@ -25,7 +25,7 @@ from clean_run import smollm2
 
 import depthsig
 from depthsig.engine.gradients.differentiable import differentiable_run
-from depthsig.engine.gradients.jacobian_sums import JacobianSums, rows_at_once, targets_of
+from depthsig.engine.gradients.jacobian_sums import JacobianSums, Room, targets_of
 from depthsig.engine.memory import parse_memory
 from depthsig.model import Model
 
@@ -94,8 +94,9 @@ def main() -> None:
     asked = parser.parse_args()
     model = depthsig.load(asked.checkpoint or smollm2(), progress=False)
     ids = np.random.default_rng(0).integers(100, model.readout.vocab - 100, size=asked.tokens).tolist()
-    last, depths = len(model.plan) - 1, range(len(model.plan))
-    chosen = rows_at_once(model, ids, [last], depths, parse_memory(asked.memory) // 2)
+    depths = range(len(model.plan))
+    room = Room.of(model, ids, targets_of(model.plan, "end"), depths, parse_memory(asked.memory) // 2)
+    chosen = room.rows(asked.tokens)
     weights = sum(p.numel() for layer in model.anatomy.layers for p in layer.module.parameters() if p.ndim == 2)
     layers = model.module.get_submodule(model.anatomy.layers[0].path.rpartition(".")[0])
 

@@ -84,6 +84,6 @@ def depth_records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> int | float | None:
-    if value is pd.NA or (isinstance(value, float) and not np.isfinite(value)):
+    if value is None or value is pd.NA or (isinstance(value, float) and not np.isfinite(value)):
         return None
     return float(value) if isinstance(value, (float, np.floating)) else int(value)
