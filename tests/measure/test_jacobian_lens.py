@@ -260,7 +260,7 @@ def test_doubts_are_said_and_a_control_goes_without() -> None:
         signature = depthsig.analyze(model, prompts, **options)
     said = " ".join(str(one.message) for one in told)
     assert "2 of 3 prompts are among those that the Jacobian lens was fitted on" in said
-    assert "to the end of their pass: jacobian.* is what the model would say there" in said
+    assert "to the end of their pass: its metrics are what the model would say there" in said
     assert "another unembedding" in said and "another order of layers" in said
     assert set(signature.control.profiles["metric"]) == {"lens.kl"}
     with pytest.warns(DepthsigWarning, match="no re-initialised control: a Jacobian lens is fitted"):

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.errors import InputError
 from depthsig.measure.request import Request
-from depthsig.metrics.entries.runs import WITH_A_LENS
+from depthsig.metrics.entries.runs import ON_A_LENS
 from depthsig.model import Model, open_model
 from depthsig.tables.periods import is_tested
 
@@ -51,7 +51,7 @@ def control_request(request: Request) -> Request | None:
     """
     tested = tuple(one.id for one in request.selected if one.on == "periods" or is_tested(one))
     if request.control or not tested:
-        return request.without(*WITH_A_LENS)
+        return request.without(*ON_A_LENS)
     return replace(request, metrics=tested, lens=None, calibration=None)
 
 

@@ -64,8 +64,8 @@ def _doubts(lens: Lens, model: Model, prompts: Sequence[TokenPrompt]) -> list[st
     fitted = set(lens.record.get("prompts", {}).get("train", ()))
     if lens.kind == "jacobian" and lens.config.get("target", "end") != "end":
         found.append(
-            f"--lens {str(lens)!r} carries states to the end of their pass: jacobian.* is what the model would say there, "
-            "and not at its own end"
+            f"--lens {str(lens)!r} carries states to the end of their pass: its metrics are what the model would say "
+            "there, and not at its own end"
         )
     seen = sum(p.tokens_sha256 in fitted for p in prompts)
     if seen:

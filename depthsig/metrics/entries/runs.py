@@ -168,7 +168,7 @@ _EVERY = (
 RUNS: Mapping[str, RunKind] = {kind.name: kind for kind in _EVERY}
 """Every kind of run by its name."""
 
-WITH_A_LENS = tuple(kind.name for kind in _EVERY if kind.lens)
+ON_A_LENS = tuple(kind.name for kind in _EVERY if kind.lens)
 """Runs that need a lens, which is fitted to a model's own weights."""
 
 RECALIBRATED = ("truncated.temperature", "truncated.affine")
