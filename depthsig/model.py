@@ -180,14 +180,14 @@ class Model(Network):
         return run_edits(self, self.tokens(prompts, max_tokens), edits, observer=observer, memory=budget)
 
     def token_directions(
-        self, prompt: Any, tokens: Sequence[int], *, position: int = -1, max_tokens: int = 256
+        self, text: Any, tokens: Sequence[int], *, position: int = -1, max_tokens: int = 256
     ) -> TokenDirections:  # fmt: skip
         """How every state would have to move for some tokens' logits to grow, where no Jacobian lens is fitted.
 
         Args:
-            prompt: a string, ``{"text", "answer"}`` or token ids.
+            text: one prompt: a string, ``{"text", "answer"}`` or token ids.
             tokens: ids of tokens. position: whose logits are read; -1 is the last one.
-            max_tokens: the prompt is cut after so many tokens.
+            max_tokens: it is cut after so many tokens.
 
         Returns:
             :class:`~depthsig.engine.gradients.directions.TokenDirections`: ``directions`` [token, depth, position,
@@ -200,7 +200,7 @@ class Model(Network):
         """
         check_arguments(Model.token_directions, locals())
         refuse_autocast(self.module)
-        ready = self.tokens([prompt], max_tokens)[0]
+        ready = self.tokens([text], max_tokens)[0]
         self.check_vocabulary(tokens)
         return token_directions(self, ready, tokens, position)
 
