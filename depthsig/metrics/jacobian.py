@@ -63,20 +63,21 @@ def entry_kurtosis(jacobian: Float[Tensor, "out in"]) -> float:
 
 
 def transport_cosine(first: Float[Tensor, "out in"], second: Float[Tensor, "out in"]) -> float:
-    """⟨A, B⟩/(‖A‖‖B‖) of two matrices, entry by entry: 1 where one is the other's positive multiple; 0 with zeros.
+    """⟨A, B⟩/(‖A‖‖B‖) of two matrices, entry by entry: 1 where one is the other's positive multiple. NaN with zeros.
 
     >>> import torch
     >>> transport_cosine(torch.eye(2), 3 * torch.eye(2)), transport_cosine(torch.eye(2), torch.zeros(2, 2))
-    (1.0, 0.0)
+    (1.0, nan)
     """
     first, second = first.double(), second.double()
     norms = math.sqrt(float((first**2).sum()) * float((second**2).sum()))
-    return max(-1.0, min(1.0, float((first * second).sum()) / norms)) if norms else 0.0
+    return max(-1.0, min(1.0, float((first * second).sum()) / norms)) if norms else float("nan")
 
 
 @metric(
     "jacobian.participation", axis="depth", label="participation ratio of J_d", unit="directions",
-    formula="(Σσ²)²/Σσ⁴ of the singular values of J_d, d < S", limits=(1, None), norm="log", drawn=(1, 1e4), **_TRANSPORT,
+    formula="(Σσ²)²/Σσ⁴ of the singular values of J_d, d < S", limits=(1, None), norm="log", drawn=(1, 1e4),
+    **_TRANSPORT,
 )  # fmt: skip
 def transport_participation(jacobians: Sequence[Float[Tensor, "out in"] | None]) -> Float[Tensor, "depth"]:
     """:func:`participation_ratio` of the matrix of every depth; NaN where there is none."""
