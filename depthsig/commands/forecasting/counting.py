@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from depthsig.commands.forecasting import constants as known
 from depthsig.measure.clean.passes import executed_loops
+from depthsig.measure.clean.readouts import Readouts
 from depthsig.measure.edited.reordering import block_span
 from depthsig.measure.providers import Work
 from depthsig.measure.token_rows import TOKEN_PROMPTS
@@ -17,7 +18,7 @@ from depthsig.tables.periods import is_tested
 from depthsig.tables.samples import aggs_of
 from depthsig.terms import AGGS
 
-_OF_FIRST = ("clean", "readout", "tuned", EXITS)
+_OF_FIRST = ("clean", *Readouts.kinds, EXITS)
 """Runs whose tokens are kept of the first prompts only."""
 
 GROUPS = 8
