@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-COLUMNS = ("depth", "layer", "iteration", "phase", "participation", "kurtosis", "cosine_to_next_pass")
+JACOBIAN_COLUMNS = ("depth", "layer", "iteration", "phase", "participation", "kurtosis", "cosine_to_next_pass")
 
 
 def participation(jacobian: Float[Tensor, "d d"]) -> float:
@@ -57,7 +57,7 @@ def jacobian_table(jacobians: Sequence[Float[Tensor, "d d"]], steps: Sequence[Ma
         jacobians: J_d by depth. steps: ``layer``, ``iteration`` and ``phase`` (None outside a loop) of every step.
 
     Returns:
-        A table with the columns :data:`COLUMNS`.
+        A table with the columns :data:`JACOBIAN_COLUMNS`.
     """
     rows = []
     for depth, (jacobian, step) in enumerate(zip(jacobians, steps, strict=True)):
@@ -65,7 +65,7 @@ def jacobian_table(jacobians: Sequence[Float[Tensor, "d d"]], steps: Sequence[Ma
         next_one = math.nan if later is None else cosine(jacobian, jacobians[later])
         rows.append((depth, step["layer"], step["iteration"], step["phase"],
                      participation(jacobian), kurtosis(jacobian), next_one))  # fmt: skip
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"phase": "Int64"})
+    return pd.DataFrame(rows, columns=list(JACOBIAN_COLUMNS)).astype({"phase": "Int64"})
 
 
 def next_pass(depth: int, steps: Sequence[Mapping[str, Any]]) -> int | None:
