@@ -20,10 +20,10 @@ import depthsig
 from depthsig.checkpoint.jacobian.jacobians import JacobianLens, read_jacobian_lens
 from depthsig.cli.main import main
 from depthsig.commands.lenses import partial_sums
-from depthsig.commands.lenses.jacobian_table import cosine, kurtosis, participation
 from depthsig.commands.lenses.merging import merge_lenses
 from depthsig.engine.gradients.jacobian_sums import JacobianSums
 from depthsig.errors import DepthsigWarning, InputError
+from depthsig.metrics.jacobian import entry_kurtosis, participation_ratio, transport_cosine
 
 PROMPTS = random_prompts(5)
 
@@ -37,16 +37,15 @@ def same(one: JacobianLens, other: JacobianLens, rtol: float = 1e-5) -> None:
         torch.testing.assert_close(a, b, rtol=rtol, atol=1e-6)
 
 
-def test_a_lens_is_the_one_that_transformer_lens_fits() -> None:
+def test_a_lens_is_the_one_that_transformer_lens_fits(tmp_path: Path) -> None:
     from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.tools.analysis import JacobianLens as Theirs
 
     torch.manual_seed(0)
     module = hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2, bos_token_id=1, initializer_range=0.2)).eval()
-    tokenizer = byte_tokenizer()
-    bridge = TransformerBridge.boot_transformers(
-        "gpt2", hf_model=module, tokenizer=tokenizer, device="cpu", dtype=torch.float32
-    )
+    module.save_pretrained(tmp_path / "m")
+    byte_tokenizer().save_pretrained(tmp_path / "m")
+    bridge = TransformerBridge.boot_transformers(str(tmp_path / "m"), device="cpu")
     texts = ["some text that is long enough for a lens", "another text, which is longer than that one was"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -67,7 +66,7 @@ def test_every_prompt_counts_alike_and_short_ones_take_no_part() -> None:
     for depth, found in enumerate(fitted.lens.jacobians):
         torch.testing.assert_close(found, (alone[0][depth] + alone[1][depth]) / 2, rtol=1e-5, atol=1e-6)
     assert fitted.record["tokens"] == {"train": 2 * (24 - 17)} and fitted.lens.prompts == 2
-    for prompts, word in (([[5]], "has 1 token;"), ([PROMPTS[0][:17]], "smaller --skip-first")):
+    for prompts, word in (([[5]], "needs at least two"), ([PROMPTS[0][:17]], "smaller --skip-first")):
         with pytest.raises(InputError, match=word):
             fit(model, prompts)
     assert fit(model, [PROMPTS[0][:17]], skip_first=15).lens.prompts == 1
@@ -79,14 +78,14 @@ def test_numbers_of_the_jacobians() -> None:
     torch.manual_seed(1)
     matrix, other = torch.randn(12, 12), torch.randn(12, 12)
     values = np.linalg.svd(matrix.double().numpy(), compute_uv=False) ** 2
-    assert participation(matrix) == pytest.approx(values.sum() ** 2 / (values**2).sum())
-    assert participation(1e30 * matrix) == pytest.approx(participation(matrix), rel=1e-5)
+    assert participation_ratio(matrix) == pytest.approx(values.sum() ** 2 / (values**2).sum())
+    assert participation_ratio(1e30 * matrix) == pytest.approx(participation_ratio(matrix), rel=1e-5)
     entries = matrix.double().numpy() - matrix.double().numpy().mean()
-    assert kurtosis(matrix) == pytest.approx((entries**4).mean() / (entries**2).mean() ** 2 - 3)
+    assert entry_kurtosis(matrix) == pytest.approx((entries**4).mean() / (entries**2).mean() ** 2 - 3)
     norms = float(np.linalg.norm(matrix) * np.linalg.norm(other))
-    assert cosine(matrix, other) == pytest.approx(float((matrix * other).sum()) / norms, rel=1e-5)
+    assert transport_cosine(matrix, other) == pytest.approx(float((matrix * other).sum()) / norms, rel=1e-5)
     zero = torch.zeros(3, 3)
-    assert all(math.isnan(v) for v in (participation(zero), kurtosis(zero), cosine(zero, zero)))
+    assert all(math.isnan(v) for v in (participation_ratio(zero), entry_kurtosis(zero), transport_cosine(zero, zero)))
 
 
 def test_a_loop_has_one_a_pass_and_its_table_says_so() -> None:
@@ -100,7 +99,9 @@ def test_a_loop_has_one_a_pass_and_its_table_says_so() -> None:
     )
     jacobians = fitted.lens.jacobians
     for depth in range(9):
-        assert table["cosine_to_next_pass"][depth] == pytest.approx(cosine(jacobians[depth], jacobians[depth + 3]))
+        assert table["cosine_to_next_pass"][depth] == pytest.approx(
+            transport_cosine(jacobians[depth], jacobians[depth + 3])
+        )
     assert table["cosine_to_next_pass"][9:].isna().all()
     assert json.loads(json.dumps(fitted.record, allow_nan=False))["depths"][9]["cosine_to_next_pass"] is None
     by_pass = fit(model, PROMPTS[:2], target="pass")
