@@ -20,6 +20,7 @@ from depthsig.checkpoint.streaming.unstreamable import refuse_all_at_once
 from depthsig.commands.repeats.grammar import answered_prompts
 from depthsig.errors import InputError
 from depthsig.measure.request import Request
+from depthsig.metrics.entries.runs import OF_PASSES
 from depthsig.plan.declared import PlanOptions
 from depthsig.plan.foreseen import UNKNOWN_LAYERS, Foreseen, foresee
 from depthsig.plan.order import parse_span
@@ -58,8 +59,8 @@ class Asked:
 
 def asked_of(prompts: Any, request: Request) -> Asked:
     """What an analysis asks."""
-    looping = tuple(dict.fromkeys(one.family for one in request.on("loop")))
-    at_once = tuple(one.id for one in request.on("weights", "attribution"))
+    looping = tuple(dict.fromkeys(one.family for one in request.on("loop", *OF_PASSES)))
+    at_once = tuple(one.id for one in request.on("weights", "attribution", *OF_PASSES))
     return Asked(
         prompts, request.n, request.seed, request.shots, request.lens, looping=looping,
         calibration=request.calibration, at_once=at_once,
