@@ -64,6 +64,7 @@ GIVEN: dict[tuple[str, tuple[str, ...]], Callable[[dict[str, Any]], Any]] = {
     ("pooled", ("layer", "layer")): lambda a: torch.zeros(len(a["layers"]), len(a["layers"])),
     ("rest", ("depth",)): lambda a: a["h"].new_zeros(len(a["h"])),
     ("rest", ()): lambda a: 0.0,
+    ("rest", ("iteration", "phase")): lambda a: a["probe"].new_zeros(len(a["probe"])),
 }
 """At level ``token`` it is a number for each row of the first argument."""
 
@@ -105,7 +106,7 @@ def test_what_a_run_offers_is_given(kind: RunKind, offer: Offer, names: tuple[st
         **axes, **token,
     )(scope["probe"])  # fmt: skip
     options: dict[str, Any] = {"lens": some_lens()} if kind.name == "tuned" else {}
-    if kind.name in ("loop", "coda"):
+    if kind.loops:
         model = looped_model()
     else:
         model = build("llama", dtype=torch.bfloat16 if kind.name in ("clean", "readout") else torch.float32)

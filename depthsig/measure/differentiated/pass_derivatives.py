@@ -107,9 +107,9 @@ class PassDerivatives:
                 samples.put(Key(name, scope=scope), prompt.index, matrix)
         if self.by_run[ALONG]:
             along = [WholeDerivative(Pass(batch.clean, span, k, 0, row), kept) for k in range(span.count)]
-            for one in self.by_run[ALONG]:
-                value = held(one, call(one, {"along": along, "probe": start}))
-                samples.put(Key(one.id, scope=scope), prompt.index, np.asarray(float(value)))
+            for entry in self.by_run[ALONG]:
+                value = held(entry, call(entry, {"along": along, "probe": start}))
+                samples.put(Key(entry.id, scope=scope), prompt.index, np.asarray(float(value)))
 
     def _at(
         self, asked: Sequence[Metric], transposed: Any, probe: Float[torch.Tensor, "row n"]
