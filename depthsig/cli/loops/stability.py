@@ -67,9 +67,7 @@ def stability(
 
     check_options(counts, band, probes, n, max_tokens)
     load = opt.loading(dtype, device, device_map, revision, trust_remote_code, allow_pickle)
-    opt.refuse_early(
-        checkpoint, load, order, iterations=iterations, prompts=prompts, n=n, seed=seed, looping=("loop",)
-    )
+    opt.refuse_early(checkpoint, load, order, iterations=iterations, prompts=prompts, n=n, seed=seed, looping=("loop",))
     from depthsig.commands.stability import stability as run  # start-up time
     from depthsig.report.loops.stability_page import draw  # start-up time
 

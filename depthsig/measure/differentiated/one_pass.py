@@ -38,14 +38,14 @@ class Pass:
     forward does, the last pass is the last but one again, on the last one's states.
 
     Attributes:
-        iteration: k. row: of the batch, the prompt that it runs on.
+        iteration: k. owners: for every row of states, the row of the batch whose prompt it is.
     """
 
     clean: Clean
     span: SpanInfo
     iteration: int
     phase: int
-    row: int
+    owners: Int[Tensor, "row"]
 
     @property
     def start(self) -> int:
@@ -53,21 +53,20 @@ class Pass:
         return self.span.start + self.iteration * self.span.size + self.phase
 
     @property
-    def states(self) -> Float[Tensor, "token d"]:
+    def states(self) -> Float[Tensor, "row token d"]:
         """x^k at the phase: what entered the pass in the clean run."""
-        return self.clean.state(self.start)[self.row].detach()
+        return self.clean.state(self.start)[self.owners].detach()
 
     def __call__(self, states: Float[Tensor, "row token d"]) -> Float[Tensor, "row token d"]:
         """What enters the next pass at the phase, differentiable."""
-        owners = torch.full((len(states),), self.row, device=states.device)
         if not self.clean.network.is_chain:
             last = self.iteration == self.span.count - 1
-            return _Inside(self.clean, self.start - last * self.span.size, self.span.size, states, owners).run()
+            return _Inside(self.clean, self.start - last * self.span.size, self.span.size, states, self.owners).run()
         again = self.span.end - self.span.size
         after = self.start + self.span.size - self.span.end
         steps = [*range(self.start, min(self.start + self.span.size, self.span.end)), *range(again, again + after)]
         for step in steps:
-            states = self.clean.calls[step](states, owners)
+            states = self.clean.calls[step](states, self.owners)
         return states
 
 
@@ -116,15 +115,14 @@ class _Inside:
 
 
 class OwnDerivative:
-    """(∂F_t/∂x_t)ᵀ of some tokens t, each as a row: the rest of a row's states stays as it is."""
+    """(∂F_t/∂x_t)ᵀ of one token t a row: the rest of the row's states stays as it is."""
 
-    def __init__(self, one: Pass, positions: list[int]) -> None:
+    def __init__(self, one: Pass, positions: Int[Tensor, "row"]) -> None:
         states = one.states
-        where = (torch.arange(len(positions), device=states.device), torch.tensor(positions, device=states.device))
+        where = (torch.arange(len(positions), device=states.device), positions)
         with torch.enable_grad():
-            self.entering = states[where[1]].clone().requires_grad_(True)
-            rows = states.expand(len(positions), *states.shape).index_put(where, self.entering)
-            self.leaving = one(rows)[where]
+            self.entering = states[where].clone().requires_grad_(True)
+            self.leaving = one(states.index_put(where, self.entering))[where]
         if not self.leaving.requires_grad:
             _refuse(one.clean)
 
@@ -134,20 +132,19 @@ class OwnDerivative:
 
 
 class WholeDerivative:
-    """(∂F/∂x)ᵀ over all positions of a prompt where ``kept`` is true, as one row."""
+    """(∂F/∂x)ᵀ over all positions where ``kept`` is true, a prompt a row; vectors are zero elsewhere."""
 
-    def __init__(self, one: Pass, kept: Bool[Tensor, "token"]) -> None:
+    def __init__(self, one: Pass, kept: Bool[Tensor, "row token"]) -> None:
         states = one.states
         with torch.enable_grad():
-            self.entering = states[kept].clone().requires_grad_(True)
-            inside = states.index_put((kept.nonzero()[:, 0],), self.entering)
-            self.leaving = one(inside[None])[0, kept]
+            self.entering = states.clone().requires_grad_(True)
+            self.leaving = torch.where(kept[..., None], one(torch.where(kept[..., None], self.entering, states)), 0.0)
         if not self.leaving.requires_grad:
             _refuse(one.clean)
 
-    def __call__(self, vectors: Float[Tensor, "1 n"]) -> Float[Tensor, "1 n"]:
-        """The transposed derivative times one vector over these positions' states, one after another."""
-        return _pulled(self.leaving, self.entering, vectors.view(self.leaving.shape)).reshape(1, -1)
+    def __call__(self, vectors: Float[Tensor, "row n"]) -> Float[Tensor, "row n"]:
+        """The transposed derivative times a vector a row over all positions' states, one after another."""
+        return _pulled(self.leaving, self.entering, vectors.view(self.leaving.shape)).flatten(1)
 
 
 def _pulled(leaving: Tensor, entering: Tensor, vectors: Tensor) -> Tensor:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
+from torch import Tensor
 
-from depthsig.engine.memory import EDITED_TOKENS
 from depthsig.measure.calling import call, held
 from depthsig.measure.differentiated.one_pass import OwnDerivative, Pass, WholeDerivative
 from depthsig.measure.edited.directions import random_directions
@@ -26,6 +26,10 @@ from depthsig.tables.samples import Key, Samples
 from depthsig.terms import NONE
 
 OWN, ALL, ALONG = OF_PASSES
+ROW_TOKENS = 2048
+"""Tokens whose graph is kept at once."""
+KRYLOV_BYTES = 1 << 28
+"""Of the Krylov vectors over all positions, whatever ``--memory`` says."""
 
 
 class PassDerivatives:
@@ -63,56 +67,71 @@ class PassDerivatives:
         return [there[int(i)] for i in np.round(np.linspace(0, len(there) - 1, most))]
 
     def run(self, batch: EditedBatch, samples: Samples, tokens: TokenRows) -> None:
-        """Measure one batch, prompt by prompt."""
-        for row, prompt in enumerate(batch.here):
-            starts = torch.from_numpy(
-                random_directions([prompt], prompt.n_tokens, batch.clean.shape[2], step=0, part="layer", seed=0)[0]
-            ).to(batch.clean.batch.ids.device)
-            for span in self.spans:
-                scope = f"{span.start}:{span.end}" if len(self.spans) > 1 else NONE
-                self._own(batch, row, prompt, span, starts, scope, samples)
-                self._whole(batch, row, prompt, span, starts, scope, samples)
-            batch.tick(self.cost(prompt).runs * prompt.n_tokens)
+        """Measure one batch, prompts and positions as rows of one."""
+        longest, width = batch.clean.shape[1:]
+        drawn = random_directions(batch.here, longest, width, step=0, part="layer", seed=0)
+        drawn[:, 0] = 0.0
+        starts = batch.upload(drawn)
+        for span in self.spans:
+            scope = f"{span.start}:{span.end}" if len(self.spans) > 1 else NONE
+            if self.by_run[OWN]:
+                self._own(batch, span, starts, scope, samples)
+            if self.by_run[ALL]:
+                self._whole(batch, span, starts, scope, samples)
+            if self.by_run[ALONG]:
+                self._along(batch, span, starts, scope, samples)
+        batch.tick(sum(self.cost(prompt).runs * prompt.n_tokens for prompt in batch.here))
 
     def _own(
-        self, batch: EditedBatch, row: int, prompt: TokenPrompt, span: SpanInfo, starts: Float[torch.Tensor, "token d"],
-        scope: str, samples: Samples,
-    ) -> None:  # fmt: skip
-        asked, positions = self.by_run[OWN], self.probed(prompt)
-        if not asked:
-            return
-        most = max(1, EDITED_TOKENS // batch.clean.shape[1])
-        found = {one.id: np.full((len(positions), span.count, span.size), np.nan) for one in asked}
-        for k, phase, one in _passes(batch, row, span):
-            for first in range(0, len(positions), most):
-                some = positions[first : first + most]
-                for name, values in self._at(asked, OwnDerivative(one, some), starts[some]).items():
-                    found[name][first : first + most, k, phase] = values
-        for name, values in found.items():
-            samples.add(Key(name, scope=scope), values, np.full(len(positions), prompt.index))
+        self, batch: EditedBatch, span: SpanInfo, starts: Float[Tensor, "prompt token d"], scope: str, samples: Samples
+    ) -> None:
+        places = [(row, t) for row, prompt in enumerate(batch.here) for t in self.probed(prompt)]
+        most = max(1, ROW_TOKENS // batch.clean.shape[1])
+        found = {one.id: np.full((len(places), span.count, span.size), np.nan) for one in self.by_run[OWN]}
+        for first in range(0, len(places), most):
+            owners, positions = batch.upload(np.array(places[first : first + most])).T
+            for k in range(span.count):
+                for phase in range(span.size):
+                    own = OwnDerivative(Pass(batch.clean, span, k, phase, owners), positions)
+                    for name, values in self._at(self.by_run[OWN], own, starts[owners, positions]).items():
+                        found[name][first : first + most, k, phase] = values
+        prompts = np.array([batch.here[row].index for row, _ in places])
+        for name, cells in found.items():
+            samples.add(Key(name, scope=scope), cells, prompts)
 
     def _whole(
-        self, batch: EditedBatch, row: int, prompt: TokenPrompt, span: SpanInfo,
-        starts: Float[torch.Tensor, "token d"], scope: str, samples: Samples,
-    ) -> None:  # fmt: skip
-        kept = torch.zeros(batch.clean.shape[1], dtype=torch.bool, device=starts.device)
-        kept[1 : prompt.n_tokens] = True
-        start = starts[1:].reshape(1, -1)
-        if self.by_run[ALL]:
-            found = {one.id: np.full((span.count, span.size), np.nan) for one in self.by_run[ALL]}
-            for k, phase, one in _passes(batch, row, span):
-                for name, values in self._at(self.by_run[ALL], WholeDerivative(one, kept), start).items():
-                    found[name][k, phase] = values[0]
-            for name, matrix in found.items():
-                samples.put(Key(name, scope=scope), prompt.index, matrix)
-        if self.by_run[ALONG]:
-            along = [WholeDerivative(Pass(batch.clean, span, k, 0, row), kept) for k in range(span.count)]
+        self, batch: EditedBatch, span: SpanInfo, starts: Float[Tensor, "prompt token d"], scope: str, samples: Samples
+    ) -> None:
+        prompts, longest, width = batch.clean.shape
+        most = max(1, min(ROW_TOKENS // longest, KRYLOV_BYTES // (4 * (KRYLOV + 1) * longest * width)))
+        found = {one.id: np.full((prompts, span.count, span.size), np.nan) for one in self.by_run[ALL]}
+        for first in range(0, prompts, most):
+            owners = torch.arange(first, min(first + most, prompts), device=starts.device)
+            for k in range(span.count):
+                for phase in range(span.size):
+                    whole = WholeDerivative(Pass(batch.clean, span, k, phase, owners), self._kept(batch)[owners])
+                    for name, values in self._at(self.by_run[ALL], whole, starts[owners].flatten(1)).items():
+                        found[name][first : first + most, k, phase] = values
+        for name, cells in found.items():
+            samples.add(Key(name, scope=scope), cells, np.array([prompt.index for prompt in batch.here]))
+
+    def _along(
+        self, batch: EditedBatch, span: SpanInfo, starts: Float[Tensor, "prompt token d"], scope: str, samples: Samples
+    ) -> None:
+        for row, prompt in enumerate(batch.here):
+            owner = torch.tensor([row], device=starts.device)
+            passes = [Pass(batch.clean, span, k, 0, owner) for k in range(span.count)]
+            along = [WholeDerivative(one, self._kept(batch)[owner]) for one in passes]
             for entry in self.by_run[ALONG]:
-                value = held(entry, call(entry, {"along": along, "probe": start}))
+                value = held(entry, call(entry, {"along": along, "probe": starts[owner].flatten(1)}))
                 samples.put(Key(entry.id, scope=scope), prompt.index, np.asarray(float(value)))
 
+    def _kept(self, batch: EditedBatch) -> Bool[Tensor, "prompt token"]:
+        """True at all real positions but the first."""
+        return batch.upload(batch.edited_up_to([prompt.n_tokens for prompt in batch.here]))
+
     def _at(
-        self, asked: Sequence[Metric], transposed: Any, probe: Float[torch.Tensor, "row n"]
+        self, asked: Sequence[Metric], transposed: Any, probe: Float[Tensor, "row n"]
     ) -> dict[str, Float[ndarray, "row"]]:
         """By id, what metrics give at one cell; a function that fills several entries is called once."""
         results: dict[int, Any] = {}
@@ -124,9 +143,3 @@ class PassDerivatives:
             value = getattr(results[key], one.result) if one.result else results[key]
             found[one.id] = held(one, value, len(probe)).double().cpu().numpy()
         return found
-
-
-def _passes(batch: EditedBatch, row: int, span: SpanInfo) -> Iterator[tuple[int, int, Pass]]:
-    for k in range(span.count):
-        for phase in range(span.size):
-            yield k, phase, Pass(batch.clean, span, k, phase, row)

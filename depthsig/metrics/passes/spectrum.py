@@ -24,7 +24,7 @@ KRYLOV = 32
 """Krylov vectors at most, one backward pass each."""
 _LOOK, _EVERY = 8, 4
 """After so many of them the eigenvalue is looked at for the first time, and then each time after so many."""
-CONVERGED = 1e-4
+CONVERGED = 3e-4
 """Relative residual of an eigenvalue that is not followed any further."""
 _NOTHING = 1e-5
 """What is left of a vector, beside what it was, that lies in the space that is spanned already, up to rounding."""

@@ -50,8 +50,8 @@ def stability_figures(card: StabilityCard) -> Iterator[Drawn]:
             _draw_counts(figure.add_subplot(), card.counts)
             title = "Loss by iterations of the loop"
             caption = (
-                "Band: 95 % bootstrap interval over prompts; shaded: counts within the band of the best, chosen on half "
-                "of the prompts; dashed: the other half."
+                "Band: 95 % bootstrap interval over prompts; shaded: counts within the band of the best, chosen on "
+                "half of the prompts; dashed: the other half."
             )
             line = pd.DataFrame({"index": card.counts["count"], "value": card.counts["loss"]})
             alt = f"{title}. {profile_in_words(line, 'iterations')}."
