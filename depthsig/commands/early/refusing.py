@@ -59,7 +59,7 @@ class Asked:
 
 def asked_of(prompts: Any, request: Request) -> Asked:
     """What an analysis asks."""
-    looping = tuple(dict.fromkeys(one.family for one in request.on("loop", *OF_PASSES)))
+    looping = tuple(dict.fromkeys(one.family for one in request.needed.values() if one.run.loops))
     at_once = tuple(one.id for one in request.on("weights", "attribution", *OF_PASSES))
     return Asked(
         prompts, request.n, request.seed, request.shots, request.lens, looping=looping,
