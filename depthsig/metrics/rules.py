@@ -55,6 +55,9 @@ RECALIBRATED_LOSSES: tuple[str, str] = (_RULES["findings"]["temperature"], _RULE
 RECOVERED: str = _RULES["findings"]["recovered"]
 SHOWN_PROFILES = tuple(_RULES["findings"]["profiles"])
 
+STABILITY: dict[str, Any] = _RULES["stability"]
+"""Of the stability of a loop: the metrics, and the thresholds of regimes."""
+
 PREDICTORS: dict[str, str] = dict(_RULES["repeat"]["predictors"])
 ANGULAR: str = _RULES["repeat"]["angular"]
 
