@@ -18,7 +18,7 @@ from depthsig.checkpoint.costs.counted import Costs, count_costs
 from depthsig.checkpoint.finite import check_finite
 from depthsig.checkpoint.hooks import refuse_autocast
 from depthsig.checkpoint.loading import LoadOptions
-from depthsig.checkpoint.loops import find_conduct, refuse_unsupported
+from depthsig.checkpoint.loops import find_conduct, refuse_loops
 from depthsig.checkpoint.open import Checkpoint, open_checkpoint
 from depthsig.checkpoint.streaming.stream import streamed_names
 from depthsig.engine.edits import Edit
@@ -279,7 +279,7 @@ def open_model(
     checkpoint = open_checkpoint(source, tokenizer, loading, progress=progress)
     check_precision(one.type for one in devices_of(checkpoint.module))
     check_finite(checkpoint.module, streamed_names(checkpoint.module))
-    refuse_unsupported(checkpoint.config)
+    refuse_loops(checkpoint.module, checkpoint.config, repr(checkpoint.source))
     declared = gather(options, checkpoint.declared, checkpoint.config)
     # An order says itself what is repeated; its count is forced in the order.
     native_counts = {} if declared.order is not None else options.counts
@@ -290,6 +290,7 @@ def open_model(
     anatomy = find_anatomy(module, checkpoint.config)
     trace = trace_forward(module, anatomy.layers, anatomy.readout)
     native = check_counts(_native_plan(anatomy, trace), counts)
+    native = replace(native, notes=(*native.notes, *conduct.notes))
     plan = declare_spans(native, declared, len(anatomy.layers))
     _check_order(trace, native, plan)
     return Model(

@@ -12,7 +12,7 @@ from depthsig.checkpoint.lens_folder import LENS_WORDS, LensKind, by_kind
 from depthsig.engine.memory import parse_memory
 from depthsig.errors import InputError, shown
 from depthsig.metrics.entries.fields import Metric
-from depthsig.metrics.entries.runs import READ_TRUNCATED, RECALIBRATED, RUN_TRUNCATED
+from depthsig.metrics.entries.runs import EXITS, READ_TRUNCATED, RECALIBRATED, RUN_TRUNCATED
 from depthsig.metrics.registry import all_metrics, needed, select
 from depthsig.metrics.rules import (
     DEFAULT_METRICS,
@@ -213,10 +213,10 @@ class Request:
                 )
 
     def _check_truncated(self) -> None:
-        truncated = self.on(*READ_TRUNCATED, *RUN_TRUNCATED)
-        if truncated and self.positions == "last":
+        losses = self.on(*READ_TRUNCATED, *RUN_TRUNCATED, EXITS)
+        if losses and self.positions == "last":
             raise InputError(
-                f"{truncated[0].id} is the loss of the next token, and the last position has none: give --positions "
+                f"{losses[0].id} is the loss of the next token, and the last position has none: give --positions "
                 "all or answer"
             )
         if self.calibration is not None and not self.on(*RECALIBRATED):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from depthsig.metrics.contribution import *  # noqa: F403
     from depthsig.metrics.distributions import *  # noqa: F403
     from depthsig.metrics.dynamics import *  # noqa: F403
+    from depthsig.metrics.gain import *  # noqa: F403
     from depthsig.metrics.interventions import *  # noqa: F403
     from depthsig.metrics.jacobian import *  # noqa: F403
     from depthsig.metrics.lens import *  # noqa: F403

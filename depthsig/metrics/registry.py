@@ -249,6 +249,8 @@ def _check_measured(where: str, made: Metric) -> None:
         raise InputError(f"{where}: no token-level values are kept of {made.on}; they are of {there}")
     if made.kind == "profile" and made.level == "pooled" and made.run.tokens:
         raise InputError(f"{where}: pooled states give values of every token; declare it with kind='token'")
+    if made.kind == "profile" and made.axis == "iteration":
+        raise InputError(f"{where}: profiles are over depth or step; over passes declare it with kind='token'")
     unknown = [part for part in made.parts if part not in (NONE, *PARTS) and made.on != "weights"]
     if unknown:
         raise InputError(f"{where}: there is no part {unknown[0]!r}; there are {', '.join(PARTS)}")

@@ -67,3 +67,10 @@ JACOBIAN_OF_PASSES: str = _RULES["jacobian"]["of_passes"]
 EARLY_EXIT = tuple(tuple(measure) for measure in _RULES["early_exit"]["measures"])
 EARLY_EXIT_LENSES = tuple(_RULES["early_exit"]["lenses"])
 EARLY_EXIT_LOSS: str = _RULES["early_exit"]["loss"]
+
+GAIN_BAND: float = _RULES["gain"]["band"]
+"""Nats: a token whose loss a pass moves by no more is the same after it."""
+CONFIDENT: float = _RULES["gain"]["confident"]
+SETTLED: float = _RULES["gain"]["settled"]
+GAIN_EXITS: dict[str, str] = dict(_RULES["gain"]["exits"])
+"""Of every token the pass that it leaves at, with what the exit is called where it is marked."""

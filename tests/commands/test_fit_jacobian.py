@@ -37,16 +37,15 @@ def same(one: JacobianLens, other: JacobianLens, rtol: float = 1e-5) -> None:
         torch.testing.assert_close(a, b, rtol=rtol, atol=1e-6)
 
 
-def test_a_lens_is_the_one_that_transformer_lens_fits() -> None:
+def test_a_lens_is_the_one_that_transformer_lens_fits(tmp_path: Path) -> None:
     from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.tools.analysis import JacobianLens as Theirs
 
     torch.manual_seed(0)
     module = hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2, bos_token_id=1, initializer_range=0.2)).eval()
-    tokenizer = byte_tokenizer()
-    bridge = TransformerBridge.boot_transformers(
-        "gpt2", hf_model=module, tokenizer=tokenizer, device="cpu", dtype=torch.float32
-    )
+    module.save_pretrained(tmp_path / "m")
+    byte_tokenizer().save_pretrained(tmp_path / "m")
+    bridge = TransformerBridge.boot_transformers(str(tmp_path / "m"), device="cpu")
     texts = ["some text that is long enough for a lens", "another text, which is longer than that one was"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -67,7 +66,7 @@ def test_every_prompt_counts_alike_and_short_ones_take_no_part() -> None:
     for depth, found in enumerate(fitted.lens.jacobians):
         torch.testing.assert_close(found, (alone[0][depth] + alone[1][depth]) / 2, rtol=1e-5, atol=1e-6)
     assert fitted.record["tokens"] == {"train": 2 * (24 - 17)} and fitted.lens.prompts == 2
-    for prompts, word in (([[5]], "has 1 token;"), ([PROMPTS[0][:17]], "smaller --skip-first")):
+    for prompts, word in (([[5]], "needs at least two"), ([PROMPTS[0][:17]], "smaller --skip-first")):
         with pytest.raises(InputError, match=word):
             fit(model, prompts)
     assert fit(model, [PROMPTS[0][:17]], skip_first=15).lens.prompts == 1

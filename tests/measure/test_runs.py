@@ -52,7 +52,9 @@ def test_an_entry_that_nobody_provides_is_refused_when_it_is_asked_for(monkeypat
 
 # What a probe gives back, by what its run and level expect.
 GIVEN: dict[tuple[str, tuple[str, ...]], Callable[[dict[str, Any]], Any]] = {
-    ("stack", ()): lambda a: a["hs"].new_zeros(a["hs"].shape[1]),
+    ("stack", ()): lambda a: (stack := a["hs"] if "hs" in a else a["losses"]).new_zeros(stack.shape[1]),
+    ("stack", ("iteration",)): lambda a: a["losses"].new_zeros(a["losses"].shape),
+    ("stack", ("iteration", "iteration")): lambda a: a["losses"].new_zeros(len(a["losses"]), *a["losses"].shape),
     ("stack", ("depth",)): lambda a: a["hs"].new_zeros(a["hs"].shape[:2]),
     ("stack", ("step",)): lambda a: a["us"].new_zeros(a["us"].shape[:2]),
     ("stack", ("depth", "depth")): lambda a: a["hs"].new_zeros(len(a["hs"]), *a["hs"].shape[:2]),
@@ -106,7 +108,7 @@ def test_what_a_run_offers_is_given(kind: RunKind, offer: Offer, names: tuple[st
         "mine.probe", on=kind.name, level=offer.level, axis="" if axes or not offer.cells else offer.cells[0],
         **axes, **token,
     )(scope["probe"])  # fmt: skip
-    loops = kind.name in ("loop", "coda") or "iteration" in offer.cells
+    loops = kind.loops or "iteration" in offer.cells
     lenses = {"tuned": some_lens(), "jacobian": some_jacobians(depths=8 if loops else STEPS)}
     options: dict[str, Any] = {"lens": lenses[kind.lens]} if kind.lens else {}
     if loops:

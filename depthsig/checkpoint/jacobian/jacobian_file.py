@@ -31,7 +31,7 @@ RECORD = "lens.json"
 FIRST = "J_0"
 """In the metadata: the Jacobian of the embeddings, which the reference has no layer for."""
 
-MOST_LAYERS = 4096
+MOST_LENS_LAYERS = 4096
 """More than any model has steps; a file that says more is damaged."""
 
 
@@ -130,10 +130,10 @@ def read_pt(path: Path) -> JacobianFile:
     if summed:
         matrices = {layer: matrix.float() / prompts for layer, matrix in matrices.items()}
     target = _whole(metadata.get("target_layer", max(matrices, default=-1) + 1), "target_layer", name)
-    if not max(matrices, default=-1) < target < MOST_LAYERS:
+    if not max(matrices, default=-1) < target < MOST_LENS_LAYERS:
         raise InputError(
             f"{name!r}: target_layer is {target}, with Jacobians of layers up to {max(matrices, default=-1)}; "
-            f"one between that and {MOST_LAYERS} was expected"
+            f"one between that and {MOST_LENS_LAYERS} was expected"
         )
     return JacobianFile(matrices, target + 1, width, prompts, metadata)
 
@@ -195,7 +195,7 @@ def _layers(found: Any, path: str, size: int) -> dict[int, Tensor]:
     for key, value in found.items():
         text = str(key)
         layer = int(text) if isinstance(key, (int, str)) and text.isdecimal() and len(text) < 6 else -1
-        if isinstance(key, bool) or not 0 <= layer < MOST_LAYERS or layer in layers:
+        if isinstance(key, bool) or not 0 <= layer < MOST_LENS_LAYERS or layer in layers:
             raise InputError(
                 f"{path!r} has a Jacobian of the layer {shown(key)}; different whole numbers from 0 were expected"
             )

@@ -59,7 +59,7 @@ class Asked:
 
 def asked_of(prompts: Any, request: Request) -> Asked:
     """What an analysis asks."""
-    passes = [one for one in request.needed.values() if one.on == "loop" or one.id == JACOBIAN_OF_PASSES]
+    passes = [one for one in request.needed.values() if one.run.loops or one.id == JACOBIAN_OF_PASSES]
     looping = tuple(dict.fromkeys(one.family for one in passes))
     at_once = tuple(one.id for one in request.on("weights", "attribution"))
     return Asked(

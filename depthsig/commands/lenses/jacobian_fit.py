@@ -31,7 +31,7 @@ JACOBIAN_PROMPTS = 100
 """Built-in prompts to fit on, where their number is left to us: with so many a lens is of use, the authors found."""
 
 JACOBIAN_TYPE = "jacobian_lens"
-MEASURED = "mean over prompts of (1/|V|) Σ_{t∈V} Σ_{t'∈V, t'≥t} ∂h_t'/∂h_d,t"
+ESTIMATOR = "mean over prompts of (1/|V|) Σ_{t∈V} Σ_{t'∈V, t'≥t} ∂h_t'/∂h_d,t"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def fit_jacobian(
     # The last position is no source, and no target.
     tokens = sum(p.n_tokens - averaged.skip - 1 for p in ready.prompts)
     record = ready.record(
-        loss=MEASURED, tokens={"train": tokens}, n_prompts=len(ready.prompts),
+        loss=ESTIMATOR, tokens={"train": tokens}, n_prompts=len(ready.prompts),
         prompts={"train": [p.tokens_sha256 for p in ready.prompts]}, depths=depth_records(depths),
     )  # fmt: skip
     lens = JacobianLens(jacobians, config=_config(ready, averaged), record=record)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from depthsig.metrics.jacobian import entry_kurtosis, participation_ratio, transport_cosine
 
-COLUMNS = ("depth", "layer", "iteration", "phase", "participation", "kurtosis", "cosine_to_next_pass")
+JACOBIAN_COLUMNS = ("depth", "layer", "iteration", "phase", "participation", "kurtosis", "cosine_to_next_pass")
 
 
 def jacobian_table(jacobians: Sequence[Float[Tensor, "d d"]], steps: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -23,7 +23,7 @@ def jacobian_table(jacobians: Sequence[Float[Tensor, "d d"]], steps: Sequence[Ma
         jacobians: J_d by depth. steps: ``layer``, ``iteration`` and ``phase`` (None outside a loop) of every step.
 
     Returns:
-        A table with the columns :data:`COLUMNS`.
+        A table with the columns :data:`JACOBIAN_COLUMNS`.
     """
     rows = []
     for depth, (jacobian, step) in enumerate(zip(jacobians, steps, strict=True)):
@@ -31,7 +31,7 @@ def jacobian_table(jacobians: Sequence[Float[Tensor, "d d"]], steps: Sequence[Ma
         next_one = math.nan if later is None else transport_cosine(jacobian, jacobians[later])
         rows.append((depth, step["layer"], step["iteration"], step["phase"],
                      participation_ratio(jacobian), entry_kurtosis(jacobian), next_one))  # fmt: skip
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"phase": "Int64"})
+    return pd.DataFrame(rows, columns=list(JACOBIAN_COLUMNS)).astype({"phase": "Int64"})
 
 
 def next_pass(depth: int, steps: Sequence[Mapping[str, Any]]) -> int | None:

@@ -12,7 +12,7 @@ STEPS, RATE, DECAY = 100, 0.3, 1e-3
 MAX_TOKENS = {"tuned": 256, "jacobian": 128}
 """By the kind of lens: prompts are cut after so many tokens, where nothing is said."""
 
-_OWN = {
+_OWN: dict[str, dict[str, Any]] = {
     "tuned": {"steps": STEPS, "lr": RATE, "weight_decay": DECAY},
     "jacobian": {"skip_first": 16, "target": "end"},
 }

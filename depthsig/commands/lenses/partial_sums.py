@@ -93,9 +93,8 @@ class PartialSums:
         scratch = path.with_suffix(".tmp")
         with storing(self.out):
             scratch.unlink(missing_ok=True)  # a link would lead elsewhere
-            told = {"prompts": sums.prompts, "whole": whole}
-            digest = self._digest(sums.sums, **told)
-            torch.save({"sums": sums.sums, "digest": digest, **told}, scratch)
+            digest = self._digest(sums.sums, sums.prompts, whole)
+            torch.save({"sums": sums.sums, "prompts": sums.prompts, "whole": whole, "digest": digest}, scratch)
             scratch.replace(path)
         self.stored = time.monotonic()
 

@@ -137,8 +137,8 @@ def _native(network: Network, ids: Int[Tensor, "row token"], outputs: Sequence[i
             raise StopForward
 
     layers = [layer.module for layer in network.anatomy.layers]
-    hooks = {"pre": [(m, enter) for m in layers], "post": [(m, leave) for m in layers]}
-    with hooked(**hooks), contextlib.suppress(StopForward):
+    entering, leaving = [(m, enter) for m in layers], [(m, leave) for m in layers]
+    with hooked(entering, leaving), contextlib.suppress(StopForward):
         forward(network.module, ids)
 
 

@@ -68,6 +68,10 @@ class RunKind:
 OUTPUT = ("logits", "final", "targets")
 """A readout or an edited run's output, the model's own, and the ids of the tokens that follow (−1: none)."""
 
+_OF_EXITS = ("losses", "confidences", "output_kls", "exit_cdf", "exit_threshold")
+"""Of every pass and token: loss, largest probability, KL from the output of the pass before, the probability of having
+left by the model's own gate; and the gate's threshold."""
+
 _DEPTH: tuple[Axis, ...] = ("depth",)
 _STEP: tuple[Axis, ...] = ("step",)
 
@@ -113,6 +117,15 @@ _EVERY = (
     RunKind(
         "coda", "every state before the end of a loop, run through what comes after the loop",
         (Offer("token", _DEPTH, ("h", *OUTPUT)),), loops=True,
+    ),
+    RunKind(
+        "exits", "the state after every pass of a loop, run through what comes after the loop",
+        (
+            Offer("stack", ("iteration",), _OF_EXITS),
+            Offer("stack", ("iteration", "iteration"), _OF_EXITS),
+            Offer("stack", (), _OF_EXITS),
+        ),
+        loops=True, tokens=True,
     ),
     RunKind(
         "loop", "the states of successive passes of a loop, and of one more",
@@ -177,6 +190,9 @@ RECALIBRATED = ("truncated.temperature", "truncated.affine")
 READ_TRUNCATED = ("truncated.prefix", *RECALIBRATED)
 RUN_TRUNCATED = ("truncated.repeat", "truncated.suffix")
 """Truncated runs that the clean run's states tell, and those that are runs of their own."""
+
+EXITS = "exits"
+"""The run of a loop that is left after each of its passes."""
 
 OF_OTHERS = ("scores", "periods", "truncated.made")
 """Kinds of run that run nothing: what is made of other entries' values."""
