@@ -106,6 +106,7 @@ def analyze(
             rich_help_panel=opt.WHAT,
         ),
     ] = None,
+    probes: opt.Probes = 8,
     parts: Annotated[
         str | None,
         typer.Option(
@@ -220,7 +221,7 @@ def analyze(
             "n": ... if n is None else n, "max_tokens": max_tokens, "chat_template": chat_template,
             "shots": shots, "positions": positions, "keep_first": keep_first, "ablation": ablation, "memory": memory,
             "batch_size": batch_size, "seed": seed, "control": control, "lens": lens or None, "reword": reword,
-            "calibration": calibration,
+            "calibration": calibration, "probes": probes,
         },
         quick=quick, budget=budget, preset=preset,
     )  # fmt: skip

@@ -47,7 +47,7 @@ def analyze(
     max_tokens: int | None = None, chat_template: bool = False, shots: int = 0,
     positions: Literal["all", "answer", "last"] | None = None,
     keep_first: bool | None = None, ablation: Ablation | None = None, reword: int | None = None, lens: Any = None,
-    calibration: Any = None, control: bool | None = None,
+    calibration: Any = None, control: bool | None = None, probes: int = 8,
     order: str | None = None, loop: str | None = None, grown: str | None = None, iterations: Iterations | None = None,
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
@@ -97,6 +97,7 @@ def analyze(
             ``prompts``. Default: of the built-in set that is measured the next ones, else ``gsm8k``.
         control: measure the architecture with re-initialised weights, too; True: all that the model's own
             analysis measures. Default: where periods are tested on a span, and of it what they are tested on.
+        probes: of so many positions a prompt, evenly spread, ``loop.spectral_radius`` takes the derivative.
         order: run the layers in this order, as ``0:4,4:8x4,8:12``.
         loop: label layers ``A:B`` as a loop.
         grown: label layers as grown, ``A:B/b`` in blocks of b.
@@ -140,7 +141,7 @@ OF_THIS_RUN = ("out", "resume", "progress")
 """Arguments of :func:`analyze` that say nothing of what is measured."""
 _OF_A_REQUEST = (
     "prompts", "metrics", "parts", "scopes", "cuts", "agg", "n", "max_tokens", "chat_template", "shots", "positions",
-    "keep_first", "ablation", "memory", "batch_size", "seed", "control", "lens", "reword", "calibration",
+    "keep_first", "ablation", "memory", "batch_size", "seed", "control", "lens", "reword", "calibration", "probes",
 )  # fmt: skip
 
 

@@ -56,6 +56,7 @@ class Request:
             tested on a span.
         lens: of ``tuned.*`` and ``jacobian.*``: a lens, its folder or file, or several, one of each kind at most.
         reword: put prompts in other words (:func:`depthsig.prompts.reword`), by this seed; None: as they are.
+        probes: of so many positions a prompt, evenly spread, the derivative of a pass by a token's own state is taken.
         calibration: prompts that readouts of truncated runs are fitted on: a name, a file, or a list; None: the
             built-in set after the measured prompts.
 
@@ -82,6 +83,7 @@ class Request:
     lens: Any = None
     reword: int | None = None
     calibration: Any = None
+    probes: int = 8
     selected: tuple[Metric, ...] = field(init=False, repr=False, compare=False)
     """The entries that were asked for."""
     needed: Mapping[str, Metric] = field(init=False, repr=False, compare=False)
@@ -109,7 +111,15 @@ class Request:
         check_shots(self.shots)
         for name in ("control", "keep_first", "chat_template"):
             check_switch(name, getattr(self, name))
-        for name, least in (("n", 1), ("max_tokens", 2), ("cuts", 1), ("batch_size", 1), ("seed", 0), ("reword", 0)):
+        for name, least in (
+            ("n", 1),
+            ("max_tokens", 2),
+            ("cuts", 1),
+            ("batch_size", 1),
+            ("seed", 0),
+            ("reword", 0),
+            ("probes", 1),
+        ):
             check_least(name, getattr(self, name), least)
         if self.seed >= LARGEST_SEED:
             raise InputError(f"--seed {shown(self.seed)} is too large; it must be below {LARGEST_SEED}")

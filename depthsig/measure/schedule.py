@@ -16,12 +16,13 @@ from depthsig.measure.clean.readouts import Readouts
 from depthsig.measure.clean.states import States
 from depthsig.measure.clean.stored import Stored
 from depthsig.measure.clean.transports import Transports
+from depthsig.measure.differentiated.pass_derivatives import PassDerivatives
 from depthsig.measure.edited.attributing import Attributing
 from depthsig.measure.edited.edited_batch import EditedProvider
 from depthsig.measure.edited.erasing import Erasing
 from depthsig.measure.edited.isolated import Isolated
 from depthsig.measure.edited.reordering import Reordering, Repeating
-from depthsig.measure.edited.skipping import Skipping
+from depthsig.measure.edited.skipping import Maintaining, Skipping
 from depthsig.measure.edited_runs import run_edited
 from depthsig.measure.fitting import clean_runs, ended_in_one_line
 from depthsig.measure.providers import CleanBatch, CleanProvider, Work
@@ -40,7 +41,7 @@ from depthsig.tables.samples import Samples
 
 CLEAN: tuple[type[CleanProvider], ...] = (States, Readouts, Passes, Codas, TruncatedReadouts, Stored, Transports)
 EDITED: tuple[type[EditedProvider], ...] = (
-    Skipping, Isolated, Reordering, Repeating, TruncatedRuns, Erasing, Attributing,
+    Skipping, Maintaining, Isolated, Reordering, Repeating, TruncatedRuns, Erasing, Attributing, PassDerivatives,
 )  # fmt: skip
 OF_TABLES = OF_OTHERS
 """:mod:`depthsig.tables` provides what is made of other entries' values."""

@@ -55,6 +55,9 @@ RECALIBRATED_LOSSES: tuple[str, str] = (_RULES["findings"]["temperature"], _RULE
 RECOVERED: str = _RULES["findings"]["recovered"]
 SHOWN_PROFILES = tuple(_RULES["findings"]["profiles"])
 
+STABILITY: dict[str, Any] = _RULES["stability"]
+"""Of the stability of a loop: the metrics, and the thresholds of regimes."""
+
 PREDICTORS: dict[str, str] = dict(_RULES["repeat"]["predictors"])
 ANGULAR: str = _RULES["repeat"]["angular"]
 
@@ -74,3 +77,6 @@ CONFIDENT: float = _RULES["gain"]["confident"]
 SETTLED: float = _RULES["gain"]["settled"]
 GAIN_EXITS: dict[str, str] = dict(_RULES["gain"]["exits"])
 """Of every token the pass that it leaves at, with what the exit is called where it is marked."""
+
+MAINTAINED = tuple(tuple(measure) for measure in _RULES["maintained"]["measures"])
+MAINTAINED_LINES = tuple(_RULES["maintained"]["lines"])

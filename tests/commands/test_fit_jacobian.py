@@ -20,10 +20,10 @@ import depthsig
 from depthsig.checkpoint.jacobian.jacobians import JacobianLens, read_jacobian_lens
 from depthsig.cli.main import main
 from depthsig.commands.lenses import partial_sums
-from depthsig.commands.lenses.jacobian_table import cosine, kurtosis, participation
 from depthsig.commands.lenses.merging import merge_lenses
 from depthsig.engine.gradients.jacobian_sums import JacobianSums
 from depthsig.errors import DepthsigWarning, InputError
+from depthsig.metrics.jacobian import entry_kurtosis, participation_ratio, transport_cosine
 
 PROMPTS = random_prompts(5)
 
@@ -78,14 +78,14 @@ def test_numbers_of_the_jacobians() -> None:
     torch.manual_seed(1)
     matrix, other = torch.randn(12, 12), torch.randn(12, 12)
     values = np.linalg.svd(matrix.double().numpy(), compute_uv=False) ** 2
-    assert participation(matrix) == pytest.approx(values.sum() ** 2 / (values**2).sum())
-    assert participation(1e30 * matrix) == pytest.approx(participation(matrix), rel=1e-5)
+    assert participation_ratio(matrix) == pytest.approx(values.sum() ** 2 / (values**2).sum())
+    assert participation_ratio(1e30 * matrix) == pytest.approx(participation_ratio(matrix), rel=1e-5)
     entries = matrix.double().numpy() - matrix.double().numpy().mean()
-    assert kurtosis(matrix) == pytest.approx((entries**4).mean() / (entries**2).mean() ** 2 - 3)
+    assert entry_kurtosis(matrix) == pytest.approx((entries**4).mean() / (entries**2).mean() ** 2 - 3)
     norms = float(np.linalg.norm(matrix) * np.linalg.norm(other))
-    assert cosine(matrix, other) == pytest.approx(float((matrix * other).sum()) / norms, rel=1e-5)
+    assert transport_cosine(matrix, other) == pytest.approx(float((matrix * other).sum()) / norms, rel=1e-5)
     zero = torch.zeros(3, 3)
-    assert all(math.isnan(v) for v in (participation(zero), kurtosis(zero), cosine(zero, zero)))
+    assert all(math.isnan(v) for v in (participation_ratio(zero), entry_kurtosis(zero), transport_cosine(zero, zero)))
 
 
 def test_a_loop_has_one_a_pass_and_its_table_says_so() -> None:
@@ -99,7 +99,9 @@ def test_a_loop_has_one_a_pass_and_its_table_says_so() -> None:
     )
     jacobians = fitted.lens.jacobians
     for depth in range(9):
-        assert table["cosine_to_next_pass"][depth] == pytest.approx(cosine(jacobians[depth], jacobians[depth + 3]))
+        assert table["cosine_to_next_pass"][depth] == pytest.approx(
+            transport_cosine(jacobians[depth], jacobians[depth + 3])
+        )
     assert table["cosine_to_next_pass"][9:].isna().all()
     assert json.loads(json.dumps(fitted.record, allow_nan=False))["depths"][9]["cosine_to_next_pass"] is None
     by_pass = fit(model, PROMPTS[:2], target="pass")

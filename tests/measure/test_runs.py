@@ -68,6 +68,7 @@ GIVEN: dict[tuple[str, tuple[str, ...]], Callable[[dict[str, Any]], Any]] = {
     ("pooled", ("layer", "layer")): lambda a: torch.zeros(len(a["layers"]), len(a["layers"])),
     ("rest", ("depth",)): lambda a: a["h"].new_zeros(len(a["h"])),
     ("rest", ()): lambda a: 0.0,
+    ("rest", ("iteration", "phase")): lambda a: a["probe"].new_zeros(len(a["probe"])),
 }
 """At level ``token`` it is a number for each row of the first argument."""
 

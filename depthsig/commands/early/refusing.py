@@ -20,6 +20,7 @@ from depthsig.checkpoint.streaming.unstreamable import refuse_all_at_once
 from depthsig.commands.repeats.grammar import answered_prompts
 from depthsig.errors import InputError
 from depthsig.measure.request import Request
+from depthsig.metrics.entries.runs import OF_PASSES
 from depthsig.metrics.rules import JACOBIAN_OF_PASSES
 from depthsig.plan.declared import PlanOptions
 from depthsig.plan.foreseen import UNKNOWN_LAYERS, Foreseen, foresee
@@ -61,7 +62,7 @@ def asked_of(prompts: Any, request: Request) -> Asked:
     """What an analysis asks."""
     passes = [one for one in request.needed.values() if one.run.loops or one.id == JACOBIAN_OF_PASSES]
     looping = tuple(dict.fromkeys(one.family for one in passes))
-    at_once = tuple(one.id for one in request.on("weights", "attribution"))
+    at_once = tuple(one.id for one in request.on("weights", "attribution", *OF_PASSES))
     return Asked(
         prompts, request.n, request.seed, request.shots, request.lenses, looping=looping,
         calibration=request.calibration, at_once=at_once,

@@ -86,7 +86,9 @@ def count(work: Work, spans: bool, *, drawn: bool) -> Counts:
             figures[one.figure] += _pictures(one, keys, aggs, prompts)
     if not request.tests_periods:
         tests = matrices = 0
-    figures["other"] = 1 + ("readout" in {one.on for one in request.selected}) + min(tests, len(FAMILY) - 1)
+    runs = {one.on for one in request.selected}
+    together = len(request.parts) * len(request.scopes) * ({"skip", "maintained"} <= runs)
+    figures["other"] = 1 + ("readout" in runs) + together + min(tests, len(FAMILY) - 1)
     return Counts(
         quantities, cells, rows, sum(_token_rows(one, work) for one in request.selected if one.kind == "token"),
         tests, matrices, dict(figures) if drawn else {},

@@ -143,6 +143,11 @@ _EVERY = (
         by_part=True,
     ),
     RunKind(
+        "maintained", "the part of one step's layer taken away in its pass and in every later one",
+        (Offer("token", ("step", "step"), ("delta", "delta_edited")), Offer("token", _STEP, OUTPUT)),
+        by_part=True, loops=True, several=True,
+    ),
+    RunKind(
         "local", "later layers on their clean input without one step's part",
         (Offer("token", ("step", "step"), ("delta", "delta_edited")),), by_part=True,
     ),
@@ -171,6 +176,19 @@ _EVERY = (
         (Offer("rest", _DEPTH, ("rest", "h", "baseline")), Offer("rest", (), ("rest", "h", "baseline"))),
         tokens=True,
     ),
+    RunKind(
+        "pass.own", "one pass of a loop as a map of a token's own state, from each phase to itself",
+        (Offer("rest", ("iteration", "phase"), ("transposed", "probe")),), loops=True,
+    ),
+    RunKind(
+        "pass.all",
+        "one pass of a loop as a map of a prompt's states together (but the first), from each phase to itself",
+        (Offer("rest", ("iteration", "phase"), ("transposed", "probe")),), loops=True,
+    ),
+    RunKind(
+        "passes", "all passes of a loop, one after another, as maps of a prompt's states together, but the first",
+        (Offer("rest", (), ("along", "probe")),), loops=True,
+    ),
     RunKind("scores", "nothing: numbers made of other entries' values", (Offer("table", (), ("n",)),)),
     RunKind(
         "periods", "nothing: tests of every profile and matrix over steps",
@@ -190,6 +208,9 @@ RECALIBRATED = ("truncated.temperature", "truncated.affine")
 READ_TRUNCATED = ("truncated.prefix", *RECALIBRATED)
 RUN_TRUNCATED = ("truncated.repeat", "truncated.suffix")
 """Truncated runs that the clean run's states tell, and those that are runs of their own."""
+
+OF_PASSES = ("pass.own", "pass.all", "passes")
+"""Runs that differentiate a pass of a loop."""
 
 EXITS = "exits"
 """The run of a loop that is left after each of its passes."""
