@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,24 @@ from depthsig.metrics.rules import PERIOD
 from depthsig.report import alt_texts
 from depthsig.report.alt_texts import matrix_in_words, profile_in_words
 from depthsig.report.drawable import drawable
-from depthsig.report.figures.early_exit import draw_early_exit, early_exit_measures
+from depthsig.report.figure_rows import (
+    EARLY_EXITS,
+    EXITS_FIGURE,
+    KEPT_UP,
+    KEPT_UP_FIGURE,
+    PLAN_FIGURE,
+    SideBySide,
+    curves_in,
+    dotted,
+    measures_in,
+)
 from depthsig.report.figures.heatmap import draw_heatmap
 from depthsig.report.figures.labels import in_words
 from depthsig.report.figures.phases import LEGEND, draw_period
 from depthsig.report.figures.plan_strip import draw_plan
 from depthsig.report.figures.profile import draw_profile
-from depthsig.report.figures.token_map import draw_token_map
+from depthsig.report.figures.side_by_side import draw_side_by_side
+from depthsig.report.figures.token_map import Marks, draw_token_map, exit_marks
 from depthsig.report.figures.top_tokens import draw_top_tokens, words_as_they_are
 from depthsig.report.figures.trajectories import draw_trajectories
 from depthsig.report.period_tables import period_tables
@@ -62,10 +73,11 @@ def figures_for(signature: Signature) -> Iterator[Drawn]:
         draw_plan(figure.add_subplot(), signature.plan)
         caption = "One cell a step, with its layer; two colours alternate from block to block (or iteration)."
         alt = f"The plan: {len(signature.plan)} steps in order, each with its layer, coloured by block."
-        yield Drawn("plan", PLAN, "Plan", caption, figure, alt)
+        yield Drawn(PLAN_FIGURE, PLAN, "Plan", caption, figure, alt)
         for one in signature.entries.values():
             yield from _figures_of(signature, one)
         yield from _early_exit(signature)
+        yield from _kept_up(signature)
         for table in period_tables(signature):
             figure = new_figure(plain=True, above=LEGEND)
             draw_period(figure.add_subplot(), table)
@@ -100,7 +112,7 @@ def _matrices(signature: Signature, one: Metric) -> Iterator[Drawn]:
         figure = new_figure(COLUMN, 2.8, plain=True)
         matrix = signature.matrix(one.id, part=part, scope=scope, agg=agg)
         draw_heatmap(figure.add_subplot(), matrix, one, signature.plan)
-        name, said = _dotted(one.id, part, scope) + _suffix(agg), _said(signature, agg)
+        name, said = dotted(one.id, part, scope) + _suffix(agg), _said(signature, agg)
         if matrix.isna().any(axis=None):
             said += "; hatched: undefined"
         seen = matrix_in_words(matrix, one.row_label, one.col_label)
@@ -113,59 +125,79 @@ def _tokens(signature: Signature, one: Metric) -> Iterator[Drawn]:
     rows = signature.tokens_table[signature.tokens_table["metric"] == one.id]
     for (scope, prompt), table in list(rows.groupby(["scope", "prompt"], sort=False))[:TOKEN_MAPS]:
         figure = new_figure(*_SIZES[one.figure], plain=one.figure == "top_tokens")
-        _draw_tokens(figure.add_subplot(), table, one, signature.plan)
+        marks = exit_marks(signature.tokens_table, one, int(str(prompt)))
+        _draw_tokens(figure.add_subplot(), table, one, signature.plan, marks)
         place = f"prompt {prompt}" + (f", steps {scope}" if scope != NONE else "")
         title = _title(one, "mean", place)
-        name = _dotted(one.id, scope, str(prompt))
-        caption = f"{one.id}: {one.formula}; {place}, its last positions."
-        alt = f"{title}: {_TOKENS_IN_WORDS[one.figure](table)}."
+        name = dotted(one.id, scope, str(prompt))
+        caption = f"{one.id}: {one.formula}; {place}, its last positions{_MARKED if marks else ''}."
+        alt = f"{title}: {_tokens_in_words(one, table)}."
         yield Drawn(name, one.section, title, caption, figure, alt)
 
+
+_MARKED = "; marks: where each exit leaves a token, what is above is not run"
 
 _SIZES: Mapping[str, tuple[float, float]] = {
     "top_tokens": (FULL, 4.2), "token_map": (FULL, 3.6), "trajectories": (COLUMN, 2.8), "heatmap": (COLUMN, 2.6),
     "profile": (COLUMN, 2.6),
 }  # fmt: skip
 
-_TOKENS_IN_WORDS: Mapping[str, Callable[[pd.DataFrame], str]] = {
-    "top_tokens": alt_texts.top_tokens_in_words, "trajectories": alt_texts.paths_in_words,
-    "token_map": alt_texts.token_map_in_words,
-}  # fmt: skip
+
+def _tokens_in_words(one: Metric, rows: pd.DataFrame) -> str:
+    if one.figure == "top_tokens":
+        return alt_texts.top_tokens_in_words(rows)
+    if one.figure == "trajectories":
+        return alt_texts.paths_in_words(rows)
+    return alt_texts.token_map_in_words(rows, "pass" if one.axis == "iteration" else "depth")
 
 
-def _draw_tokens(ax: Axes, rows: pd.DataFrame, one: Metric, plan: pd.DataFrame) -> Axes:
+def _draw_tokens(ax: Axes, rows: pd.DataFrame, one: Metric, plan: pd.DataFrame, marks: Marks) -> Axes:
     if one.figure == "top_tokens":
         return draw_top_tokens(ax, rows)
     if one.figure == "trajectories":
         return draw_trajectories(ax, rows)
-    return draw_token_map(ax, rows, one, plan)
+    return draw_token_map(ax, rows, one, plan, marks)
 
 
 def _early_exit(signature: Signature) -> Iterator[Drawn]:
-    measures = early_exit_measures(signature.profiles)
-    if not measures:
-        return
-    figure = new_figure(FULL if len(measures) > 1 else COLUMN, 2.4)
-    axes = [figure.add_subplot(1, len(measures), i + 1) for i in range(len(measures))]
-    lenses = draw_early_exit(axes, signature.profiles, signature.plan, signature.entries, vocabulary(signature))
-    caption = (
-        f"How good the model would be if it stopped at a depth and was read out there, by {' and '.join(lenses)}; "
-        f"{_said(signature, 'mean', True)}; dotted: the loss of the whole model"
-        f"{'; dashed: a uniform guess' if vocabulary(signature) else ''}. {beside_early_exit(signature)}"
-    )
-    section = signature.entries[measures[0].metrics[0]].section
-    alt = alt_texts.early_exit_in_words(signature.profiles, signature.entries)
-    yield Drawn("early_exit", section, "Early exit", caption, figure, alt)
+    for _, _, curves in curves_in(signature.profiles, EARLY_EXITS):
+        figure, lenses = _drawn_together(signature, EARLY_EXITS, curves)
+        caption = (
+            f"How good the model would be if it stopped at a depth and was read out there, by {' and '.join(lenses)}; "
+            f"{_said(signature, 'mean', True)}; dotted: the loss of the whole model"
+            f"{'; dashed: a uniform guess' if vocabulary(signature) else ''}. {beside_early_exit(signature)}"
+        )
+        section = signature.entries[curves["metric"].iloc[0]].section
+        alt = alt_texts.side_by_side_in_words(curves, EARLY_EXITS, signature.entries)
+        yield Drawn(EXITS_FIGURE, section, "Early exit", caption, figure, alt)
+
+
+def _kept_up(signature: Signature) -> Iterator[Drawn]:
+    """Skips in one pass beside maintained ones."""
+    for part, scope, curves in curves_in(signature.profiles, KEPT_UP):
+        figure, lines = _drawn_together(signature, KEPT_UP, curves)
+        caption = (
+            f"What is lost without a step's {part}, scope {scope}, {lines[0]} of its loop {lines[1]}: where the lines "
+            f"meet, taking it from later passes, too, does no further harm; {_said(signature, 'mean', True)}."
+        )
+        section = signature.entries[measures_in(curves, KEPT_UP)[0].metrics[-1]].section
+        alt = alt_texts.side_by_side_in_words(curves, KEPT_UP, signature.entries)
+        title = f"One pass and every later one, {described(part, scope)}"
+        yield Drawn(dotted(KEPT_UP_FIGURE, part, scope), section, title, caption, figure, alt)
+
+
+def _drawn_together(signature: Signature, which: SideBySide, curves: pd.DataFrame) -> tuple[Figure, list[str]]:
+    """A figure with an axes a measure, and the names of its lines."""
+    number = len(measures_in(curves, which))
+    figure = new_figure(FULL if number > 1 else COLUMN, 2.4)
+    axes = [figure.add_subplot(1, number, i + 1) for i in range(number)]
+    return figure, draw_side_by_side(axes, curves, which, signature.plan, signature.entries, vocabulary(signature))
 
 
 def vocabulary(signature: Signature) -> int | None:
     """How many tokens there are to guess among, where that was recorded."""
     found: int | None = signature.info["checkpoint"].get("vocabulary")
     return found
-
-
-def _dotted(*pieces: str) -> str:
-    return ".".join(piece for piece in pieces if piece not in ("", NONE))
 
 
 def _suffix(agg: str) -> str:
@@ -229,9 +261,10 @@ def plot_metric(signature: Signature, metric: str, ax: Axes | None = None, **cho
             return draw_profile(ax, _lines(signature, metric, choice), one, signature.plan, vocabulary(signature))
         if one.figure == "heatmap":
             return draw_heatmap(ax, signature.matrix(metric, **choice), one, signature.plan)
-        rows = signature.tokens(metric, choice.get("prompt", signature.tokens(metric)["prompt"].iloc[0]))
+        prompt = choice.get("prompt", signature.tokens(metric)["prompt"].iloc[0])
+        rows, marks = signature.tokens(metric, prompt), exit_marks(signature.tokens_table, one, prompt)
         rows = rows[rows["scope"] == choice.get("scope", rows["scope"].iloc[0])]
-        words_as_they_are(_draw_tokens(ax, rows, one, signature.plan))
+        words_as_they_are(_draw_tokens(ax, rows, one, signature.plan, marks))
         return ax
 
 
