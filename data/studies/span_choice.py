@@ -1,12 +1,12 @@
 """Can the best span to repeat be told without running them all? ``python -m data.studies.span_choice --work FOLDER``.
 
-On every model the whole map of spans run twice is measured (``span_maps.py``), and each way of choosing (``CHOOSERS``) picks a
-span, or none, from a share of it: it sees the gains of those spans only that it pays for. The pick is judged on held-out
-prompts, against the best of the spans that the whole map ranks highest, of all that was picked, and of repeating
-nothing. The rule was made on the models that say *built on*, and frozen before one of the others was looked at.
+On every model the whole map of spans run twice is measured (``span_maps.py``), and each way of choosing (``CHOOSERS``)
+picks a span, or none, from a share of it: it sees the gains of those spans only that it pays for. The pick is judged on
+held-out prompts, against the best of the spans that the whole map ranks highest, of all that was picked, and of none.
+The rule was made on the models that say *built on*, and frozen before one of the others was looked at.
 
-``span_maps.csv`` gets the maps, ``span_choice.csv`` the picks; ``--table`` prints the table of ``docs/repeats.md``. What is
-measured is kept in FOLDER, which must have the checkpoints that do not ship (``Case.where``).
+``span_maps.csv`` gets the maps, ``span_choice.csv`` the picks; ``--table`` prints the tables of the page. What
+is measured is kept in FOLDER, which must have the checkpoints that do not ship (``Case.where``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 
-from data.studies.span_maps import CASES, JUDGED, Case, Spans, losses, measure
+from data.studies.span_maps import CASES, JUDGED, Case, Measured, Spans
 
 HERE = Path(__file__).resolve().parent
 MAPS, CHOICES = HERE / "span_maps.csv", HERE / "span_choice.csv"
@@ -107,3 +107,145 @@ CHOOSERS = (
     Chooser("middle", CLEAN, middle),
     *(Chooser(f"random {seed}", CLEAN, drawn(seed)) for seed in range(DRAWS)),
 )
+
+
+EVERY = "the whole map"
+NOTHING = "nothing"
+COLUMNS = [
+    "model", "outcome", "use", "chooser", "start", "end", "runs", "share", "gain", "gain_low", "gain_high",
+    "best_start", "best_end", "best", "best_low", "regret", "regret_low", "regret_high",
+]  # fmt: skip
+
+
+def frame(measured: Measured) -> pd.DataFrame:
+    """Rows of ``span_maps.csv``: a span each, with its gain on calibration prompts and what the signature says."""
+    found = measured.map()
+    rows = pd.DataFrame(found["spans"], columns=["start", "end"])
+    rows.insert(0, "model", measured.case.name)
+    rows.insert(1, "outcome", measured.case.outcome)
+    rows["gain"] = found["gains"].mean(0)
+    told = measured.signature([(int(a), int(b)) for a, b in found["spans"]])
+    return rows.assign(**{name: told[name] for name in SIGNATURE})
+
+
+def picks(rows: pd.DataFrame) -> dict[str, tuple[tuple[int, int], int]]:
+    """What each chooser picks on one map, and how many runs it takes."""
+    found = {one.name: one.choose(rows) for one in CHOOSERS}
+    best = rows.loc[rows["gain"].idxmax()]
+    whole = (int(best["start"]), int(best["end"])) if best["gain"] > 0 else NONE
+    return found | {EVERY: (whole, len(rows) + 1), NOTHING: (NONE, 0)}
+
+
+def candidates(rows: pd.DataFrame) -> Spans:
+    """Spans to measure on held-out prompts: those that the whole map ranks highest, and all that was picked."""
+    ends = [(int(a), int(b)) for a, b in rows[["start", "end"]].to_numpy()]
+    highest = [ends[i] for i in by("gain")(rows)[:HIGHEST]]
+    return sorted({*highest, *(span for span, _ in picks(rows).values()), NONE} - {NONE})
+
+
+def resampled(gains: ndarray, tasks: int, seed: int = 0) -> ndarray:
+    """Mean gain of each span over prompts drawn anew within each task [resample, span]."""
+    rng = np.random.default_rng(seed)
+    by_task = gains.reshape(tasks, -1, gains.shape[1])
+    n = by_task.shape[1]
+    return np.mean([one[rng.integers(0, n, (RESAMPLES, n))].mean(1) for one in by_task], 0)
+
+
+def judged(case: Case, rows: pd.DataFrame, spans: Spans, gains: ndarray) -> pd.DataFrame:
+    """Rows of ``span_choice.csv``.
+
+    Args:
+        gains: on held-out prompts [prompt, span of ``spans``].
+    """
+    held = np.hstack([np.zeros((len(gains), 1)), gains])
+    ends = [NONE, *spans]
+    means, draws = held.mean(0), resampled(held, case.tasks)
+    best, top = int(means.argmax()), draws.max(1)
+    out = []
+    for name, (span, runs) in picks(rows).items():
+        at = ends.index(span)
+        low, high = np.percentile(draws[:, at], [2.5, 97.5])
+        out.append([
+            case.name, case.outcome, case.use, name, *span, runs, runs / len(rows), means[at], low, high, *ends[best],
+            means[best], np.quantile(draws[:, best], 0.025 / len(spans)), means[best] - means[at],
+            *np.percentile(top - draws[:, at], [2.5, 97.5]),
+        ])  # fmt: skip
+    return pd.DataFrame(out, columns=COLUMNS)
+
+
+def gaining(choices: pd.DataFrame) -> pd.Series:
+    """Where some span surely gains: the best one's interval, corrected for the spans it is the best of, is above 0."""
+    return choices["best_low"] > 0
+
+
+def summary(choices: pd.DataFrame) -> pd.DataFrame:
+    """Of each chooser: the median regret as a share of the best gain, in judged cases with a sure gain."""
+    told = choices[(choices["use"] == JUDGED) & gaining(choices)]
+    told = told.assign(chooser=told["chooser"].str.replace(r" \d$", "", regex=True), part=told["regret"] / told["best"])
+    found = told.groupby("chooser", sort=False)
+    return pd.DataFrame({
+        "cases": found["model"].nunique(), "runs": found["share"].max(), "median": found["part"].median(),
+        "low": found["part"].min(), "high": found["part"].max(), "none": found["end"].apply(lambda e: (e == 0).mean()),
+    })  # fmt: skip
+
+
+def table(choices: pd.DataFrame) -> str:
+    """The rule's pick model by model, then every chooser's median, in Markdown."""
+    lines = [
+        "| model | prompts | picked | runs of the map's | gain, held out | best span | its gain | regret |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    rule = choices[(choices["chooser"] == CHOOSERS[0].name) & (choices["use"] == JUDGED)]
+    for sure, row in zip(gaining(rule), rule.to_dict("records"), strict=True):
+        part = f"{row['regret'] / row['best']:.0%}" if sure else "no sure gain"
+        lines.append(
+            f"| {row['model']} | {row['outcome']} | {_span(row['start'], row['end'])} | {row['runs']}: "
+            f"{row['share']:.1%} | {row['gain']:.4f} [{row['gain_low']:.4f}, {row['gain_high']:.4f}] | "
+            f"{_span(row['best_start'], row['best_end'])} | {row['best']:.4f} | {row['regret']:.4f}, {part} |"
+        )
+    lines += [
+        "",
+        "| chosen by | cases | most runs | median regret | from, to | picks none |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, one in summary(choices).iterrows():
+        lines.append(
+            f"| {name} | {one['cases']:.0f} | {one['runs']:.1%} | {one['median']:.0%} | {one['low']:.0%}, "
+            f"{one['high']:.0%} | {one['none']:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def _span(start: int, end: int) -> str:
+    return f"{start}:{end}" if end else "none"
+
+
+def run(home: Path, work: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Every case's map and picks."""
+    maps, found = [], []
+    for case in CASES:
+        measured = Measured(case, home, work)
+        rows = frame(measured)
+        spans = candidates(rows)
+        found.append(judged(case, rows, spans, measured.held_out(spans)))
+        maps.append(rows)
+        print(f"{case.name}, {case.outcome}: measured", file=sys.stderr, flush=True)
+    return pd.concat(maps, ignore_index=True), pd.concat(found, ignore_index=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m data.studies.span_choice", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("span-work"), help="checkpoints that do not ship, and maps")
+    parser.add_argument("--table", action="store_true", help="print the table from what is stored")
+    args = parser.parse_args(arguments)
+    if not args.table:
+        maps, choices = run(HERE.parent / "checkpoints", args.work)
+        maps.to_csv(MAPS, index=False, float_format="%.9g", lineterminator="\n")
+        choices.to_csv(CHOICES, index=False, float_format="%.6g", lineterminator="\n")
+    print(table(pd.read_csv(CHOICES)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,15 +1,15 @@
 """What every span of layers gains by running twice, model by model: the first part of ``data.studies.span_choice``.
 
-A *gain* is the loss of the model as it is less the loss with the span run twice, in nats a token, paired by prompt. It is
-measured on two kinds of prompts: *answers* (the seven primitives, the loss of the answers, each task weighing the same) and
-*text* (every prediction of ordinary text).
+A *gain* is the loss of the model as it is less the loss with the span run twice, in nats a token, paired by prompt. It
+is measured on two kinds of prompts: *answers* (the seven primitives, the loss of the answers, each task weighing the
+same) and *text* (every prediction of ordinary text).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -50,24 +50,29 @@ class Case:
     text: str = "gsm8k"
     tokens: int = MAX_TOKENS
 
+    @property
+    def tasks(self) -> int:
+        """How many tasks the prompts are of."""
+        return 1 if self.outcome == TEXT else len(TASKS)
+
     def load(self, home: Path, work: Path) -> Model:
         """The model, in float32."""
         return depthsig.load(_found(self.where.format(home=home, work=work)), dtype="float32", progress=False)
 
-    def prompts(self, model: Model) -> tuple[list[TokenPrompt], list[TokenPrompt], int]:
-        """Calibration and held-out prompts, and how many tasks they are of, task after task."""
+    def prompts(self, model: Model) -> tuple[list[TokenPrompt], list[TokenPrompt]]:
+        """Calibration and held-out prompts, task after task."""
         if self.outcome == TEXT:
             texts = load_prompts(self.text, n=self.calibration + self.held_out, seed=0)
             cut = token_prompts(texts, model, max_tokens=self.tokens)
             # Nothing is edited at position 0, which never counts; nothing follows the last.
             ready = [replace(p, positions=tuple(range(1, len(p.ids) - 1))) for p in cut]
-            return ready[: self.calibration], ready[self.calibration :], 1
+            return ready[: self.calibration], ready[self.calibration :]
         first, second = [], []
         for task in TASKS:
             ready = load_task(task, model, self.calibration + self.held_out, 0, MAX_TOKENS)
             first += ready[: self.calibration]
             second += ready[self.calibration :]
-        return first, second, len(TASKS)
+        return first, second
 
 
 def _found(where: str) -> str:
@@ -101,11 +106,11 @@ CASES = (
 """The looped arms have 30 spans, of which 2 % is no run at all."""
 
 
-def losses(model: Model, prompts: Sequence[TokenPrompt], spans: Spans) -> tuple[ndarray, ndarray]:
-    """Loss of the model as it is [prompt], and what each span gains [prompt, span]."""
+def gains_of(model: Model, prompts: Sequence[TokenPrompt], spans: Spans) -> ndarray:
+    """What each span gains [prompt, span]."""
     edits = [None, *(repeat_edit(model.plan, span, 2) for span in spans)]
     found = measure_answers(model, prompts, edits, MEMORY, _silent)["loss"]
-    return found[:, 0], found[:, :1] - found[:, 1:]
+    return found[:, :1] - found[:, 1:]
 
 
 def _silent(done: int) -> None:
@@ -113,7 +118,7 @@ def _silent(done: int) -> None:
 
 
 def states(model: Model, prompts: Sequence[TokenPrompt]) -> list[tuple[ndarray, ndarray]]:
-    """Of every prompt, what one clean run and its backward pass tell: states and the loss's gradients [depth, token, d].
+    """Of every prompt, what one clean run and its backward pass tell: states and gradients [depth, token, d].
 
     Depth 0 is what the first layer gets. Gradients are of the prompt's mean loss.
     """
@@ -176,19 +181,48 @@ def predictors(seen: Sequence[tuple[ndarray, ndarray]], spans: Spans) -> dict[st
     return found
 
 
-def measure(case: Case, home: Path, work: Path, kept: Path) -> dict[str, ndarray]:
-    """A case's whole map on calibration prompts, with states and gradients; kept in a file between runs."""
-    at = kept / f"{case.name.replace(' ', '-').replace(',', '')}-{case.outcome}.npz"
-    if at.is_file():
+@dataclass(frozen=True)
+class Measured:
+    """A case's prompts run in a model that is loaded when it is first needed; every answer is kept in a folder."""
+
+    case: Case
+    home: Path
+    work: Path
+
+    @cached_property
+    def model(self) -> Model:
+        """The model itself."""
+        return self.case.load(self.home, self.work)
+
+    def map(self) -> dict[str, ndarray]:
+        """Every span (``spans``) and what it gains on calibration prompts (``gains``) [prompt, span]."""
+
+        def made() -> dict[str, ndarray]:
+            spans = spans_of(self.model)
+            return {"spans": np.array(spans), "gains": gains_of(self.model, self.case.prompts(self.model)[0], spans)}
+
+        return self._once("", made)
+
+    def signature(self, spans: Spans) -> dict[str, ndarray]:
+        """:func:`predictors` on calibration prompts."""
+        return self._once("-signature", lambda: predictors(states(self.model, self.case.prompts(self.model)[0]), spans))
+
+    def held_out(self, spans: Spans) -> ndarray:
+        """What spans gain on held-out prompts [prompt, span]."""
+        found = self._once(
+            "-held-out",
+            lambda: {"spans": np.array(spans), "gains": gains_of(self.model, self.case.prompts(self.model)[1], spans)},
+        )
+        if found["spans"].tolist() != [list(span) for span in spans]:
+            raise SystemExit(f"{self.case.name}: other spans were measured on held-out prompts; delete them")
+        return found["gains"]
+
+    def _once(self, name: str, made: Callable[[], dict[str, ndarray]]) -> dict[str, ndarray]:
+        stem = self.case.name.replace(" ", "-").replace(",", "")
+        at = self.work / "maps" / f"{stem}-{self.case.outcome}{name}.npz"
+        if not at.is_file():
+            at.parent.mkdir(parents=True, exist_ok=True)
+            partial = at.with_suffix(".partial.npz")
+            np.savez(partial, **made())
+            partial.replace(at)
         return dict(np.load(at))
-    model = case.load(home, work)
-    prompts, _, tasks = case.prompts(model)
-    spans = spans_of(model)
-    base, gains = losses(model, prompts, spans)
-    found = {"spans": np.array(spans), "base": base, "gains": gains, "tasks": np.array(tasks)}
-    found |= predictors(states(model, prompts), spans)
-    kept.mkdir(parents=True, exist_ok=True)
-    partial = at.with_suffix(".partial.npz")
-    np.savez(partial, **found)
-    os.replace(partial, at)
-    return found
