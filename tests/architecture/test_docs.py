@@ -77,9 +77,10 @@ def test_slow_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def _briefly(line: str) -> list[str]:
-    """A command as it is typed, but an analysis of six prompts: enough for all that it draws and tells."""
+    """A command as it is typed, but an analysis of three short prompts: enough for all that it draws and tells."""
     given = arguments(line)
-    return [*given, "-n", "6"] if given[0] == "analyze" and not {"-n", "--quick", "--budget"} & set(given) else given
+    few = ["-n", "3", "--max-tokens", "32"]
+    return [*given, *few] if given[0] == "analyze" and not {"-n", "--quick", "--budget"} & set(given) else given
 
 
 def _lacks(line: str) -> bool:

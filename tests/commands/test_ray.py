@@ -187,8 +187,8 @@ def test_on_ray_the_numbers_are_the_same(
     grown(tmp_path / "m-step9", checkpoint, 5.0)
     text = (
         f"checkpoints: ['{tmp_path}/m-{{revision}}', '{tmp_path}/none-{{revision}}']\nrevisions: [step5, step9]\n"
-        "prompts: [lookup, copying]\nn: 8\nmax_tokens: 32\nbatch_size: 2\nmemory: 256MiB\n"
-        "metrics: [lens, residual, skip, local]\nparts: [layer, attn, mlp]\nscopes: [current, future]\n"
+        "prompts: [lookup, copying]\nn: 6\nmax_tokens: 24\nbatch_size: 2\nmemory: 256MiB\n"
+        "metrics: [lens, residual, skip, local]\nparts: [layer, attn]\nscopes: [current, future]\ncontrol: false\n"
     )
     for where in ("here", "ray", "killed"):
         monkeypatch.setenv("DEPTHSIG_CACHE", str(tmp_path / f"cache-{where}"))
@@ -214,15 +214,15 @@ def test_the_family_and_smollm2_on_ray(tmp_path: Path, threads: None, monkeypatc
     pytest.importorskip("ray", reason="extra ray")
     real = smollm2.gguf()
     midas = depthsig.load("family-midas", progress=False)
-    for step, by in ((100, 1.1), (200, 0.9)):
+    for step, by in ((100, 1.1), (200, 0.9)):  # two revisions made by hand
         with torch.no_grad():
             midas.module.model.norm.weight.mul_(by)
         midas.module.save_pretrained(tmp_path / f"midas-step{step}")
         midas.tokenizer.save_pretrained(tmp_path / f"midas-step{step}")
     names = ["family-baseline", "family-looped", "family-midas", "family-lidas", *(
         str(tmp_path / f"midas-step{step}") for step in (100, 200)), str(real)]  # fmt: skip
-    text = f"checkpoints: {names}\nprompts: [lookup]\nn: 4\nmax_tokens: 32\nmemory: 512MiB\nbatch_size: 2\n"
-    text += "metrics: [lens, residual, skip]\ncontrol: false\n"
+    text = f"checkpoints: {names}\nprompts: [lookup]\nn: 3\nmax_tokens: 16\nmemory: 512MiB\nbatch_size: 2\n"
+    text += "metrics: [lens.kl, residual, skip.loss, skip.output_l2]\ncontrol: false\n"
     text += "roles: {baseline: [family-baseline], looped: [family-looped], grown: [family-midas, family-lidas]}\n"
     for where in ("here", "ray", "killed"):
         monkeypatch.setenv("DEPTHSIG_CACHE", str(tmp_path / f"cache-{where}"))

@@ -92,6 +92,7 @@ def test_finished_members_are_not_trained_again(smoke):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_killed_in_the_middle_it_ends_with_the_same_weights(smoke, tmp_path):
     arguments = command("train", "--smoke", "--out", str(tmp_path))
     running = subprocess.Popen(arguments, env=environment(), cwd=ROOT, start_new_session=True)
