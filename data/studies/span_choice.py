@@ -179,13 +179,16 @@ def gaining(choices: pd.DataFrame) -> pd.Series:
 
 
 def summary(choices: pd.DataFrame) -> pd.DataFrame:
-    """Of each chooser: the median regret as a share of the best gain, in cases with a sure gain."""
-    told = choices[gaining(choices)]
-    told = told.assign(chooser=told["chooser"].str.replace(r" \d$", "", regex=True), part=told["regret"] / told["best"])
+    """Of each chooser over all cases: regrets in nats, picks; and the median share of the best gain where it is sure."""
+    told = choices.assign(
+        chooser=choices["chooser"].str.replace(r" \d$", "", regex=True), none=choices["end"] == 0,
+        part=(choices["regret"] / choices["best"]).where(gaining(choices)), harm=choices["gain_high"] < 0,
+    )  # fmt: skip
     found = told.groupby("chooser", sort=False)
     return pd.DataFrame({
-        "cases": found["model"].nunique(), "runs": found["share"].max(), "median": found["part"].median(),
-        "low": found["part"].min(), "high": found["part"].max(), "none": found["end"].apply(lambda e: (e == 0).mean()),
+        "cases": found.size(), "share": found["share"].max(), "median": found["regret"].median(),
+        "low": found["regret"].min(), "high": found["regret"].max(), "none": found["none"].sum(),
+        "harm": found["harm"].sum(), "part": found["part"].median(), "sure": found["part"].count(),
     })  # fmt: skip
 
 
@@ -205,13 +208,14 @@ def table(choices: pd.DataFrame) -> str:
         )
     lines += [
         "",
-        "| chosen by | cases | most runs | median regret | from, to | picks none |",
-        "|---|---|---|---|---|---|",
+        "| chosen by | most runs | picks | none | surely harmful | median regret | from, to | where a gain is sure |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, one in summary(choices).iterrows():
+        part = f"{one['part']:.0%} ({one['sure']:.0f})" if one["sure"] else ""
         lines.append(
-            f"| {name} | {one['cases']:.0f} | {one['runs']:.1%} | {one['median']:.0%} | {one['low']:.0%}, "
-            f"{one['high']:.0%} | {one['none']:.0%} |"
+            f"| {name} | {one['share']:.1%} | {one['cases']:.0f} | {one['none']:.0f} | {one['harm']:.0f} | "
+            f"{one['median']:.4f} | {one['low']:.4f}, {one['high']:.4f} | {part} |"
         )
     return "\n".join(lines)
 

@@ -104,7 +104,7 @@ def test_regret_is_against_the_best_of_what_was_measured_or_none() -> None:
     told = judged(case, rows, spans, gains).set_index("chooser")
     assert told.loc[RULE.name, ["gain", "best", "regret"]].tolist() == pytest.approx([0.3, 0.4, 0.1])
     assert told.loc[study.NOTHING, "regret"] == pytest.approx(0.4)
-    assert summary(told.reset_index()).loc[RULE.name, "median"] == pytest.approx(0.25)
+    assert summary(told.reset_index()).loc[RULE.name, "part"] == pytest.approx(0.25)
     # Where everything hurts, none is right: no regret, and nothing to divide it by.
     hurt = judged(case, rows, spans, -np.ones((8, len(spans)))).set_index("chooser")
     assert hurt.loc[study.NOTHING, ["best", "regret", "best_end"]].tolist() == [0, 0, 0]
