@@ -179,7 +179,7 @@ def gaining(choices: pd.DataFrame) -> pd.Series:
 
 
 def summary(choices: pd.DataFrame) -> pd.DataFrame:
-    """Of each chooser over all cases: regrets in nats, picks; and the median share of the best gain where it is sure."""
+    """Of each chooser over all cases: picks, regrets in nats, and the median share of a best gain that is sure."""
     told = choices.assign(
         chooser=choices["chooser"].str.replace(r" \d$", "", regex=True), none=choices["end"] == 0,
         part=(choices["regret"] / choices["best"]).where(gaining(choices)), harm=choices["gain_high"] < 0,

