@@ -1,0 +1,1 @@
+"""What becomes of the tokens of a loop that is left early."""
