@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from depthsig.metrics.interventions import *  # noqa: F403
     from depthsig.metrics.jacobian import *  # noqa: F403
     from depthsig.metrics.lens import *  # noqa: F403
+    from depthsig.metrics.passes.gain import *  # noqa: F403
     from depthsig.metrics.passes.spectrum import *  # noqa: F403
-    from depthsig.metrics.loops.gain import *  # noqa: F403
     from depthsig.metrics.residual import *  # noqa: F403
     from depthsig.metrics.scores.depth import *  # noqa: F403
     from depthsig.metrics.scores.period import *  # noqa: F403

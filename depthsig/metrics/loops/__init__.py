@@ -1,1 +1,0 @@
-"""What becomes of the tokens of a loop that is left early."""
