@@ -214,15 +214,15 @@ def test_in_random_directions_every_pass_is_turned_by_its_own() -> None:
 
 def test_an_order_makes_loops_and_batches_change_nothing() -> None:
     module = build("llama")
-    looped = {"order": "0:1,1:3x3,3:4", "scopes": ["current", "future"], "parts": ["layer", "attn", "mlp"]}
-    together, alone = (analyzed(module, PROMPTS, batch_size=size, **looped) for size in (None, 1))
+    looped = {"order": "0:1,1:3x3,3:4", "scopes": ["current", "future"], "parts": ["attn"], "metrics": ["maintained"]}
+    together, alone = (analyzed(module, TEXTS, batch_size=size, **looped) for size in (None, 1))
     for table in ("profiles", "matrices"):
         a, b = (getattr(one, table) for one in (together, alone))
         assert (a["metric"] == b["metric"]).all()
         assert a["value"].to_numpy() == pytest.approx(b["value"].to_numpy(), rel=1e-3, abs=1e-5, nan_ok=True)
     model = depthsig.load(module, TOKENIZER, order="0:1,1:3x3,3:4")
     edits = [depthsig.Skip(layer=1, passes=passes, part="attn") for passes in ("all", "1:")]
-    clean, *runs = model.run(PROMPTS, [None, *edits])
+    clean, *runs = model.run(TEXTS, [None, *edits])
     values = together.profile("maintained.output_l2", part="attn", scope="current")["value"].to_numpy()
     for run, step in zip(runs, (1, 3), strict=True):
         apart = [
@@ -270,7 +270,8 @@ def test_no_period_is_tested_of_edits_of_several_steps() -> None:
 
 
 def test_the_figure_draws_what_the_tables_say(tmp_path: Path) -> None:
-    found = analyzed(CASES["ouro"].build(), PROMPTS, parts=["layer", "attn"], metrics=["skip", "maintained"])
+    measures = [f"{on}.{name}" for on in ("skip", "maintained") for name in ("output_l2", "kl", "loss")]
+    found = analyzed(build("llama"), order="0:1,1:3x2,3:4", parts=["layer", "attn"], metrics=measures)
     drawn = {d.name: d for d in figures_for(found) if d.name.startswith("across_passes")}
     assert set(drawn) == {"across_passes.layer.current", "across_passes.attn.current"}
     for part in ("layer", "attn"):
@@ -288,7 +289,7 @@ def test_the_figure_draws_what_the_tables_say(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "One pass and every later one, layer, current" in page
     assert (tmp_path / "out" / "figures" / "across_passes.layer.current.png").stat().st_size > 10_000
-    half = analyzed(CASES["ouro"].build(), metrics=["maintained"])
+    half = analyzed(CASES["nanbeige"].build(), metrics=["maintained.kl"])
     assert not [d for d in figures_for(half) if d.name.startswith("across_passes")]
 
 

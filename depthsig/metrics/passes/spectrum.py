@@ -29,7 +29,7 @@ CONVERGED = 3e-4
 _NOTHING = 1e-5
 """What is left of a vector, beside what it was, that lies in the space that is spanned already, up to rounding."""
 
-_SOURCE = "Arnoldi 1951; asked of loops by 2607.20594"
+_SOURCE = "Arnoldi 1951"
 _PASS: dict[str, Any] = {
     "rows": "iteration", "cols": "phase", "row_label": "iteration k", "section": "Loop dynamics", "default": False,
     "groups": ("loop",), "limits": (0, None), "norm": "log",
@@ -135,7 +135,7 @@ def _largest(h: Float[Tensor, "row m1 m"], basis: Sequence[Float[Tensor, "row n"
 @metric(
     "loop.lyapunov", on="passes", label="largest Lyapunov exponent", unit="nats", section="Loop dynamics",
     formula="mean over passes of ln ‖Jᵀw‖/‖w‖, w carried from the last pass back to the first, all positions",
-    source="Benettin et al. 1980; asked of loops by 2607.20594", default=False, groups=("loop",),
+    source="Benettin et al. 1980", default=False, groups=("loop",),
     undefined="the derivative of a pass is 0, or no number",
 )  # fmt: skip
 def lyapunov(along: Sequence[Transposed], probe: Float[Tensor, "1 n"]) -> float:
