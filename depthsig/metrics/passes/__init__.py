@@ -1,1 +1,1 @@
-"""Metrics of one pass of a loop as a map: how it stretches what differs."""
+"""Metrics of the passes of a loop: how one stretches what differs, and what each is worth to a token."""
