@@ -31,6 +31,7 @@ from depthsig.cli import (
     sweep,
 )
 from depthsig.cli.exports import card, log
+from depthsig.cli.loops import stability
 from depthsig.cli.options.command import Command, usage_of
 from depthsig.cli.saved import compare, figures, report
 from depthsig.errors import DepthsigError, InputError, visible
@@ -57,6 +58,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "repeat": repeat.repeat,
     "replicate": replicate.replicate,
     "rerun": rerun.rerun,
+    "stability": stability.stability,
     "sweep": sweep.sweep,
     "fit-lens": fit_lens.fit_lens,
     "models": listings.models,

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 __all__ = [
     "FREE", "HOW", "OUTPUT", "WHAT", "WHERE", "AllowPickle", "BatchSize", "ChatTemplate", "Checkpoint", "Config",
     "Count", "Device", "DeviceMap", "Dtype", "Grown", "Iterations", "Json", "Loop", "MaxTokens", "Memory",
-    "MissingArgument", "NoProgress", "Open", "Order", "Places", "Plugin", "Prompts", "Revision", "Seed", "Shots",
-    "Stream", "TrustRemoteCode", "candidates", "loading", "open_page", "plain_warnings", "print_json", "progress",
-    "refuse_early", "settle",
+    "MissingArgument", "NoProgress", "Open", "Order", "Places", "Plugin", "Probes", "Prompts", "Revision", "Seed",
+    "Shots", "Stream", "TrustRemoteCode", "candidates", "loading", "open_page", "plain_warnings", "print_json",
+    "progress", "refuse_early", "settle",
 ]  # fmt: skip
 
 Checkpoint = Annotated[
@@ -69,6 +69,10 @@ ChatTemplate = Annotated[
 ]
 Shots = Annotated[
     int, typer.Option(help="Solved examples before each prompt, 0 to 8.", metavar="K", rich_help_panel=WHAT)
+]
+Probes = Annotated[
+    int,
+    typer.Option(help="Of so many positions a prompt loop.spectral_radius takes a derivative.", rich_help_panel=WHAT),
 ]
 Plugin = Annotated[
     list[Path] | None,

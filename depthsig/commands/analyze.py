@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from types import EllipsisType
@@ -21,7 +21,7 @@ from depthsig.commands.analysis.record import continuing, identity, recorded_war
 from depthsig.commands.calibration.calibration_prompts import with_calibration
 from depthsig.commands.early import asked_of
 from depthsig.commands.forecasting.budget import Begun, begun_at, heard, nothing_begun, within
-from depthsig.commands.lenses.checked import check_lens, open_lens
+from depthsig.commands.lenses.checked import check_lens, opened
 from depthsig.commands.opening import Given, ReadyPrompts, ready_prompts
 from depthsig.commands.presets import InShort, settled
 from depthsig.errors import DepthsigError
@@ -47,7 +47,7 @@ def analyze(
     max_tokens: int | None = None, chat_template: bool = False, shots: int = 0,
     positions: Literal["all", "answer", "last"] | None = None,
     keep_first: bool | None = None, ablation: Ablation | None = None, reword: int | None = None, lens: Any = None,
-    calibration: Any = None, control: bool | None = None,
+    calibration: Any = None, control: bool | None = None, probes: int = 8,
     order: str | None = None, loop: str | None = None, grown: str | None = None, iterations: Iterations | None = None,
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
@@ -75,7 +75,7 @@ def analyze(
         preset: settings of a paper (``depthsig presets`` lists them); ``quick`` and what is given win.
         metrics: groups or full names (``depthsig metrics`` lists them), as a list or
             comma-separated. Default: lens, residual, skip, periods where a span is declared or
-            observed, loop where a loop runs, and tuned with ``lens``.
+            observed, loop where a loop runs, and tuned or jacobian with a ``lens`` of that kind.
         parts: what skip and local take away: ``layer``, ``attn``, ``mlp``. Default: layer.
         scopes: where it is taken away: ``current``, ``future``. Default: current.
         cuts: at most this many cuts a prompt in scope future. Default: 4.
@@ -91,11 +91,13 @@ def analyze(
             random vector of its own norm, drawn by ``seed``. Default: zero.
         reword: put the prompts in other words, by this seed: the same tasks with other symbols, names or things, or
             a sentence before them (:func:`depthsig.prompts.reword`). Default: as they are.
-        lens: a tuned lens for ``tuned.*``: its folder, or what ``fit_lens(...).lens`` is.
+        lens: for ``tuned.*`` a tuned lens, for ``jacobian.*`` a Jacobian lens: its folder or file, or what
+            ``fit_lens(...).lens`` is; or a list of both.
         calibration: prompts that the readouts of ``truncation`` metrics are fitted on, none of them measured: as
             ``prompts``. Default: of the built-in set that is measured the next ones, else ``gsm8k``.
         control: measure the architecture with re-initialised weights, too; True: all that the model's own
             analysis measures. Default: where periods are tested on a span, and of it what they are tested on.
+        probes: of so many positions a prompt, evenly spread, ``loop.spectral_radius`` takes the derivative.
         order: run the layers in this order, as ``0:4,4:8x4,8:12``.
         loop: label layers ``A:B`` as a loop.
         grown: label layers as grown, ``A:B/b`` in blocks of b.
@@ -139,7 +141,7 @@ OF_THIS_RUN = ("out", "resume", "progress")
 """Arguments of :func:`analyze` that say nothing of what is measured."""
 _OF_A_REQUEST = (
     "prompts", "metrics", "parts", "scopes", "cuts", "agg", "n", "max_tokens", "chat_template", "shots", "positions",
-    "keep_first", "ablation", "memory", "batch_size", "seed", "control", "lens", "reword", "calibration",
+    "keep_first", "ablation", "memory", "batch_size", "seed", "control", "lens", "reword", "calibration", "probes",
 )  # fmt: skip
 
 
@@ -201,19 +203,18 @@ class Job:
             InputError: bad input or options, and a budget that nothing fits.
         """
         check_provided(self.request)
-        lens = open_lens(self.request.lens)  # before the model: a bad folder must not cost its loading
+        asked = opened(self.request)  # before the model: a bad lens must not cost its loading
         watch = Stopwatch()
         with watch.stage("load"):
-            model = self.given.open(self.request.seed, show, asked_of(self.prompts, self.request))
+            model = self.given.open(self.request.seed, show, asked_of(self.prompts, asked))
             spans = model.plan.spans
             loops = any(span.kind == "loop" and span.executed and span.count > 1 for span in spans)
             ours = None if self.short.preset is None else self.short.left
-            request = self.request.for_spans([span.kind for span in spans], loops=loops, ours=ours)
+            request = asked.for_spans([span.kind for span in spans], loops=loops, ours=ours)
             with heard(self.short.seconds is None):  # of a budget, the prompts that it comes to
                 prompts = self._prompts(model, request, self.n_listed)
-            if lens is not None:
+            for lens in request.lenses.values():
                 check_lens(lens, model, prompts.tokens)
-                request = replace(request, lens=lens)
         given = {**self.given.record(model), "plugins": [dict(p) for p in self.plugins]}
         again = partial(self._prompts, model)
         keep = self.untouched or (not isinstance(self.given.model, Model) and self.given.forward is None)

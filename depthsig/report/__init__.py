@@ -9,6 +9,7 @@ from pathlib import Path
 from depthsig.errors import InputError
 from depthsig.report.drawn_files import FORMATS, formats, save_figures
 from depthsig.report.gallery import Drawn, figures_for
+from depthsig.report.loops import stability_page
 from depthsig.report.page import blocks_page, compared_page, lens_page, repeated_page, replicated_page, swept_page
 from depthsig.report.page.html import render
 from depthsig.report.page.page_files import MADE, Which, write_page
@@ -26,11 +27,13 @@ from depthsig.signature.folders.kinds import (
     REPEAT,
     REPLICATION,
     SIGNATURE,
+    STABILITY_CARD,
     SWEEP,
     result_kind,
 )
 from depthsig.signature.folders.writing import redrawing, writing
 from depthsig.signature.found_blocks import SavedBlocks
+from depthsig.signature.loops.stability_card import StabilityCard
 from depthsig.signature.repeated import Repeated
 from depthsig.signature.replications.replication import Replication
 from depthsig.signature.sweeps.swept import Swept
@@ -105,6 +108,7 @@ _DRAWN: Mapping[str | None, Callable[[Path], Callable[[Path], None]]] = {
     LENS: lambda folder: partial(lens_page.draw, lens_page.read(folder)),
     FOUND_BLOCKS: lambda folder: partial(blocks_page.draw, SavedBlocks.load(folder)),
     REPLICATION: lambda folder: partial(replicated_page.draw, Replication.load(folder)),
+    STABILITY_CARD: lambda folder: partial(stability_page.draw, StabilityCard.load(folder)),
     SWEEP: lambda folder: partial(swept_page.draw, Swept.load(folder)),
 }
 """How a result of each kind is read, and then drawn into a folder."""
@@ -129,6 +133,8 @@ def _figures(folder: Path) -> Iterable[Drawn]:
         return blocks_page.block_figures(SavedBlocks.load(folder))
     if kind == REPLICATION:
         return replication_figures(Replication.load(folder))
+    if kind == STABILITY_CARD:
+        return stability_page.stability_figures(StabilityCard.load(folder))
     if kind == SWEEP:
         return sweep_figures(Swept.load(folder))
     return figures_for(Signature.load(folder))

@@ -146,16 +146,17 @@ def side_by_side_in_words(curves: pd.DataFrame, which: SideBySide, entries: Mapp
     return " ".join(said)
 
 
-def token_map_in_words(tokens: pd.DataFrame) -> str:
-    """At which depth and input token a map of tokens is largest.
+def token_map_in_words(tokens: pd.DataFrame, row: str = "depth") -> str:
+    """At which depth (or pass) and input token a map of tokens is largest.
 
     Args:
         tokens: one prompt's rows of a metric, with ``index``, ``position``, ``input_token`` and ``value``.
+        row: what its rows are called.
     """
     words = tokens.drop_duplicates("position").set_index("position")["input_token"]
     table = tokens.pivot_table(index="index", columns="position", values="value", aggfunc="first")
     table = table.iloc[:, -MOST_POSITIONS:]
-    return matrix_in_words(table.rename(columns=lambda p: f"{p} ({readable(str(words[p]))})"), "depth", "position")
+    return matrix_in_words(table.rename(columns=lambda p: f"{p} ({readable(str(words[p]))})"), row, "position")
 
 
 def top_tokens_in_words(tokens: pd.DataFrame) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ from depthsig.report.figures.phases import LEGEND, draw_period
 from depthsig.report.figures.plan_strip import draw_plan
 from depthsig.report.figures.profile import draw_profile
 from depthsig.report.figures.side_by_side import draw_side_by_side
-from depthsig.report.figures.token_map import draw_token_map
+from depthsig.report.figures.token_map import Marks, draw_token_map, exit_marks
 from depthsig.report.figures.top_tokens import draw_top_tokens, words_as_they_are
 from depthsig.report.figures.trajectories import draw_trajectories
 from depthsig.report.period_tables import period_tables
@@ -125,32 +125,38 @@ def _tokens(signature: Signature, one: Metric) -> Iterator[Drawn]:
     rows = signature.tokens_table[signature.tokens_table["metric"] == one.id]
     for (scope, prompt), table in list(rows.groupby(["scope", "prompt"], sort=False))[:TOKEN_MAPS]:
         figure = new_figure(*_SIZES[one.figure], plain=one.figure == "top_tokens")
-        _draw_tokens(figure.add_subplot(), table, one, signature.plan)
+        marks = exit_marks(signature.tokens_table, one, int(str(prompt)))
+        _draw_tokens(figure.add_subplot(), table, one, signature.plan, marks)
         place = f"prompt {prompt}" + (f", steps {scope}" if scope != NONE else "")
         title = _title(one, "mean", place)
         name = dotted(one.id, scope, str(prompt))
-        caption = f"{one.id}: {one.formula}; {place}, its last positions."
-        alt = f"{title}: {_TOKENS_IN_WORDS[one.figure](table)}."
+        caption = f"{one.id}: {one.formula}; {place}, its last positions{_MARKED if marks else ''}."
+        alt = f"{title}: {_tokens_in_words(one, table)}."
         yield Drawn(name, one.section, title, caption, figure, alt)
 
+
+_MARKED = "; marks: where each exit leaves a token, what is above is not run"
 
 _SIZES: Mapping[str, tuple[float, float]] = {
     "top_tokens": (FULL, 4.2), "token_map": (FULL, 3.6), "trajectories": (COLUMN, 2.8), "heatmap": (COLUMN, 2.6),
     "profile": (COLUMN, 2.6),
 }  # fmt: skip
 
-_TOKENS_IN_WORDS: Mapping[str, Callable[[pd.DataFrame], str]] = {
-    "top_tokens": alt_texts.top_tokens_in_words, "trajectories": alt_texts.paths_in_words,
-    "token_map": alt_texts.token_map_in_words,
-}  # fmt: skip
+
+def _tokens_in_words(one: Metric, rows: pd.DataFrame) -> str:
+    if one.figure == "top_tokens":
+        return alt_texts.top_tokens_in_words(rows)
+    if one.figure == "trajectories":
+        return alt_texts.paths_in_words(rows)
+    return alt_texts.token_map_in_words(rows, "pass" if one.axis == "iteration" else "depth")
 
 
-def _draw_tokens(ax: Axes, rows: pd.DataFrame, one: Metric, plan: pd.DataFrame) -> Axes:
+def _draw_tokens(ax: Axes, rows: pd.DataFrame, one: Metric, plan: pd.DataFrame, marks: Marks) -> Axes:
     if one.figure == "top_tokens":
         return draw_top_tokens(ax, rows)
     if one.figure == "trajectories":
         return draw_trajectories(ax, rows)
-    return draw_token_map(ax, rows, one, plan)
+    return draw_token_map(ax, rows, one, plan, marks)
 
 
 def _early_exit(signature: Signature) -> Iterator[Drawn]:
@@ -255,9 +261,10 @@ def plot_metric(signature: Signature, metric: str, ax: Axes | None = None, **cho
             return draw_profile(ax, _lines(signature, metric, choice), one, signature.plan, vocabulary(signature))
         if one.figure == "heatmap":
             return draw_heatmap(ax, signature.matrix(metric, **choice), one, signature.plan)
-        rows = signature.tokens(metric, choice.get("prompt", signature.tokens(metric)["prompt"].iloc[0]))
+        prompt = choice.get("prompt", signature.tokens(metric)["prompt"].iloc[0])
+        rows, marks = signature.tokens(metric, prompt), exit_marks(signature.tokens_table, one, prompt)
         rows = rows[rows["scope"] == choice.get("scope", rows["scope"].iloc[0])]
-        words_as_they_are(_draw_tokens(ax, rows, one, signature.plan))
+        words_as_they_are(_draw_tokens(ax, rows, one, signature.plan, marks))
         return ax
 
 

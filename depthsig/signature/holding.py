@@ -67,8 +67,10 @@ def held_metrics(signature: Signature) -> HeldMetrics:
     kinds: dict[str, str] = {}
     for kind, attribute in _TABLES.items():
         column = "score" if kind == "score" else "metric"
-        for name in getattr(signature, attribute)[column].unique():
-            kinds.setdefault(str(name), kind)
+        for name in map(str, getattr(signature, attribute)[column].unique()):
+            one = signature.entries.get(name)
+            # A score may keep its tokens' values, too: it is what its entry says.
+            kinds[name] = kind if one is not None and one.kind == kind else kinds.get(name, kind)
     return HeldMetrics(kinds, kinds, signature.entries)
 
 

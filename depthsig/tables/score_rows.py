@@ -116,7 +116,8 @@ def _measured(one: Metric, samples: Samples, aggs: Sequence[str], seed: int) -> 
         for agg in aggs_of(one, aggs):
             values = samples.values[key][agg][:, None]
             value, low, high, n = (x[0] for x in summarise(values, one, agg, seed))
-            yield _row(one, key, agg, (float(value), float(low), float(high), int(n)))
+            row = _row(one, key, agg, (float(value), float(low), float(high), int(n)))
+            yield row if n else {**row, "note": one.undefined}
 
 
 def _made(one: Metric, samples: Samples, steps: int, aggs: Sequence[str], seed: int) -> Iterator[dict[str, Any]]:

@@ -76,7 +76,7 @@ MISSING = {
     "analyze": "CHECKPOINT", "plan": "CHECKPOINT", "find-blocks": "CHECKPOINT", "check": "CHECKPOINT",
     "compare": "two signatures", "report": "DIR", "figures": "DIR", "export": "CHECKPOINT", "repeat": "CHECKPOINT",
     "fit-lens": "CHECKPOINT", "replicate": "PAPER", "export family-midas": "--out", "card": "DIR", "log": "DIR",
-    "rerun": "DIR", "sweep": "FILE.yaml",
+    "rerun": "DIR", "stability": "CHECKPOINT", "sweep": "FILE.yaml",
 }  # fmt: skip
 
 
@@ -132,6 +132,7 @@ JSON = {
     "repeat": "repeat CHECKPOINT --span 1:2 --task lookup -n 3 --out r",
     "fit-lens": "fit-lens CHECKPOINT --prompts lookup -n 12 --steps 1",
     "models": "models", "prompts": "prompts", "presets": "presets", "metrics": "metrics --plugin loud.py",
+    "stability": "stability CHECKPOINT --order 0:4,2:4 --prompts lookup -n 2 --max-tokens 8 --no-control --out t",
     "rerun": "rerun a", "sweep": "sweep few.yaml --out s",
     "cache": "cache", "card": "card a", "log": "log a --to tensorboard --out runs",
 }  # fmt: skip

@@ -39,6 +39,7 @@ PROMPTS: list[Any] = [
     "The first of a few short prompts.",
 ]  # fmt: skip
 EVERY = ["skip", "local", "order", "repeat", "truncation.repeat", "erasure", "attribution"]
+LOOPED = ["loop.spectral_radius"]
 TABLES = ("profiles", "matrices", "scores", "samples_table", "tokens_table", "prompts")
 
 
@@ -229,7 +230,9 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     def of(model: Any, prompts: Any = PROMPTS[:3], **options: Any) -> dict[str, list[str]]:
         asked.clear()
-        analyze(model, prompts, **{"metrics": EVERY, **options})
+        # With a loop, so that passes have derivatives.
+        options = {"metrics": EVERY, "order": "0:3,3:4x2", "control": False, **options}
+        analyze(model, prompts, **{**options, "metrics": [*options["metrics"], *LOOPED]})
         found: dict[str, list[str]] = {}
         for key in asked:
             found.setdefault(json.loads(key)["job"], []).append(key)
@@ -265,6 +268,7 @@ REQUEST: dict[str, tuple[dict[str, Any], set[str] | str]] = {
         {"calibration": ["some other prompts", "to fit readouts on"], "metrics": [*EVERY, "truncation.temperature"]},
         "only the clean run is recalibrated",
     ),
+    "probes": ({"probes": 2}, {"derivatives"}),
 }  # fmt: skip
 """For every option, a change of it and the jobs whose keys it changes, or why it does not matter to any."""
 
@@ -278,7 +282,7 @@ def test_an_option_changes_the_key_or_does_not_matter(name: str, checkpoint: Pat
     change, jobs = REQUEST[name]
     change = dict(change)
     if name == "lens":
-        change = {"lens": some_lens(), "metrics": [*EVERY, "tuned"]}
+        change = {"lens": some_lens(depths=5), "metrics": [*EVERY, "tuned"]}
     prompts = change.pop("prompts", PROMPTS[:3])
     before = {"n": 4, "max_tokens": 256} if prompts == "lookup" else {}
     one, other = keys(checkpoint, prompts, **before), keys(checkpoint, prompts, **{**before, **change})
@@ -324,7 +328,10 @@ def test_a_job_looks_at_no_option_that_is_not_in_its_key(
                 object.__setattr__(batch.work, "request", request)
 
         monkeypatch.setattr(job, "run", run)
-    analyze(checkpoint, metrics=EVERY, ablation=ablation, parts="layer,attn", scopes="current,future")
+    analyze(
+        checkpoint, metrics=[*EVERY, *LOOPED], ablation=ablation, parts="layer,attn", scopes="current,future",
+        order="0:1,1:3x2,3:4", control=False,
+    )  # fmt: skip
     options = {f.name for f in fields(Request) if f.init}
     assert seen.keys() == ALL and {"scopes", "cuts"} <= seen["skip"]
     for job in EDITED:
@@ -341,7 +348,7 @@ LOADING: dict[str, Any] = {
     "trust_remote_code": "code that runs has its share in the content hash",
     "allow_pickle": "other files have another content hash",
 }
-PLANS: dict[str, Any] = {"order": "0:4,0:4", "loop": "1:3", "grown": "0:4/2", "iterations": "counted in the layers"}
+PLANS: dict[str, Any] = {"order": "0:4,0:4", "loop": "1:3", "grown": "0:2/1", "iterations": "counted in the layers"}
 
 
 def test_every_way_of_loading_and_planning_is_classified() -> None:

@@ -28,7 +28,7 @@ from depthsig.report.scale import Scale
 
 SHIPPED = Path(__file__).parents[2] / "data" / "signatures"
 ELSEWHERE = ["tuned", "coda", "loop", "local", "order", "repeat", "erasure", "attribution", "residual.cka",
-             "truncation"]  # fmt: skip
+             "truncation", "gain"]  # fmt: skip
 LETTERS = np.random.default_rng(0).integers(97, 122, (24, 24)).tolist()
 """Token ids of the shipped family: bytes."""
 DRAWN = [m.id for m in all_metrics().values() if m.figure in ("profile", "heatmap", "token_map")]

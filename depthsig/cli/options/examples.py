@@ -23,6 +23,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "replicate": ("depthsig replicate 2512.08819 --quick --only E7",),
     "rerun": (_QUICK, "depthsig rerun depthsig-results/family-midas"),
     "sweep": ("depthsig sweep midas-orders",),
+    "stability": ("depthsig stability family-looped -n 4 --max-tokens 24 --no-control",),
     "fit-lens": ("depthsig fit-lens family-midas --prompts lookup -n 24 --steps 2",),
     "models": ("depthsig models",),
     "prompts": ("depthsig prompts",),

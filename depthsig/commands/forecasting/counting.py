@@ -7,14 +7,19 @@ from dataclasses import dataclass
 
 from depthsig.commands.forecasting import constants as known
 from depthsig.measure.clean.passes import executed_loops
+from depthsig.measure.clean.readouts import Readouts
 from depthsig.measure.edited.reordering import block_span
 from depthsig.measure.providers import Work
 from depthsig.measure.token_rows import TOKEN_PROMPTS
 from depthsig.metrics import Metric
+from depthsig.metrics.entries.runs import EXITS
 from depthsig.metrics.rules import FAMILY
 from depthsig.tables.periods import is_tested
 from depthsig.tables.samples import aggs_of
 from depthsig.terms import AGGS
+
+_OF_FIRST = ("clean", *Readouts.kinds, EXITS)
+"""Runs whose tokens are kept of the first prompts only."""
 
 GROUPS = 8
 """Groups of parameters that layers' weights usually fall into, all of it together among them."""
@@ -123,9 +128,7 @@ def _of_spans(axis: str, work: Work) -> int:
 
 
 def _token_rows(one: Metric, work: Work) -> int:
-    first = (
-        [p for p in work.counted if p.index in work.first] if one.on in ("clean", "readout", "tuned") else work.counted
-    )
+    first = [p for p in work.counted if p.index in work.first] if one.on in _OF_FIRST else work.counted
     several = 5 if one.fused else 1
     return several * sum(p.n_tokens for p in first) * max(1, _cells(one, work))
 

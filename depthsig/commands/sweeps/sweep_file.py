@@ -34,8 +34,8 @@ REVISION, NATIVE = "{revision}", "native"
 """In a path, what is replaced; among orders, the model's own."""
 OPTIONS = frozenset({
     "quick", "budget", "metrics", "parts", "scopes", "cuts", "agg", "n", "max_tokens", "chat_template", "shots",
-    "positions", "keep_first", "ablation", "reword", "lens", "calibration", "control", "loop", "grown", "iterations",
-    "dtype", "device", "device_map", "stream", "memory", "batch_size",
+    "positions", "keep_first", "ablation", "reword", "lens", "calibration", "probes", "control", "loop", "grown",
+    "iterations", "dtype", "device", "device_map", "stream", "memory", "batch_size",
     "seed", "recheck",
 })  # fmt: skip
 """Options of ``analyze`` that a file may give for all units; what lets code run is given on the command line."""

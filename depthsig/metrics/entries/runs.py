@@ -20,7 +20,7 @@ Level = Literal["token", "stack", "pooled", "table", "rest"]
   back has its cells first (rows, and columns of a matrix) and the tokens last.
 - ``pooled``: kept tokens of all prompts together, or the weights; a whole matrix comes back.
 - ``table``: values of other entries (``needs``), cells along the last axes, any number of rows first;
-  with ``on="readout"`` or ``"tuned"``, every token's own values before they are averaged.
+  with ``on="readout"``, ``"tuned"`` or ``"jacobian"``, every token's own values before they are averaged.
 - ``rest``: one prompt's states with the rest of the model as a differentiable function.
 """
 
@@ -48,6 +48,7 @@ class RunKind:
         loops: whether it needs a loop that runs.
         several: whether each of its edits moves several steps at once: no place of its own in depth.
         tokens: whether token-level values of it are kept.
+        lens: the kind of lens that it needs; empty for none.
     """
 
     name: str
@@ -57,6 +58,7 @@ class RunKind:
     loops: bool = False
     several: bool = False
     tokens: bool = False
+    lens: str = ""
 
     def offer(self, level: Level, cells: tuple[Axis, ...]) -> Offer | None:
         """What it offers at this level over these cells."""
@@ -65,6 +67,10 @@ class RunKind:
 
 OUTPUT = ("logits", "final", "targets")
 """A readout or an edited run's output, the model's own, and the ids of the tokens that follow (−1: none)."""
+
+_OF_EXITS = ("losses", "confidences", "output_kls", "exit_cdf", "exit_threshold")
+"""Of every pass and token: loss, largest probability, KL from the output of the pass before, the probability of having
+left by the model's own gate; and the gate's threshold."""
 
 _DEPTH: tuple[Axis, ...] = ("depth",)
 _STEP: tuple[Axis, ...] = ("step",)
@@ -86,8 +92,8 @@ _CLEAN = RunKind(
 )  # fmt: skip
 
 
-def _lens(name: str, says: str) -> RunKind:
-    return RunKind(name, says, (Offer("token", _DEPTH, ("h", *OUTPUT)), Offer("table", (), ())), tokens=True)
+def _lens(name: str, says: str, lens: str = "") -> RunKind:
+    return RunKind(name, says, (Offer("token", _DEPTH, ("h", *OUTPUT)), Offer("table", (), ())), tokens=True, lens=lens)
 
 
 def _order(name: str, says: str, cells: tuple[Axis, ...] = _STEP) -> RunKind:
@@ -101,10 +107,25 @@ def _truncated(name: str, says: str) -> RunKind:
 _EVERY = (
     _CLEAN,
     _lens("readout", "every state read out by the model's own norm and head"),
-    _lens("tuned", "every state read out through the translators of --lens"),
+    _lens("tuned", "every state read out through the translators of --lens", "tuned"),
+    _lens("jacobian", "every state transported to the end by the Jacobian lens of --lens, and read out", "jacobian"),
+    RunKind(
+        "transport", "nothing: the matrices of the Jacobian lens as they are",
+        (Offer("pooled", _DEPTH, ("jacobians",)), Offer("pooled", ("iteration", "phase"), ("passes",))),
+        lens="jacobian",
+    ),
     RunKind(
         "coda", "every state before the end of a loop, run through what comes after the loop",
         (Offer("token", _DEPTH, ("h", *OUTPUT)),), loops=True,
+    ),
+    RunKind(
+        "exits", "the state after every pass of a loop, run through what comes after the loop",
+        (
+            Offer("stack", ("iteration",), _OF_EXITS),
+            Offer("stack", ("iteration", "iteration"), _OF_EXITS),
+            Offer("stack", (), _OF_EXITS),
+        ),
+        loops=True, tokens=True,
     ),
     RunKind(
         "loop", "the states of successive passes of a loop, and of one more",
@@ -155,6 +176,19 @@ _EVERY = (
         (Offer("rest", _DEPTH, ("rest", "h", "baseline")), Offer("rest", (), ("rest", "h", "baseline"))),
         tokens=True,
     ),
+    RunKind(
+        "pass.own", "one pass of a loop as a map of a token's own state, from each phase to itself",
+        (Offer("rest", ("iteration", "phase"), ("transposed", "probe")),), loops=True,
+    ),
+    RunKind(
+        "pass.all",
+        "one pass of a loop as a map of a prompt's states together (but the first), from each phase to itself",
+        (Offer("rest", ("iteration", "phase"), ("transposed", "probe")),), loops=True,
+    ),
+    RunKind(
+        "passes", "all passes of a loop, one after another, as maps of a prompt's states together, but the first",
+        (Offer("rest", (), ("along", "probe")),), loops=True,
+    ),
     RunKind("scores", "nothing: numbers made of other entries' values", (Offer("table", (), ("n",)),)),
     RunKind(
         "periods", "nothing: tests of every profile and matrix over steps",
@@ -165,12 +199,21 @@ _EVERY = (
 RUNS: Mapping[str, RunKind] = {kind.name: kind for kind in _EVERY}
 """Every kind of run by its name."""
 
+ON_A_LENS = tuple(kind.name for kind in _EVERY if kind.lens)
+"""Runs that need a lens, which is fitted to a model's own weights."""
+
 RECALIBRATED = ("truncated.temperature", "truncated.affine")
 """Runs whose readout is fitted on calibration prompts."""
 
 READ_TRUNCATED = ("truncated.prefix", *RECALIBRATED)
 RUN_TRUNCATED = ("truncated.repeat", "truncated.suffix")
 """Truncated runs that the clean run's states tell, and those that are runs of their own."""
+
+OF_PASSES = ("pass.own", "pass.all", "passes")
+"""Runs that differentiate a pass of a loop."""
+
+EXITS = "exits"
+"""The run of a loop that is left after each of its passes."""
 
 OF_OTHERS = ("scores", "periods", "truncated.made")
 """Kinds of run that run nothing: what is made of other entries' values."""

@@ -160,7 +160,7 @@
     }
     function show() {
       const one = now().prompts[Number(prompt.field.value)];
-      box.setAttribute("aria-label", `${metric.field.value}: tokens of prompt ${one.prompt} by depth`);
+      box.setAttribute("aria-label", `${metric.field.value}: tokens of prompt ${one.prompt} by ${now().axis === "iteration" ? "pass" : "depth"}`);
       box.replaceChildren(Tokens.table(now(), one, select));
       mark();
     }

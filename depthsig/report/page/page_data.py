@@ -10,6 +10,7 @@ import pandas as pd
 from depthsig.errors import visible
 from depthsig.metrics import Metric
 from depthsig.report.drawable import drawable
+from depthsig.report.figures.token_map import exit_marks
 from depthsig.report.page.chart_data import PART, about, cells, place, rounded, scale_of, section
 from depthsig.report.page.chart_data import line as one_line
 from depthsig.signature import Signature
@@ -26,7 +27,7 @@ def page_data(signature: Signature) -> dict[str, Any]:
         ``plan``: a record a step. ``sections``: title, place on the page, and ids of metrics in the registry's order.
         ``metrics``: by id, the entry, and either ``series`` (x, y, low, high) or ``cells`` (rows, cols, values [row,
         col]), each with its part, scope, agg and scale. ``tokens``: by id, words, and for each prompt its positions
-        and depths with the words and values at each.
+        and depths with the words and values at each, and the exits from a loop by name and position.
     """
     signature = drawable(signature)
     plan = signature.plan
@@ -99,13 +100,16 @@ def _add_tokens(tokens: dict[str, Any], one: Metric, table: pd.DataFrame) -> Non
         return
     words: dict[str, int] = {}
     prompts = [
-        _prompt(str(scope), int(str(prompt)), part, words, ranked=one.figure == "top_tokens")
+        {
+            **_prompt(str(scope), int(str(prompt)), part, words, ranked=one.figure == "top_tokens"),
+            "marks": exit_marks(table, one, int(str(prompt))),
+        }
         for (scope, prompt), part in rows.groupby(["scope", "prompt"], sort=False)
     ]
     tokens[one.id] = {
         "label": one.label, "unit": one.unit, "formula": one.formula, "axis": one.axis,
-        "section": place(one.section), "scale": scale_of(one, rows["value"]), "prompts": prompts,
-        "words": list(words),
+        "section": place(one.section), "scale": scale_of(one, rows["value"]), "centre": one.centre,
+        "prompts": prompts, "words": list(words),
     }  # fmt: skip
 
 

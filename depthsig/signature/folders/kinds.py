@@ -10,10 +10,11 @@ from depthsig.signature.schema import FILES
 
 SIGNATURE, REPEAT, COMPARE, LENS = "signature.json", "repeat.json", "compare.json", "lens.json"
 FOUND_BLOCKS, REPLICATION, SWEEP = "blocks.json", "replicate.json", "sweep.json"
+STABILITY_CARD = "stability.json"
 RECORDS = {
     SIGNATURE: "depthsig-signature/", REPEAT: "depthsig-repeat/", COMPARE: "depthsig-compare/", LENS: "depthsig-lens/",
     FOUND_BLOCKS: "depthsig-blocks/", REPLICATION: "depthsig-replicate/",
-    SWEEP: "depthsig-sweep/",
+    SWEEP: "depthsig-sweep/", STABILITY_CARD: "depthsig-stability/",
 }  # fmt: skip
 """The file that makes a folder a result of ours, and how its schema begins."""
 
@@ -26,15 +27,18 @@ REPLICATED = ("replication", "networks", "curves", "held_equal", "unit_tests")
 SIGNATURES, LATEX, RUNS = "signatures", "replication.tex", "runs.parquet"
 """Of a replication: the analyses behind it, its table for a paper, and what was run beside them."""
 COMPARED = ("claims", "distances", "late", "scores", "recurrence", "profiles", "held_equal", "unit_tests")
+CARDED = ("stability", "passes", "counts", "losses")
+"""Tables of a stability card."""
 _OWN = {
     SIGNATURE: frozenset({SIGNATURE, *FILES.values(), *GIVEN, CONTROL, FINDINGS, FIGURES, PAGE}),
     REPEAT: frozenset({REPEAT, "repeat.csv", "ranking.csv", "prediction.csv", "samples.parquet", FIGURES, PAGE}),
     COMPARE: frozenset({COMPARE, *(f"{name}.csv" for name in COMPARED), FIGURES, PAGE}),
-    LENS: frozenset({LENS, "config.json", "params.pt", PAGE}),
+    LENS: frozenset({LENS, "config.json", "params.pt", "jacobian_lens.pt", PAGE}),
     FOUND_BLOCKS: frozenset({FOUND_BLOCKS, "similarities.csv", FIGURES, PAGE}),
     REPLICATION: frozenset(
         {REPLICATION, *(f"{name}.csv" for name in REPLICATED), SIGNATURES, LATEX, RUNS, FIGURES, PAGE}
     ),
+    STABILITY_CARD: frozenset({STABILITY_CARD, *(f"{name}.csv" for name in CARDED), FIGURES, PAGE}),
     SWEEP: frozenset({SWEEP, "sweep.csv", "onset.csv", FIGURES, PAGE}),
 }
 WRITTEN = {kind: names | {RUN} for kind, names in _OWN.items()}

@@ -1,0 +1,1 @@
+"""What the stability of a loop is made of."""

@@ -1,0 +1,1 @@
+"""What is saved of loops beside signatures."""
