@@ -10,6 +10,7 @@ Position 0 is never edited and never measured. *Orders* run the whole sequence i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,21 +45,25 @@ def _taken_away(run: str, section: str, row_label: str, effect: str, domain: Dom
         formula=f"‖Δ_l − Δ'_l‖ / max(‖Δ_l‖, ε), Δ_l the whole layer's update, {effect}", section=section,
         domain=domain, **_LATER,
     )(relative_change)  # fmt: skip
-    metric(
-        f"{run}.output_l2", label="change of output", unit="probability", formula=f"‖p − p'‖₂{said}", source=_CSORDAS,
-        fused="l2", limits=(0, 2**0.5), log=True, norm="log", drawn=(1e-4, 2**0.5), **kind,
+
+    def output(name: str, formula: str, **fields: Any) -> Callable[[Callable[..., Any]], Any]:
+        return metric(f"{run}.{name}", formula=formula + said, **fields, **kind)
+
+    output(
+        "output_l2", "‖p − p'‖₂", label="change of output", unit="probability", source=_CSORDAS, fused="l2",
+        limits=(0, 2**0.5), log=True, norm="log", drawn=(1e-4, 2**0.5),
     )(probability_l2)  # fmt: skip
-    metric(
-        f"{run}.kl", label="KL(p ‖ p')", unit="nats", formula=f"KL(p‖p'){said}", source=_LAD, fused="kl_reverse",
-        limits=(0, None), norm="log", drawn=(1e-5, 30), **kind,
+    output(
+        "kl", "KL(p‖p')", label="KL(p ‖ p')", unit="nats", source=_LAD, fused="kl_reverse", limits=(0, None),
+        norm="log", drawn=(1e-5, 30),
     )(kl_reverse)  # fmt: skip
-    metric(
-        f"{run}.loss", label="loss increase", unit="nats",
-        formula=f"NLL' − NLL of the next token, positions ≤ T−2{said}", source=_LAD, fused="loss", **_LOSS, **kind,
+    output(
+        "loss", "NLL' − NLL of the next token, positions ≤ T−2", label="loss increase", unit="nats", source=_LAD,
+        fused="loss", **_LOSS,
     )(loss_increase)  # fmt: skip
-    metric(
-        f"{run}.top1", label="top-1 agreement", unit="fraction", formula=f"[argmax p' = argmax p]{said}", source=_LAD,
-        fused="top1", worst="min", limits=(0, 1), **kind,
+    output(
+        "top1", "[argmax p' = argmax p]", label="top-1 agreement", unit="fraction", source=_LAD, fused="top1",
+        worst="min", limits=(0, 1),
     )(top1_agreement)  # fmt: skip
 
 

@@ -42,9 +42,9 @@ class SideBySide:
     all_lines: bool = False
 
 
-EARLY_EXITS = SideBySide(EARLY_EXIT, EARLY_EXIT_LENSES, "depth d of exit", loss=EARLY_EXIT_LOSS)
+EXIT_CURVES = SideBySide(EARLY_EXIT, EARLY_EXIT_LENSES, "depth d of exit", loss=EARLY_EXIT_LOSS)
 """How good the model would be if it stopped at a depth, by plain and by tuned lens."""
-KEPT_UP = SideBySide(MAINTAINED, MAINTAINED_LINES, "step", offset=-0.5, all_lines=True)
+KEPT_UP_CURVES = SideBySide(MAINTAINED, MAINTAINED_LINES, "step", offset=-0.5, all_lines=True)
 """What is taken away in one pass of a loop, and in every later one, too."""
 
 
@@ -88,7 +88,7 @@ def rows_behind(signature: Signature, name: str) -> pd.DataFrame | None:
     """
     if name == PLAN_FIGURE:
         return signature.plan
-    for prefix, which in ((EXITS_FIGURE, EARLY_EXITS), (KEPT_UP_FIGURE, KEPT_UP)):
+    for prefix, which in ((EXITS_FIGURE, EXIT_CURVES), (KEPT_UP_FIGURE, KEPT_UP_CURVES)):
         for part, scope, rows in curves_in(signature.profiles, which):
             if name == dotted(prefix, part, scope):
                 return rows

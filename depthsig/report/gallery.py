@@ -18,9 +18,9 @@ from depthsig.report import alt_texts
 from depthsig.report.alt_texts import matrix_in_words, profile_in_words
 from depthsig.report.drawable import drawable
 from depthsig.report.figure_rows import (
-    EARLY_EXITS,
+    EXIT_CURVES,
     EXITS_FIGURE,
-    KEPT_UP,
+    KEPT_UP_CURVES,
     KEPT_UP_FIGURE,
     PLAN_FIGURE,
     SideBySide,
@@ -160,28 +160,28 @@ def _draw_tokens(ax: Axes, rows: pd.DataFrame, one: Metric, plan: pd.DataFrame, 
 
 
 def _early_exit(signature: Signature) -> Iterator[Drawn]:
-    for _, _, curves in curves_in(signature.profiles, EARLY_EXITS):
-        figure, lenses = _drawn_together(signature, EARLY_EXITS, curves)
+    for _, _, curves in curves_in(signature.profiles, EXIT_CURVES):
+        figure, lenses = _drawn_together(signature, EXIT_CURVES, curves)
         caption = (
             f"How good the model would be if it stopped at a depth and was read out there, by {' and '.join(lenses)}; "
             f"{_said(signature, 'mean', True)}; dotted: the loss of the whole model"
             f"{'; dashed: a uniform guess' if vocabulary(signature) else ''}. {beside_early_exit(signature)}"
         )
         section = signature.entries[curves["metric"].iloc[0]].section
-        alt = alt_texts.side_by_side_in_words(curves, EARLY_EXITS, signature.entries)
+        alt = alt_texts.side_by_side_in_words(curves, EXIT_CURVES, signature.entries)
         yield Drawn(EXITS_FIGURE, section, "Early exit", caption, figure, alt)
 
 
 def _kept_up(signature: Signature) -> Iterator[Drawn]:
     """Skips in one pass beside maintained ones."""
-    for part, scope, curves in curves_in(signature.profiles, KEPT_UP):
-        figure, lines = _drawn_together(signature, KEPT_UP, curves)
+    for part, scope, curves in curves_in(signature.profiles, KEPT_UP_CURVES):
+        figure, lines = _drawn_together(signature, KEPT_UP_CURVES, curves)
         caption = (
             f"What is lost without a step's {part}, scope {scope}, {lines[0]} of its loop {lines[1]}: where the lines "
             f"meet, taking it from later passes, too, does no further harm; {_said(signature, 'mean', True)}."
         )
-        section = signature.entries[measures_in(curves, KEPT_UP)[0].metrics[-1]].section
-        alt = alt_texts.side_by_side_in_words(curves, KEPT_UP, signature.entries)
+        section = signature.entries[measures_in(curves, KEPT_UP_CURVES)[0].metrics[-1]].section
+        alt = alt_texts.side_by_side_in_words(curves, KEPT_UP_CURVES, signature.entries)
         title = f"One pass and every later one, {described(part, scope)}"
         yield Drawn(dotted(KEPT_UP_FIGURE, part, scope), section, title, caption, figure, alt)
 

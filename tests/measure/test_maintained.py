@@ -23,7 +23,7 @@ from depthsig.measure.schedule import providers
 from depthsig.metrics import entry, future_cuts
 from depthsig.plan.plan import build_plan
 from depthsig.report.alt_texts import side_by_side_in_words
-from depthsig.report.figure_rows import KEPT_UP
+from depthsig.report.figure_rows import KEPT_UP_CURVES
 from depthsig.report.gallery import figures_for
 from depthsig.report.scale import Scale
 
@@ -284,7 +284,7 @@ def test_the_figure_draws_what_the_tables_say(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(line.get_ydata(), Scale.of(entry(f"{on}.{name}"), values).within(values))
         rows = found.rows(one.name)
         assert set(rows["part"]) == {part} and rows["metric"].nunique() == 6
-        assert one.alt == side_by_side_in_words(rows, KEPT_UP, found.entries) and "in every later one" in one.alt
+        assert one.alt == side_by_side_in_words(rows, KEPT_UP_CURVES, found.entries) and "in every later one" in one.alt
     found.save(tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "One pass and every later one, layer, current" in page
