@@ -190,8 +190,8 @@ class Model(Network):
             max_tokens: it is cut after so many tokens.
 
         Returns:
-            :class:`~depthsig.engine.gradients.logit_directions.TokenDirections`: ``directions`` [token, depth, position,
-            d], ∂logit/∂h_d,t with d = 0..S−1 the state that enters step d, ``scores`` [token, depth, position],
+            :class:`~depthsig.engine.gradients.logit_directions.TokenDirections`: ``directions`` [token, depth,
+            position, d], ∂logit/∂h_d,t with d = 0..S−1 the state that enters step d, ``scores`` [token, depth, position],
             ⟨∂logit/∂h_d,t, h_d,t⟩, and ``logits`` [token].
 
         Raises:
