@@ -191,8 +191,8 @@ class Model(Network):
 
         Returns:
             :class:`~depthsig.engine.gradients.logit_directions.TokenDirections`: ``directions`` [token, depth,
-            position, d], ∂logit/∂h_d,t with d = 0..S−1 the state that enters step d, ``scores`` [token, depth, position],
-            ⟨∂logit/∂h_d,t, h_d,t⟩, and ``logits`` [token].
+            position, d], ∂logit/∂h_d,t with d = 0..S−1 the state that enters step d, ``scores`` [token, depth,
+            position], ⟨∂logit/∂h_d,t, h_d,t⟩, and ``logits`` [token].
 
         Raises:
             InputError: for ids that the model does not have, no tokens, or a position out of range.
