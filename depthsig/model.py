@@ -22,7 +22,7 @@ from depthsig.checkpoint.loops import find_conduct, refuse_loops
 from depthsig.checkpoint.open import Checkpoint, open_checkpoint
 from depthsig.checkpoint.streaming.stream import streamed_names
 from depthsig.engine.edits import Edit
-from depthsig.engine.gradients.directions import TokenDirections, token_directions
+from depthsig.engine.gradients.logit_directions import TokenDirections, token_directions
 from depthsig.engine.memory import parse_memory
 from depthsig.engine.network import Activations, Network
 from depthsig.engine.rows import StepObserver
@@ -190,9 +190,9 @@ class Model(Network):
             max_tokens: it is cut after so many tokens.
 
         Returns:
-            :class:`~depthsig.engine.gradients.directions.TokenDirections`: ``directions`` [token, depth, position,
-            d], ∂logit/∂h_d,t with d = 0..S−1 the state that enters step d, ``scores`` [token, depth, position],
-            ⟨∂logit/∂h_d,t, h_d,t⟩, and ``logits`` [token].
+            :class:`~depthsig.engine.gradients.logit_directions.TokenDirections`: ``directions`` [token, depth,
+            position, d], ∂logit/∂h_d,t with d = 0..S−1 the state that enters step d, ``scores`` [token, depth,
+            position], ⟨∂logit/∂h_d,t, h_d,t⟩, and ``logits`` [token].
 
         Raises:
             InputError: for ids that the model does not have, no tokens, or a position out of range.

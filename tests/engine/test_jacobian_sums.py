@@ -174,8 +174,10 @@ def test_directions_of_tokens_are_gradients_of_their_logits(name: str) -> None:
 
 def test_directions_of_one_token_and_bad_ones() -> None:
     model = depthsig.load(build("llama"))
-    alone = model.token_directions([9], [1])
-    assert alone.directions.shape == (1, 4, 1, 32) and bool(alone.directions.any())
+    shortest = model.token_directions([9, 3], [1], position=0)
+    assert shortest.directions.shape == (1, 4, 2, 32) and bool(shortest.directions[:, :, 0].any())
+    with pytest.raises(InputError, match="two tokens"):
+        model.token_directions([9], [1])
     for asked, word in (
         ({"tokens": []}, "empty"), ({"tokens": [10**6]}, "vocabulary"), ({"tokens": [1], "position": 6}, "6 tokens"),
         ({"tokens": "a"}, "token ids"),
