@@ -159,8 +159,8 @@ def _losses(counts: pd.DataFrame) -> dict[str, Any]:
     scale = charts.own_scale([*counts["loss"], *counts["ci_low"], *counts["ci_high"], *counts["held_out"]], margin=0.05)
     x = counts["count"].astype(float)
     lines = [
-        charts.line(x, *(counts[c].astype(float) for c in columns), scale=scale, name=name)
-        for name, columns in (
+        charts.line(x, counts[middle], counts[low], counts[high], scale, name=name)
+        for name, (middle, low, high) in (
             ("all prompts", ("loss", "ci_low", "ci_high")), ("held out", ("held_out", "held_low", "held_high")),
         )
     ]  # fmt: skip
