@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from depthsig.commands.replicate import replicate
     from depthsig.commands.rerun import rerun
     from depthsig.commands.sweep import sweep
-    from depthsig.engine.edits import Drop, Repeat, Replace, Reverse, Skip, Stop, Swap
+    from depthsig.engine.edits import Drop, Patch, Repeat, Replace, Reverse, Skip, Stop, Swap
     from depthsig.errors import CertificateError, DepthsigError, DepthsigWarning, InputError, UnsupportedModelError
     from depthsig.metrics.registry import metric
     from depthsig.model import Model, load
@@ -41,7 +41,7 @@ _HOME = {
     "depthsig.commands.replicate": ("replicate",),
     "depthsig.commands.rerun": ("rerun",),
     "depthsig.commands.sweep": ("sweep",),
-    "depthsig.engine.edits": ("Drop", "Repeat", "Replace", "Reverse", "Skip", "Stop", "Swap"),
+    "depthsig.engine.edits": ("Drop", "Patch", "Repeat", "Replace", "Reverse", "Skip", "Stop", "Swap"),
     "depthsig.errors": ("CertificateError", "DepthsigError", "DepthsigWarning", "InputError", "UnsupportedModelError"),
     "depthsig.metrics.registry": ("metric",),
     "depthsig.model": ("Model", "load"),
@@ -50,9 +50,9 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "CertificateError", "Comparison", "DepthsigError", "DepthsigWarning", "Drop", "InputError", "Model", "Repeat",
-    "Replace", "Reverse", "Signature", "Skip", "Stop", "Swap", "UnsupportedModelError", "analyze", "check", "compare",
-    "export", "find_blocks", "fit_lens", "load", "metric", "repeat",
+    "CertificateError", "Comparison", "DepthsigError", "DepthsigWarning", "Drop", "InputError", "Model", "Patch",
+    "Repeat", "Replace", "Reverse", "Signature", "Skip", "Stop", "Swap", "UnsupportedModelError", "analyze", "check",
+    "compare", "export", "find_blocks", "fit_lens", "load", "metric", "repeat",
     "replicate", "rerun", "sweep",
 ]  # fmt: skip
 

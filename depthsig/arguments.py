@@ -48,6 +48,10 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, (list, tuple, range)) and all(map(_is_whole, value))
+
+
 def _is_seed(value: Any) -> bool:
     return _is_whole(value) and value >= 0
 
@@ -68,6 +72,10 @@ Kind = tuple[Callable[[Any], bool], str]
 _TEXT: Kind = (_is_text, "text")
 _WHOLE: Kind = (_is_whole, "a whole number")
 _SEED: Kind = (_is_seed, "a whole number, 0 or more")
+_IDS: Kind = (
+    lambda value: isinstance(value, (list, tuple, range)) and all(map(_is_whole, value)),
+    "a list of token ids",
+)
 _NUMBER: Kind = (_is_number, "a number")
 _PATH: Kind = (_is_path, "a path, as text or a Path")
 _NAMED: Kind = (_is_text, "a name, as text")
@@ -76,6 +84,7 @@ _AXES: Kind = (lambda value: hasattr(value, "fill_between"), "axes of matplotlib
 KINDS: dict[str, Kind] = {
     "n": _WHOLE, "max_tokens": _WHOLE, "draws": _WHOLE, "steps": _WHOLE, "resamples": _WHOLE, "step": _WHOLE,
     "prompt": _WHOLE, "shots": _WHOLE, "reword": _SEED, "seed": _SEED, "lr": _NUMBER, "weight_decay": _NUMBER,
+    "target": _NAMED, "skip_first": _SEED, "tokens": _IDS, "position": _WHOLE,
     "preset": _NAMED, "revision": _TEXT, "device": (_is_text, "text, as 'cpu'"),
     "metric": _NAMED, "score": _NAMED, "part": _NAMED, "scope": _NAMED, "name": _NAMED, "kind": _NAMED,
     "out": _PATH, "directory": _PATH, "into": _PATH, "plugin": (_is_paths, "the path of a file, or a list of them"),

@@ -5,9 +5,9 @@ is lm-eval's own command with one more model, ``depthsig``: its ``hf`` model wit
 inside. Tokens, windows, batches, generation, chat templates and every default are ``hf``'s own
 code, so that without an order or an edit the numbers are ``hf``'s. ``model_args`` are ``hf``'s
 (those that cannot be done are refused by name), and ``order``, ``iterations``, ``edit`` (such as
-``Skip(5)+Repeat(4,8,times=2)``) and ``allow_pickle``; ``pretrained`` is what ``depthsig.load``
-takes, and a checkpoint that declares an order runs in it. The harness splits ``model_args`` at
-commas, so an order's own are written ``|`` or ``;``.
+``Skip(5)+Repeat(4,8,times=2)`` or ``Skip(layer=5,passes='1:')``) and ``allow_pickle``; ``pretrained``
+is what ``depthsig.load`` takes, and a checkpoint that declares an order runs in it. The harness splits
+``model_args`` at commas, so an order's and an edit's own are written ``|`` or ``;``.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class DepthsigLM(HFLM):  # type: ignore[misc]
         )  # fmt: skip
         tokenizer = given.get("tokenizer")
         opened = open_model(source, None if isinstance(tokenizer, str) else tokenizer, loading, self._plan)
-        program = compile_edit(self._edit, len(opened.plan), opened.has_parts) if self._edit is not None else None
+        program = compile_edit(self._edit, opened.plan, opened.has_parts) if self._edit is not None else None
         self.opened: Model = opened
         self._network = opened.module if _is_hfs(opened, program) else Rearranged(opened, program)
 

@@ -18,10 +18,11 @@ from depthsig.checkpoint.costs.counted import Costs, count_costs
 from depthsig.checkpoint.finite import check_finite
 from depthsig.checkpoint.hooks import refuse_autocast
 from depthsig.checkpoint.loading import LoadOptions
-from depthsig.checkpoint.loops import find_conduct, refuse_unsupported
+from depthsig.checkpoint.loops import find_conduct, refuse_loops
 from depthsig.checkpoint.open import Checkpoint, open_checkpoint
 from depthsig.checkpoint.streaming.stream import streamed_names
 from depthsig.engine.edits import Edit
+from depthsig.engine.gradients.directions import TokenDirections, token_directions
 from depthsig.engine.memory import parse_memory
 from depthsig.engine.network import Activations, Network
 from depthsig.engine.rows import StepObserver
@@ -178,6 +179,31 @@ class Model(Network):
         budget = parse_memory(memory)
         return run_edits(self, self.tokens(prompts, max_tokens), edits, observer=observer, memory=budget)
 
+    def token_directions(
+        self, text: Any, tokens: Sequence[int], *, position: int = -1, max_tokens: int = 256
+    ) -> TokenDirections:  # fmt: skip
+        """How every state would have to move for some tokens' logits to grow, where no Jacobian lens is fitted.
+
+        Args:
+            text: one prompt: a string, ``{"text", "answer"}`` or token ids.
+            tokens: ids of tokens. position: whose logits are read; -1 is the last one.
+            max_tokens: it is cut after so many tokens.
+
+        Returns:
+            :class:`~depthsig.engine.gradients.directions.TokenDirections`: ``directions`` [token, depth, position,
+            d], ∂logit/∂h_d,t with d = 0..S−1 the state that enters step d, ``scores`` [token, depth, position],
+            ⟨∂logit/∂h_d,t, h_d,t⟩, and ``logits`` [token].
+
+        Raises:
+            InputError: for ids that the model does not have, no tokens, or a position out of range.
+            UnsupportedModelError: for a model that computes without gradients.
+        """
+        check_arguments(Model.token_directions, locals())
+        refuse_autocast(self.module)
+        ready = self.tokens([text], max_tokens)[0]
+        self.check_vocabulary(tokens)
+        return token_directions(self, ready, tokens, position)
+
     def __str__(self) -> str:
         return f"{self.checkpoint.name} ({self.anatomy.family}): {self.plan}"
 
@@ -253,7 +279,7 @@ def open_model(
     checkpoint = open_checkpoint(source, tokenizer, loading, progress=progress)
     check_precision(one.type for one in devices_of(checkpoint.module))
     check_finite(checkpoint.module, streamed_names(checkpoint.module))
-    refuse_unsupported(checkpoint.config)
+    refuse_loops(checkpoint.module, checkpoint.config, repr(checkpoint.source))
     declared = gather(options, checkpoint.declared, checkpoint.config)
     # An order says itself what is repeated; its count is forced in the order.
     native_counts = {} if declared.order is not None else options.counts
@@ -264,6 +290,7 @@ def open_model(
     anatomy = find_anatomy(module, checkpoint.config)
     trace = trace_forward(module, anatomy.layers, anatomy.readout)
     native = check_counts(_native_plan(anatomy, trace), counts)
+    native = replace(native, notes=(*native.notes, *conduct.notes))
     plan = declare_spans(native, declared, len(anatomy.layers))
     _check_order(trace, native, plan)
     return Model(

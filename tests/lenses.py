@@ -11,6 +11,7 @@ import transformers as hf
 from families import GPT2
 from torch import nn
 
+from depthsig.checkpoint.jacobian.jacobians import JacobianLens
 from depthsig.checkpoint.translators import TunedLens
 
 WIDTH, STEPS = 32, 4
@@ -73,3 +74,10 @@ def write_as_tuned_lens(folder: Path, bias: bool = True, **changes: Any) -> nn.M
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     return translators
+
+
+def some_jacobians(scale: float = 0.2, depths: int = STEPS, width: int = WIDTH, first: bool = True) -> JacobianLens:
+    """Near the identity, as those of a residual stream are; ``first`` is whether there is a J_0."""
+    generator = torch.Generator().manual_seed(6)
+    made = [torch.eye(width) + scale * torch.randn(width, width, generator=generator) for _ in range(depths)]
+    return JacobianLens((made[0] if first else None, *made[1:]), config={"n_prompts": 3})

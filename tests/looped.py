@@ -317,6 +317,13 @@ class ParcaeForCausalLM(LoopedPreTrainedModel, GenerationMixin):
         return None, self.lm_head(parts["ln_f"](x))
 
 
+# Retrofitted recurrence: a pretrained model's pre-norm layers in Huginn's loop, under Huginn's names.
+
+
+class RetrofittedForCausalLM(RavenForCausalLM):
+    block = PreNormBlock
+
+
 # LoopFormer: a few blocks, once for every step size, conditioned on (t, dt) by adaLN.
 
 

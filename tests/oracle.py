@@ -6,6 +6,7 @@ of doing things. One prompt at a time, unpadded, no batching, no fused sums.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any
 
@@ -185,3 +186,12 @@ def close(found: Any, wanted: Any, absolute: float = 0.0) -> None:
     gap = np.abs(found - wanted)
     worst = np.nanmax(np.where(np.isnan(gap), 0, gap - allowed)) if gap.size else 0.0
     assert worst <= 0, f"off by {np.nanmax(gap)} where {allowed.ravel()[np.nanargmax(gap)]} is allowed"
+
+
+def plain_directions(ids: list[int], step: int, part: str, width: int, seed: int = 0) -> torch.Tensor:
+    """The unit vectors, by the recipe alone: normal numbers seeded by seed, step, part and the ids' hash."""
+    digest = hashlib.sha256(np.array(ids, dtype="<i8").tobytes()).digest()
+    words = [int.from_bytes(digest[i : i + 4], "little") for i in (0, 4, 8, 12)]
+    rng = np.random.default_rng([seed, step, ["layer", "attn", "mlp"].index(part), *words])
+    drawn = torch.tensor(rng.standard_normal((len(ids), width)))
+    return (drawn / drawn.norm(dim=-1, keepdim=True)).float()

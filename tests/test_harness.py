@@ -17,7 +17,7 @@ pytest.importorskip("lm_eval")
 
 import depthsig
 from depthsig import harness
-from depthsig.engine.edits import Repeat, Skip
+from depthsig.engine.edits import Patch, Repeat, Skip
 from depthsig.errors import InputError
 from depthsig.harness import DepthsigLM, parse_edit
 from depthsig.prompts import builtin_prompts
@@ -135,6 +135,32 @@ def test_log_likelihoods_are_the_models() -> None:
     assert rolling == pytest.approx(sum(float(logs[t - 1, ids[t]]) for t in range(1, len(ids))), rel=1e-4)
 
 
+def test_edits_of_passes_are_those_of_the_engine() -> None:
+    """Texts of different lengths, padded on either side; the source of a patch is each text's own."""
+    module = build("llama")
+    order = "0:1,1:3x3,3:4"
+    texts = ["some words to score", "ab", "longer context here and more"]
+    ids = [[TOKENIZER.bos_token_id, *TOKENIZER(text).input_ids] for text in texts]
+    model = depthsig.load(module, TOKENIZER, order=order)
+    for written, edit in (
+        ("Skip(layer=1|passes='1:')", Skip(layer=1, passes="1:")),
+        ("Patch(layer=2;source=0;passes=2)+Skip(0|part='attn')", Patch(layer=2, source=0, passes=2) + Skip(0, "attn")),
+    ):
+        lm = DepthsigLM(module, tokenizer=TOKENIZER, batch_size=3, edit=written, order=order.replace(",", "|"))
+        runs = model.run(ids, [edit])[0].logits
+        for left in (False, True):
+            longest = max(map(len, ids))
+            pads = [[0] * (longest - len(one)) for one in ids]
+            rows = torch.tensor([pad + one if left else one + pad for one, pad in zip(ids, pads, strict=True)])
+            mask = torch.tensor([
+                [0] * len(pad) + [1] * len(one) if left else [1] * len(one) + [0] * len(pad)
+                for one, pad in zip(ids, pads, strict=True)
+            ])  # fmt: skip
+            found = lm.model(rows, attention_mask=mask).logits
+            for row, real, wanted in zip(found, mask.bool(), runs, strict=True):
+                assert torch.allclose(row[real], wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "text", ["Skip", "Skip(5", "print(1)", "Skip(__import__('os'))", "Skip(1)*2", "Repeat(4,8,a=2)"]
 )
@@ -151,7 +177,7 @@ def _without_bos():
 
 def test_bad_arguments() -> None:
     module = build("llama")
-    for options in ({"edit": "Skip(9)"}, {"order": "0:99"}, {"no_such": 1}):
+    for options in ({"edit": "Skip(9)"}, {"edit": "Skip(layer=1,passes=1)"}, {"order": "0:99"}, {"no_such": 1}):
         with pytest.raises(InputError):
             DepthsigLM(module, tokenizer=TOKENIZER, **options)
     with pytest.raises(InputError, match="needs its tokenizer="):

@@ -36,15 +36,20 @@ class Conduct:
         arguments: keyword arguments of the forward (Huginn's ``num_steps``).
         settings: attributes that hold the number of iterations.
         seed: of random initial states, fixed by position; None where nothing is random.
+        targets: the argument that takes the ids once more, without which only the last token has logits (nanoGPT).
+        notes: what a user should know of it.
     """
 
     function: Callable[[nn.Module, Tensor], Any] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     settings: Sequence[Setting] = ()
     seed: int | None = None
+    targets: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return self.function is not None or bool(self.arguments) or bool(self.settings) or self.seed is not None
+        special = (self.function, self.seed, self.targets)
+        return bool(self.arguments) or bool(self.settings) or any(one is not None for one in special)
 
 
 def view_of(module: nn.Module) -> nn.Module:
@@ -67,7 +72,8 @@ def conducted(module: nn.Module, conduct: Conduct) -> nn.Module:
         with _during(module, view, conduct):
             if conduct.function is not None:
                 return logits_of(conduct.function(module, ids), module)
-            return forward(module, ids, **conduct.arguments)
+            again = {} if conduct.targets is None else {conduct.targets: ids}
+            return forward(module, ids, **conduct.arguments, **again)
 
     view.__dict__["forward"] = run
     return view

@@ -8,6 +8,7 @@ the token's position; every prompt gets the same noise, whatever it is run with.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,14 +24,29 @@ _BLOCK = 64
 """Tokens are drawn this many at a time, so that a longer prompt begins with a shorter one's noise."""
 
 
-def draws_randomly(module: nn.Module) -> bool:
-    """Whether the model's own forward, in evaluation mode, takes anything from the random state."""
+@dataclass(frozen=True)
+class FirstForward:
+    """What the model's own forward, in evaluation mode, showed when it first ran.
+
+    Attributes:
+        draws: whether it took anything from the random state.
+        whole: whether it gave logits of every token, and not of the last ones alone.
+    """
+
+    draws: bool
+    whole: bool
+
+
+def first_forward(module: nn.Module) -> FirstForward:
+    """Run a model for the first time, on a few tokens."""
     devices = [one for one in devices_of(module) if one.type == "cuda"]
+    ids = probe_ids(module)
     with undisturbed(module):
         before = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)]
-        forward(module, probe_ids(module))
+        logits = forward(module, ids)
         after = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)]
-    return not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    drawn = not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    return FirstForward(drawn, logits.shape[:2] == ids.shape)
 
 
 class PositionalDraws(TorchDispatchMode):

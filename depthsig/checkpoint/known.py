@@ -14,6 +14,7 @@ from typing import Any
 
 from depthsig.checkpoint.files.names import read_object
 from depthsig.checkpoint.files.short_ids import short_ids
+from depthsig.checkpoint.files.unmeasurable import refuse_unmeasurable
 from depthsig.checkpoint.gguf.gguf_header import read_header
 from depthsig.checkpoint.own_entry import check_declared
 from depthsig.errors import InputError, UnsupportedModelError, near, shown
@@ -22,6 +23,8 @@ from depthsig.untrusted import is_file
 
 FIELDS = ("total_ut_steps", "num_loops", "loop_num", "mean_recurrence", "H_cycles", "L_cycles")
 """Config fields that count iterations (Ouro, Nanbeige, IQuest-Loop, Huginn and Parcae, HRM-Text)."""
+_OWN_FIELDS: Mapping[str, tuple[str, ...]] = {"lds": ("N",)}
+"""Those whose name says so in one family alone (LoopUS)."""
 
 _USUAL, _GPT2 = ("num_hidden_layers", "hidden_size"), ("n_layer", "n_embd")
 _PLAIN: Mapping[str, tuple[str, str]] = {
@@ -47,6 +50,9 @@ _PLAIN_GGUF = (
     "stablelm",
 )
 """The same under llama.cpp's names."""
+
+_TRAINED = ("*.pt", "*.pth", "*.ckpt")
+"""Weights as training code keeps them."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ def known(place: Path | str, where: str) -> Known:
         return _of_header(place)
     config = read_config(place, where)
     refuse_encoder_decoder(config, where)
+    refuse_unmeasurable(config, where)
     entry = check_declared(config.get("depthsig"), where)
     about = SimpleNamespace(**{name: value for name, value in config.items() if name.isidentifier()})
     names = None if config.get("auto_map") else _PLAIN.get(str(config.get("model_type")))
@@ -112,7 +119,7 @@ def counts_in(config: Any) -> dict[str, int]:
         InputError: for a count below 1.
     """
     found = {}
-    for name in FIELDS:
+    for name in (*FIELDS, *_OWN_FIELDS.get(str(getattr(config, "model_type", None)), ())):
         value = getattr(config, name, None)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or int(value) != value:
             continue
@@ -226,7 +233,16 @@ def read_config(folder: Path, where: str) -> dict[str, Any]:
     refuse_adapter(folder, where)
     path = folder / "config.json"
     if not is_file(path):
-        raise InputError(f"{where} has no config.json; a Hugging Face folder or a .gguf file works")
+        own = next((p.name for kind in _TRAINED for p in sorted(folder.glob(kind))), None)
+        if own is not None:
+            raise InputError(
+                f"{where} has no config.json, and {shown(own)} holds weights that only the code which trained them can "
+                "build a model around; build it, load them into it, and give depthsig.load(model, tokenizer=...)"
+            )
+        raise InputError(
+            f"{where} has no config.json; a Hugging Face folder or a .gguf file works, and a model that other code "
+            "builds as depthsig.load(model, tokenizer=...)"
+        )
     config = read_object(path)
     kind = config.get("model_type")
     if not kind and not config.get("auto_map"):

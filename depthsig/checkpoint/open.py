@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import RevisionNotFoundError
 from torch import nn
 from transformers.utils import logging
 
 from depthsig.checkpoint.costs.trained import told_training
 from depthsig.checkpoint.files.agreement import check_agreement
-from depthsig.checkpoint.files.hub import fetch_snapshot
+from depthsig.checkpoint.files.hub import cached_revisions, fetch_snapshot
 from depthsig.checkpoint.files.limits import model_max
 from depthsig.checkpoint.files.listing import list_files
 from depthsig.checkpoint.files.size import check_counts
@@ -126,7 +128,7 @@ def open_checkpoint(
         module=module,
         tokenizer=found,
         config=module.config,
-        name=place.split("/")[-1] if isinstance(place, str) else files.name,
+        name=_name_of_hub(place, options.revision) if isinstance(place, str) else files.name,
         source=str(source),
         kind=target.kind,
         repository=repository,
@@ -152,7 +154,23 @@ def _fetched(repository: str, options: LoadOptions) -> Path:
     except DepthsigError:
         raise
     except Exception as error:
+        there = cached_revisions(repository) if options.revision is not None else []
+        if there and isinstance(error, OSError) and not isinstance(error, RevisionNotFoundError):
+            named = ", ".join(map(visible, there[:60])) + (", …" if len(there) > 60 else "")
+            raise InputError(
+                f"revision {options.revision!r} of {repository!r} is not on this machine, and the hub cannot be "
+                f"reached (or is switched off); there are {named}"
+            ) from None
         raise InputError(explain(error, repository, "hub")) from None
+
+
+def _name_of_hub(repository: str, revision: str | None) -> str:
+    """Short name of a hub id: with the revision where one was asked for, for a training has dozens of them."""
+    name = repository.split("/")[-1]
+    if revision in (None, "main"):
+        return name
+    told = re.sub(r"[^\w.+-]+", "-", str(revision)).strip("-._")
+    return f"{name}-{told[:12] if re.fullmatch('[0-9a-f]{40}', told) else told[:60]}"
 
 
 @contextmanager

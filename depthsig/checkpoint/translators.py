@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from depthsig.checkpoint.finite import is_finite
-from depthsig.checkpoint.lens_folder import CONFIG, PARAMS, SAFE, lens_files
+from depthsig.checkpoint.lens_folder import CONFIG, PARAMS, SAFE, LensKind, lens_files
 from depthsig.errors import InputError, shown
 from depthsig.untrusted import made_visible, read_json, size_of
 
@@ -53,6 +53,7 @@ class TunedLens:
         record: our own ``lens.json``, where depthsig fitted it.
     """
 
+    kind: ClassVar[LensKind] = "tuned"
     weights: tuple[Float[Tensor, "d d"], ...] = field(repr=False)
     biases: tuple[Float[Tensor, "d"], ...] | None = field(repr=False)
     source: str = ""

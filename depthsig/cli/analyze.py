@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from depthsig.signature import Signature  # start-up time
 
 DEFAULT = (
-    "lens,residual,skip, period where a span is declared or observed, loop where a loop runs, and tuned with --lens"
+    "lens,residual,skip, period where a span is declared or observed, loop where a loop runs, and tuned or jacobian "
+    "with a --lens of that kind"
 )
 
 
@@ -88,8 +89,12 @@ def analyze(
     ] = None,
     plugin: opt.Plugin = None,
     lens: Annotated[
-        str | None,
-        typer.Option(help="Tuned lens (a folder of `depthsig fit-lens`).", metavar="DIR", rich_help_panel=opt.WHAT),
+        list[str] | None,
+        typer.Option(
+            help="A tuned or Jacobian lens (of `depthsig fit-lens`, or published); again for one of the other kind.",
+            metavar="DIR|FILE.pt",
+            rich_help_panel=opt.WHAT,
+        ),
     ] = None,
     calibration: Annotated[
         str | None,
@@ -215,7 +220,7 @@ def analyze(
             "prompts": prompts, "metrics": metrics, "parts": parts, "scopes": scopes, "cuts": cuts, "agg": agg,
             "n": ... if n is None else n, "max_tokens": max_tokens, "chat_template": chat_template,
             "shots": shots, "positions": positions, "keep_first": keep_first, "ablation": ablation, "memory": memory,
-            "batch_size": batch_size, "seed": seed, "control": control, "lens": lens, "reword": reword,
+            "batch_size": batch_size, "seed": seed, "control": control, "lens": lens or None, "reword": reword,
             "calibration": calibration, "probes": probes,
         },
         quick=quick, budget=budget, preset=preset,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from types import EllipsisType
@@ -21,7 +21,7 @@ from depthsig.commands.analysis.record import continuing, identity, recorded_war
 from depthsig.commands.calibration.calibration_prompts import with_calibration
 from depthsig.commands.early import asked_of
 from depthsig.commands.forecasting.budget import Begun, begun_at, heard, nothing_begun, within
-from depthsig.commands.lenses.checked import check_lens, open_lens
+from depthsig.commands.lenses.checked import check_lens, opened
 from depthsig.commands.opening import Given, ReadyPrompts, ready_prompts
 from depthsig.commands.presets import InShort, settled
 from depthsig.errors import DepthsigError
@@ -75,7 +75,7 @@ def analyze(
         preset: settings of a paper (``depthsig presets`` lists them); ``quick`` and what is given win.
         metrics: groups or full names (``depthsig metrics`` lists them), as a list or
             comma-separated. Default: lens, residual, skip, periods where a span is declared or
-            observed, loop where a loop runs, and tuned with ``lens``.
+            observed, loop where a loop runs, and tuned or jacobian with a ``lens`` of that kind.
         parts: what skip and local take away: ``layer``, ``attn``, ``mlp``. Default: layer.
         scopes: where it is taken away: ``current``, ``future``. Default: current.
         cuts: at most this many cuts a prompt in scope future. Default: 4.
@@ -91,7 +91,8 @@ def analyze(
             random vector of its own norm, drawn by ``seed``. Default: zero.
         reword: put the prompts in other words, by this seed: the same tasks with other symbols, names or things, or
             a sentence before them (:func:`depthsig.prompts.reword`). Default: as they are.
-        lens: a tuned lens for ``tuned.*``: its folder, or what ``fit_lens(...).lens`` is.
+        lens: for ``tuned.*`` a tuned lens, for ``jacobian.*`` a Jacobian lens: its folder or file, or what
+            ``fit_lens(...).lens`` is; or a list of both.
         calibration: prompts that the readouts of ``truncation`` metrics are fitted on, none of them measured: as
             ``prompts``. Default: of the built-in set that is measured the next ones, else ``gsm8k``.
         control: measure the architecture with re-initialised weights, too; True: all that the model's own
@@ -202,19 +203,18 @@ class Job:
             InputError: bad input or options, and a budget that nothing fits.
         """
         check_provided(self.request)
-        lens = open_lens(self.request.lens)  # before the model: a bad folder must not cost its loading
+        asked = opened(self.request)  # before the model: a bad lens must not cost its loading
         watch = Stopwatch()
         with watch.stage("load"):
-            model = self.given.open(self.request.seed, show, asked_of(self.prompts, self.request))
+            model = self.given.open(self.request.seed, show, asked_of(self.prompts, asked))
             spans = model.plan.spans
             loops = any(span.kind == "loop" and span.executed and span.count > 1 for span in spans)
             ours = None if self.short.preset is None else self.short.left
-            request = self.request.for_spans([span.kind for span in spans], loops=loops, ours=ours)
+            request = asked.for_spans([span.kind for span in spans], loops=loops, ours=ours)
             with heard(self.short.seconds is None):  # of a budget, the prompts that it comes to
                 prompts = self._prompts(model, request, self.n_listed)
-            if lens is not None:
+            for lens in request.lenses.values():
                 check_lens(lens, model, prompts.tokens)
-                request = replace(request, lens=lens)
         given = {**self.given.record(model), "plugins": [dict(p) for p in self.plugins]}
         again = partial(self._prompts, model)
         keep = self.untouched or (not isinstance(self.given.model, Model) and self.given.forward is None)

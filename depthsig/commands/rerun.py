@@ -19,6 +19,7 @@ from depthsig.plan.declared import PlanOptions
 from depthsig.progress import Progress
 from depthsig.signature import Signature
 from depthsig.signature.folders.kinds import GIVEN, SIGNATURE, result_kind
+from depthsig.signature.provenance import RECORDED_LENSES
 from depthsig.signature.same_numbers import Agreement, agreement
 
 PROMPTS, CALIBRATION = GIVEN
@@ -73,7 +74,7 @@ def rerun(
             for a recorded one, too (its folder may have moved).
         prompts, calibration: in the place of those that are recorded, or kept in ``prompts.jsonl`` and
             ``calibration.jsonl``.
-        lens: a lens that was given as an object, or whose folder has moved.
+        lens: the lens, or the list of lenses, where one was given as an object, or has moved.
         device: another device than the recorded choice.
         trust_remote_code: run code that a checkpoint brings. allow_pickle: load pickled weights.
         plugin: files of your own that declare metrics.
@@ -165,12 +166,10 @@ class _Again:
     def lens(self) -> Any:
         if self.given_lens is not None:
             return self.given_lens
-        told = self.signature.info.get("lens")
-        if not told:
-            return None
-        if not told.get("path"):
+        used = [told for name in RECORDED_LENSES if (told := self.signature.info.get(name))]
+        if not all(told.get("path") for told in used):
             raise InputError(f"the lens of {shown(str(self.directory))} was given as an object; give it as lens=")
-        return told["path"]
+        return [told["path"] for told in used] or None
 
     def plugins(self, given: str | Path | Sequence[str | Path]) -> list[str | Path]:
         files = [given] if isinstance(given, (str, Path)) else list(given)

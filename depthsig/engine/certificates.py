@@ -196,9 +196,7 @@ def _stepped(network: Network, batch: Batch, observed: CleanRun) -> Float[Tensor
     if network.trace.is_chain:
         return network.executed(batch.ids).outputs[-1]
     native = replace(network, plan=network.native)
-    return run_from(
-        Clean.from_run(native, batch, observed), compile_edit(None, len(native.plan)), len(native.plan) // 2
-    )
+    return run_from(Clean.from_run(native, batch, observed), compile_edit(None, native.plan), len(native.plan) // 2)
 
 
 def _unpadded(logits: Float[Tensor, "row token vocab"], batch: Batch) -> list[Float[Tensor, "1 _token vocab"]]:
@@ -272,7 +270,7 @@ def _together(network: Network, ids: Sequence[int], relative: float) -> float:
     error = parts_error(run)
     trials = _trials(network, len(ids), parts=error is not None and error <= relative)
     edits = [Edits(tuple(Skip(step, part, where) for step, (part, where) in trial.items())) for trial in trials]
-    programs = [compile_edit(edit, len(network.plan), network.has_parts) for edit in edits]
+    programs = [compile_edit(edit, network.plan, network.has_parts) for edit in edits]
     found: dict[int, Tensor] = {}
     for numbers, states in run_programs(Clean.from_run(network, batch, run), programs):
         found |= dict(zip(numbers, states, strict=True))

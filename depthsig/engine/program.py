@@ -25,6 +25,8 @@ class Change:
         value: [d], [token, d] or [prompt, token, d]; None is zero.
         directions: of a part, instead of a value: unit vectors [prompt, token, d], made when they are needed. The
             part's contribution u becomes u − ‖u‖·g: as far away as without it, in another direction.
+        source: of an ``input`` or ``output``, in the place of a value: the step whose state there, in the batch's own
+            clean run, is put here.
     """
 
     where: Place
@@ -32,6 +34,7 @@ class Change:
     mask: Bool[Tensor, "prompt token"] | None = None
     value: Float[Tensor, "*where d"] | None = None
     directions: Callable[[], Float[Tensor, "prompt token d"]] | None = None
+    source: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

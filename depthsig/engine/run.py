@@ -27,7 +27,7 @@ from depthsig.engine.network import Network
 from depthsig.engine.program import Op, Program
 from depthsig.engine.room.halving import in_halves
 from depthsig.engine.rows import Clean, Rows, StepObserver, blocks_of
-from depthsig.engine.slots import SlotRunner, blended, finished
+from depthsig.engine.slots import SlotRunner, blended, finished, with_clean_states
 from depthsig.errors import InputError, shown
 from depthsig.prompts import TokenPrompt
 from depthsig.terms import counted
@@ -44,6 +44,7 @@ def run_programs(
         observer: sees every computed step; a step again where memory ran out behind it.
         memory: bytes that the states of a group may take.
     """
+    programs = [with_clean_states(clean, program) for program in programs]
     if not clean.network.is_chain:
         yield from run_inside(clean, programs, observer, memory=memory)
         return
@@ -198,7 +199,7 @@ def run_edits(
     """Logits of every edit on every prompt; ``Model.run`` on prompts that are token ids already."""
     if not isinstance(edits, (Edit, list, tuple)):
         raise InputError(f"edits are a list of edits, each one run, or None for the clean one; found {shown(edits)}")
-    programs = [compile_edit(e, len(network.plan), network.has_parts) for e in edits]
+    programs = [compile_edit(e, network.plan, network.has_parts) for e in edits]
     logits: list[list[Tensor]] = [[] for _ in edits]
     order: list[int] = []
     parts = any(c.where in ("attn", "mlp") for p in programs for op in p.ops for c in op.changes)

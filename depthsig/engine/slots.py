@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -55,6 +55,24 @@ class SlotRunner:
             if op.blend is not None:
                 out[place] = self._saved[members[place]].lerp(out[place], op.blend)
         return out
+
+
+def with_clean_states(clean: Clean, program: Program) -> Program:
+    """The program with the clean run's states in the place of the steps that its changes have them from."""
+    if not any(change.source is not None for change in (*program.last, *(c for op in program.ops for c in op.changes))):
+        return program
+
+    def filled(changes: tuple[Change, ...]) -> tuple[Change, ...]:
+        return tuple(change if change.source is None else _of_source(clean, change) for change in changes)
+
+    slots = tuple(tuple(replace(op, changes=filled(op.changes)) for op in slot) for slot in program.slots)
+    return replace(program, slots=slots, last=filled(program.last))
+
+
+def _of_source(clean: Clean, change: Change) -> Change:
+    assert change.source is not None
+    states = clean.run.inputs if change.where == "input" else clean.run.outputs
+    return replace(change, value=states[change.source], source=None)
 
 
 def finished(clean: Clean, programs: Sequence[Program], states: Float[Tensor, "program prompt token d"]) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Protocol
 
-from depthsig.checkpoint.translators import TunedLens
 from depthsig.engine.batch import Batch
 from depthsig.engine.certificates import Verdict
 from depthsig.engine.clean_run import CleanRun
@@ -30,7 +29,6 @@ class Work:
     Attributes:
         prompts: all of them; ``counted`` are those with a measured position.
         verdict: what the certificates allow.
-        lens: the translators of the tuned lens, where one is needed.
         recalibrated: readouts of prefixes that were fitted on calibration prompts, where they are needed.
     """
 
@@ -38,7 +36,6 @@ class Work:
     request: Request
     prompts: Sequence[TokenPrompt]
     verdict: Verdict
-    lens: TunedLens | None = None
     recalibrated: Recalibrated | None = None
 
     @cached_property

@@ -8,12 +8,22 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from depthsig.checkpoint.lens_folder import LENS_WORDS, LensKind, by_kind
 from depthsig.engine.memory import parse_memory
 from depthsig.errors import InputError, shown
 from depthsig.metrics.entries.fields import Metric
 from depthsig.metrics.entries.runs import EXITS, READ_TRUNCATED, RECALIBRATED, RUN_TRUNCATED
 from depthsig.metrics.registry import all_metrics, needed, select
-from depthsig.metrics.rules import DEFAULT_METRICS, FAMILY, OF_LAYERS, WITH_LENS, WITH_LOOP, WITH_SPAN
+from depthsig.metrics.rules import (
+    DEFAULT_METRICS,
+    FAMILY,
+    JACOBIAN,
+    JACOBIAN_OF_PASSES,
+    OF_LAYERS,
+    WITH_LENS,
+    WITH_LOOP,
+    WITH_SPAN,
+)
 from depthsig.prompts.shots import check_shots
 from depthsig.terms import ABLATIONS, PARTS, POSITIONS, SCOPES, Part
 
@@ -44,7 +54,7 @@ class Request:
         seed: of generated prompts, of random ablations and of the bootstrap.
         control: measure the architecture with re-initialised weights, too; None: where periods are
             tested on a span.
-        lens: the tuned lens of ``tuned.*``: its folder, or the lens itself.
+        lens: of ``tuned.*`` and ``jacobian.*``: a lens, its folder or file, or several, one of each kind at most.
         reword: put prompts in other words (:func:`depthsig.prompts.reword`), by this seed; None: as they are.
         probes: of so many positions a prompt, evenly spread, the derivative of a pass by a token's own state is taken.
         calibration: prompts that readouts of truncated runs are fitted on: a name, a file, or a list; None: the
@@ -80,11 +90,17 @@ class Request:
     """The entries that are measured for them, by id."""
     defaulted: bool = field(init=False, repr=False, compare=False)
     """Whether the metrics were left to us."""
+    lenses: Mapping[LensKind, Any] = field(init=False, repr=False, compare=False)
+    """What ``lens`` gives, by kind."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "defaulted", self.metrics is None)
+        several = self.lens if isinstance(self.lens, (list, tuple)) else () if self.lens is None else (self.lens,)
+        object.__setattr__(self, "lenses", by_kind(several))
+        object.__setattr__(self, "lens", tuple(several) or None)
         if self.metrics is None:
-            object.__setattr__(self, "metrics", DEFAULT_METRICS + (WITH_LENS if self.lens is not None else ()))
+            added = [name for kind in self.lenses for name in WITH_LENS[kind]]
+            object.__setattr__(self, "metrics", (*DEFAULT_METRICS, *added))
         for name in ("metrics", "parts", "scopes"):
             object.__setattr__(self, name, as_tuple(getattr(self, name)))
         _choice("parts", self.parts, PARTS)
@@ -153,13 +169,16 @@ class Request:
     def for_spans(self, kinds: Sequence[str], *, loops: bool = False, ours: bool | None = None) -> Request:
         """The request for a model with spans of these kinds (``loop``, ``grown``).
 
-        Periods are tested by default where there is a span, and the passes of a loop compared where one runs.
+        Periods are tested by default where there is a span, and the passes of a loop compared where one runs, by a
+        Jacobian lens, too, where its metrics were asked for.
         Periods need the whole of their fixed family, whatever else was asked for, and of grown spans the weights.
 
         Args:
             loops: whether a loop really runs. ours: whether the metrics were left to us; None: as the request says.
         """
         metrics = tuple(self.metrics or ())
+        if loops and JACOBIAN in metrics and JACOBIAN_OF_PASSES not in metrics:
+            metrics = (*metrics, JACOBIAN_OF_PASSES)
         if self.defaulted if ours is None else ours:
             have = {m.id for m in select(metrics)}
             added = [*(WITH_SPAN if kinds else ()), *(WITH_LOOP if loops else ())]
@@ -178,25 +197,30 @@ class Request:
         names = tuple(m.id for m in self.selected if not any(n.on in runs for n in needed([m]).values()))
         if not names:
             return None
-        left = replace(self, metrics=names, lens=None if "tuned" in runs else self.lens, calibration=None)
+        kinds = {m.run.lens for m in needed(select(names)).values()}
+        lens = [one for kind, one in self.lenses.items() if kind in kinds]
+        left = replace(self, metrics=names, lens=lens, calibration=None)
         return replace(left, calibration=self.calibration) if left.on(*RECALIBRATED) else left
 
     def record(self) -> dict[str, Any]:
         """The options, as ``signature.json`` keeps them."""
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
-        record["lens"] = None if self.lens is None else str(self.lens)
+        record["lens"] = None if self.lens is None else [str(one) for one in self.lens]
         if self.calibration is not None:
             record["calibration"] = str(self.calibration) if isinstance(self.calibration, (str, Path)) else "given"
         return {k: list(v) if isinstance(v, tuple) else v for k, v in record.items()}
 
     def _check_lens(self) -> None:
-        tuned = bool(self.on("tuned"))
-        if tuned and self.lens is None:
-            raise InputError("tuned metrics need a tuned lens: give --lens DIR (`depthsig fit-lens` makes one)")
-        if self.lens is not None and not tuned:
-            raise InputError(
-                f"--lens {str(self.lens)!r} is for tuned metrics, and none was asked for; add tuned to --metrics"
-            )
+        needs = {one.run.lens for one in self.needed.values()}
+        for kind, words in LENS_WORDS.items():
+            if kind in needs and kind not in self.lenses:
+                made_by = "fit-lens" if kind == "tuned" else f"fit-lens --kind {kind}"
+                raise InputError(f"{kind} metrics need a {words}: give --lens DIR (`depthsig {made_by}` makes one)")
+            if kind in self.lenses and kind not in needs:
+                raise InputError(
+                    f"--lens {str(self.lenses[kind])!r} is for {kind} metrics, and none was asked for; add {kind} to "
+                    "--metrics"
+                )
 
     def _check_truncated(self) -> None:
         losses = self.on(*READ_TRUNCATED, *RUN_TRUNCATED, EXITS)

@@ -15,13 +15,14 @@ from depthsig.measure.clean.passes import Passes
 from depthsig.measure.clean.readouts import Readouts
 from depthsig.measure.clean.states import States
 from depthsig.measure.clean.stored import Stored
+from depthsig.measure.clean.transports import Transports
 from depthsig.measure.differentiated.pass_derivatives import PassDerivatives
 from depthsig.measure.edited.attributing import Attributing
 from depthsig.measure.edited.edited_batch import EditedProvider
 from depthsig.measure.edited.erasing import Erasing
 from depthsig.measure.edited.isolated import Isolated
 from depthsig.measure.edited.reordering import Reordering, Repeating
-from depthsig.measure.edited.skipping import Skipping
+from depthsig.measure.edited.skipping import Maintaining, Skipping
 from depthsig.measure.edited_runs import run_edited
 from depthsig.measure.fitting import clean_runs, ended_in_one_line
 from depthsig.measure.providers import CleanBatch, CleanProvider, Work
@@ -38,9 +39,9 @@ from depthsig.progress import Progress
 from depthsig.prompts import TokenPrompt
 from depthsig.tables.samples import Samples
 
-CLEAN: tuple[type[CleanProvider], ...] = (States, Readouts, Passes, Codas, TruncatedReadouts, Stored)
+CLEAN: tuple[type[CleanProvider], ...] = (States, Readouts, Passes, Codas, TruncatedReadouts, Stored, Transports)
 EDITED: tuple[type[EditedProvider], ...] = (
-    Skipping, Isolated, Reordering, Repeating, TruncatedRuns, Erasing, Attributing, PassDerivatives,
+    Skipping, Maintaining, Isolated, Reordering, Repeating, TruncatedRuns, Erasing, Attributing, PassDerivatives,
 )  # fmt: skip
 OF_TABLES = OF_OTHERS
 """:mod:`depthsig.tables` provides what is made of other entries' values."""
@@ -119,7 +120,9 @@ def _run_clean(
     work: Work, observers: Sequence[CleanProvider], samples: Samples, tokens: TokenRows, units: Units, show: Progress
 ) -> None:
     """Every prompt once, seen by everybody; batches that other processes ran, by those who pool over prompts only."""
-    run = sorted((one for one in observers if not isinstance(one, Stored)), key=lambda one: not one.by_batch)
+    run = sorted(
+        (one for one in observers if not isinstance(one, (Stored, Transports))), key=lambda one: not one.by_batch
+    )
     pooling = [one for one in run if not one.by_batch]
     parts, total = _parts(work, run), sum(len(p.positions) for p in work.counted)
     with torch.no_grad():

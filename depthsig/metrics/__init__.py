@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from depthsig.metrics.dynamics import *  # noqa: F403
     from depthsig.metrics.gain import *  # noqa: F403
     from depthsig.metrics.interventions import *  # noqa: F403
+    from depthsig.metrics.jacobian import *  # noqa: F403
     from depthsig.metrics.lens import *  # noqa: F403
     from depthsig.metrics.passes.spectrum import *  # noqa: F403
     from depthsig.metrics.residual import *  # noqa: F403

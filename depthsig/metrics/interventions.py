@@ -1,6 +1,7 @@
 """What changes when steps are taken away, exchanged, reversed, left out or run again.
 
-*Skip* and *local* replace what one step's part adds by nothing (or by its mean). ``scope=current``:
+*Skip* and *local* replace what one step's part adds by nothing (or by its mean), *maintained* what the part of
+one step's layer adds in its pass of a loop and in every later one. ``scope=current``:
 positions 1..T−1 are edited and measured. ``scope=future``: for each cut t, positions 1..t−1 are
 edited and only positions ≥ t are measured, so that what is seen has travelled through attention.
 Position 0 is never edited and never measured. *Orders* run the whole sequence in another order, as
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from depthsig.metrics.distributions import kl_reverse, loss_increase, probability_l2, top1_agreement
+from depthsig.metrics.entries.fields import Domain
 from depthsig.metrics.registry import metric
 from depthsig.metrics.vectors import relative_change
 from depthsig.terms import PARTS, SCOPES
@@ -22,38 +24,54 @@ _CSORDAS = "Csordás, Manning & Potts 2505.13898"
 _LAD = "Lad et al. 2406.19384"
 _PAINTERS = "Sun et al. 2407.09298; Kapl et al. 2512.08819"
 _BY_PART: dict[str, Any] = {"parts": PARTS, "scopes": SCOPES}
-_SKIP: dict[str, Any] = {**_BY_PART, "on": "skip", "axis": "step", "section": "Layer skip"}
 _LATER: dict[str, Any] = {
-    **_BY_PART, "rows": "step", "cols": "step", "domain": "later", "col_label": "step affected", "limits": (0, None),
+    **_BY_PART, "rows": "step", "cols": "step", "col_label": "step affected", "limits": (0, None),
     "source": _CSORDAS, "unit": "", "norm": "log", "drawn": (5e-3, 5),
 }  # fmt: skip
 _LOSS: dict[str, Any] = {"centre": 0.0, "norm": "symlog", "drawn": (-10, 10)}
 
-metric(
-    "skip.effect", on="skip", label="relative change of later updates", row_label="step skipped",
-    formula="‖Δ_l − Δ'_l‖ / max(‖Δ_l‖, ε), Δ_l the whole layer's update, ' with step s's part removed",
-    section="Layer skip", **_LATER,
-)(relative_change)  # fmt: skip
-metric(
-    "skip.output_l2", label="change of output", unit="probability", formula="‖p − p'‖₂", source=_CSORDAS, fused="l2",
-    limits=(0, 2**0.5), log=True, norm="log", drawn=(1e-4, 2**0.5), **_SKIP,
-)(probability_l2)  # fmt: skip
-metric(
-    "skip.kl", label="KL(p ‖ p')", unit="nats", formula="KL(p‖p')", source=_LAD, fused="kl_reverse", limits=(0, None),
-    norm="log", drawn=(1e-5, 30), **_SKIP,
-)(kl_reverse)  # fmt: skip
-metric(
-    "skip.loss", label="loss increase", unit="nats", formula="NLL' − NLL of the next token, positions ≤ T−2",
-    source=_LAD, fused="loss", **_LOSS, **_SKIP,
-)(loss_increase)  # fmt: skip
-metric(
-    "skip.top1", label="top-1 agreement", unit="fraction", formula="[argmax p' = argmax p]", source=_LAD, fused="top1",
-    worst="min", limits=(0, 1), **_SKIP,
-)(top1_agreement)  # fmt: skip
+
+def _taken_away(run: str, section: str, row_label: str, effect: str, domain: Domain, about: str = "") -> None:
+    """What taking a part away changes: later updates, and the output.
+
+    Args:
+        effect: which updates are compared, in words. about: what is taken away, where it is not one step's part.
+    """
+    kind: dict[str, Any] = {**_BY_PART, "on": run, "axis": "step", "section": section}
+    said = f"; {about}" if about else ""
+    metric(
+        f"{run}.effect", on=run, label="relative change of later updates", row_label=row_label,
+        formula=f"‖Δ_l − Δ'_l‖ / max(‖Δ_l‖, ε), Δ_l the whole layer's update, {effect}", section=section,
+        domain=domain, **_LATER,
+    )(relative_change)  # fmt: skip
+    metric(
+        f"{run}.output_l2", label="change of output", unit="probability", formula=f"‖p − p'‖₂{said}", source=_CSORDAS,
+        fused="l2", limits=(0, 2**0.5), log=True, norm="log", drawn=(1e-4, 2**0.5), **kind,
+    )(probability_l2)  # fmt: skip
+    metric(
+        f"{run}.kl", label="KL(p ‖ p')", unit="nats", formula=f"KL(p‖p'){said}", source=_LAD, fused="kl_reverse",
+        limits=(0, None), norm="log", drawn=(1e-5, 30), **kind,
+    )(kl_reverse)  # fmt: skip
+    metric(
+        f"{run}.loss", label="loss increase", unit="nats",
+        formula=f"NLL' − NLL of the next token, positions ≤ T−2{said}", source=_LAD, fused="loss", **_LOSS, **kind,
+    )(loss_increase)  # fmt: skip
+    metric(
+        f"{run}.top1", label="top-1 agreement", unit="fraction", formula=f"[argmax p' = argmax p]{said}", source=_LAD,
+        fused="top1", worst="min", limits=(0, 1), **kind,
+    )(top1_agreement)  # fmt: skip
+
+
+_taken_away("skip", "Layer skip", "step skipped", "' with step s's part removed", "later")
+_taken_away(
+    "maintained", "Layer skip, maintained", "step skipped from",
+    "' with the part of step s's layer removed in its pass and in every later one; l is none of these steps",
+    "later, where run", "' with the part of step s's layer removed in its pass and in every later one",
+)  # fmt: skip
 metric(
     "local.effect", on="local", label="relative change of a later update", row_label="step taken away",
     formula="‖Δ_l − Δ'_l‖ / max(‖Δ_l‖, ε), layer l seeing its clean input minus step s's part",
-    section="Local effects", **_LATER,
+    section="Local effects", domain="later", **_LATER,
 )(relative_change)  # fmt: skip
 
 

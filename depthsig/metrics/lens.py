@@ -2,12 +2,19 @@
 
 The distribution q_d at depth d is read from the residual state h_d: by the model's own readout (final
 norm, head, soft-cap and scale) as it is (``lens.*``), through the translator of a tuned lens
-(``tuned.*``), or after what comes after the loop (``coda.*``). p is the final distribution. At d = S the
-lens is the model itself, so every divergence is 0 there. Position 0 is never measured.
+(``tuned.*``), transported to the end by a Jacobian lens (``jacobian.*``), or after what comes after the
+loop (``coda.*``). p is the final distribution. At d = S the lens is the model itself, so every divergence
+is 0 there. Position 0 is never measured.
 
 A tuned lens reads h̃_d = h_d + W_d h_d + b_d; its translators are fitted so that KL(p‖q_d), which is
 ``tuned.kl_reverse``, is small (Belrose et al. 2303.08112). So it measures what a state already holds in
 whatever basis, where the plain lens also measures how far that basis is from the final one.
+
+A Jacobian lens reads J_d h_d, J_d the mean derivative of h_S by h_d (Gurnee et al. 2026): what the model is
+disposed to say because of h_d, to first order. J_d h_d lives where h_S does, and is read as h_S is, norm and
+all, also at depths where the plain lens leaves the norm out because it was applied already. Depths that the
+lens has no matrix of (0, in published files) are empty. Of a lens whose target is the end of a pass, q_d is
+what the model would say if the state at the end of d's pass were the last one.
 """
 
 from __future__ import annotations
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 
 _PLAIN = "nostalgebraist 2020; Csordás, Manning & Potts 2505.13898"
 _BELROSE, _LU, _HU = "Belrose et al. 2303.08112", "Lu 2507.02199", "Hu et al. 2512.14064"
+_GURNEE = "Gurnee et al. 2026"
 
 _Quantity = tuple[str, Callable[..., Any], str, str, dict[str, Any]]
 
@@ -132,6 +140,17 @@ for _name, _function, _label, _formula, _more in _QUANTITIES:
 metric(
     "tuned.tokens", on="tuned", source=_BELROSE, section="Tuned lens",
     **{**_TOKENS, "label": "tuned lens: top tokens", "formula": _TOKENS["formula"] + _THROUGH},
+)(of.top_tokens)  # fmt: skip
+
+_TRANSPORTED = "; q_d read from J_d h_d"
+for _name, _function, _label, _formula, _more in _QUANTITIES:
+    metric(
+        f"jacobian.{_name}", on="jacobian", axis="depth", label=f"Jacobian lens: {_label}",
+        formula=_formula + _TRANSPORTED, source=_GURNEE, section="Jacobian lens", **_more,
+    )(_function)  # fmt: skip
+metric(
+    "jacobian.tokens", on="jacobian", source=_GURNEE, section="Jacobian lens",
+    **{**_TOKENS, "label": "Jacobian lens: top tokens", "formula": _TOKENS["formula"] + _TRANSPORTED},
 )(of.top_tokens)  # fmt: skip
 
 _CODA = ", c_d: h_d through what comes after the loop"

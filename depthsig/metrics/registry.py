@@ -51,7 +51,7 @@ def metric(
 
     Args:
         id: full name, ``family.name``. An own id declared again replaces the one before.
-        on: the kind of run that feeds it: ``clean``, ``readout``, ``tuned``, ``skip``, ``loop`` ...;
+        on: the kind of run that feeds it: ``clean``, ``readout``, ``tuned``, ``jacobian``, ``skip``, ``loop`` ...;
             default: ``clean`` or ``readout``, by what the function asks for.
         level: ``token``, ``stack``, ``pooled``, ``table`` or ``rest``; default: by what it asks for.
         axis: ``depth`` (S+1 values) or ``step`` (S values), for a profile.
@@ -247,7 +247,7 @@ def _check_measured(where: str, made: Metric) -> None:
     if made.kind == "token" and not made.run.tokens:
         there = ", ".join(name for name, run in RUNS.items() if run.tokens)
         raise InputError(f"{where}: no token-level values are kept of {made.on}; they are of {there}")
-    if made.kind == "profile" and made.level == "pooled":
+    if made.kind == "profile" and made.level == "pooled" and made.run.tokens:
         raise InputError(f"{where}: pooled states give values of every token; declare it with kind='token'")
     if made.kind == "profile" and made.axis == "iteration":
         raise InputError(f"{where}: profiles are over depth or step; over passes declare it with kind='token'")

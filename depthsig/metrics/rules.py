@@ -14,7 +14,8 @@ Member = tuple[str, str, str]
 DEFAULT_METRICS = tuple(_RULES["default"]["metrics"])
 WITH_SPAN = tuple(_RULES["default"]["with_span"])
 WITH_LOOP = tuple(_RULES["default"]["with_loop"])
-WITH_LENS = tuple(_RULES["default"]["with_lens"])
+WITH_LENS: dict[str, tuple[str, ...]] = {k: tuple(v) for k, v in _RULES["default"]["with_lens"].items()}
+"""By the kind of lens that is given."""
 
 FAMILY: tuple[Member, ...] = tuple((m, part, scope) for m, part, scope in _RULES["period"]["family"])
 """The tests that ``period.combined`` is over."""
@@ -63,6 +64,9 @@ ANGULAR: str = _RULES["repeat"]["angular"]
 FITTED: str = _RULES["fit_lens"]["fitted"]
 """What a tuned lens is fitted to make small, as the plain lens has it."""
 
+JACOBIAN: str = _RULES["jacobian"]["group"]
+JACOBIAN_OF_PASSES: str = _RULES["jacobian"]["of_passes"]
+
 EARLY_EXIT = tuple(tuple(measure) for measure in _RULES["early_exit"]["measures"])
 EARLY_EXIT_LENSES = tuple(_RULES["early_exit"]["lenses"])
 EARLY_EXIT_LOSS: str = _RULES["early_exit"]["loss"]
@@ -73,3 +77,6 @@ CONFIDENT: float = _RULES["gain"]["confident"]
 SETTLED: float = _RULES["gain"]["settled"]
 GAIN_EXITS: dict[str, str] = dict(_RULES["gain"]["exits"])
 """Of every token the pass that it leaves at, with what the exit is called where it is marked."""
+
+MAINTAINED = tuple(tuple(measure) for measure in _RULES["maintained"]["measures"])
+MAINTAINED_LINES = tuple(_RULES["maintained"]["lines"])

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from depthsig.metrics import Metric
-from depthsig.metrics.rules import EARLY_EXIT_LENSES
-from depthsig.report.figures.early_exit import early_exit_measures
+from depthsig.report.figure_rows import SideBySide, measures_in
 from depthsig.report.figures.token_map import MOST_POSITIONS
 from depthsig.report.figures.top_tokens import readable
 from depthsig.report.figures.trajectories import TOKENS
@@ -137,13 +136,13 @@ def phases_in_words(rows: pd.DataFrame) -> str:
     return extremes_in_words(fits.rename(index=lambda phase: f"phase {int(phase)}"))
 
 
-def early_exit_in_words(profiles: pd.DataFrame, entries: Mapping[str, Metric]) -> str:
-    """A sentence for each measure and lens of the early-exit figure."""
+def side_by_side_in_words(curves: pd.DataFrame, which: SideBySide, entries: Mapping[str, Metric]) -> str:
+    """A sentence for each measure and line of a figure of several kinds of run."""
     said = []
-    for measure in early_exit_measures(profiles):
-        for name, lens in zip(measure.metrics, measure.lenses, strict=True):
-            rows = profiles[(profiles["metric"] == name) & (profiles["agg"] == "mean")]
-            said.append(f"{entries[name].label}, {EARLY_EXIT_LENSES[lens]}, {profile_in_words(rows, 'depth')}.")
+    for measure in measures_in(curves, which):
+        for name, line in zip(measure.metrics, measure.lines, strict=True):
+            rows, one = curves[curves["metric"] == name], entries[name]
+            said.append(f"{one.label}, {which.lines[line]}, {profile_in_words(rows, one.axis)}.")
     return " ".join(said)
 
 

@@ -17,12 +17,23 @@ from depthsig.metrics.rules import PERIOD
 from depthsig.report import alt_texts
 from depthsig.report.alt_texts import matrix_in_words, profile_in_words
 from depthsig.report.drawable import drawable
-from depthsig.report.figures.early_exit import draw_early_exit, early_exit_measures
+from depthsig.report.figure_rows import (
+    EARLY_EXITS,
+    EXITS_FIGURE,
+    KEPT_UP,
+    KEPT_UP_FIGURE,
+    PLAN_FIGURE,
+    SideBySide,
+    curves_in,
+    dotted,
+    measures_in,
+)
 from depthsig.report.figures.heatmap import draw_heatmap
 from depthsig.report.figures.labels import in_words
 from depthsig.report.figures.phases import LEGEND, draw_period
 from depthsig.report.figures.plan_strip import draw_plan
 from depthsig.report.figures.profile import draw_profile
+from depthsig.report.figures.side_by_side import draw_side_by_side
 from depthsig.report.figures.token_map import Marks, draw_token_map, exit_marks
 from depthsig.report.figures.top_tokens import draw_top_tokens, words_as_they_are
 from depthsig.report.figures.trajectories import draw_trajectories
@@ -62,10 +73,11 @@ def figures_for(signature: Signature) -> Iterator[Drawn]:
         draw_plan(figure.add_subplot(), signature.plan)
         caption = "One cell a step, with its layer; two colours alternate from block to block (or iteration)."
         alt = f"The plan: {len(signature.plan)} steps in order, each with its layer, coloured by block."
-        yield Drawn("plan", PLAN, "Plan", caption, figure, alt)
+        yield Drawn(PLAN_FIGURE, PLAN, "Plan", caption, figure, alt)
         for one in signature.entries.values():
             yield from _figures_of(signature, one)
         yield from _early_exit(signature)
+        yield from _kept_up(signature)
         for table in period_tables(signature):
             figure = new_figure(plain=True, above=LEGEND)
             draw_period(figure.add_subplot(), table)
@@ -100,7 +112,7 @@ def _matrices(signature: Signature, one: Metric) -> Iterator[Drawn]:
         figure = new_figure(COLUMN, 2.8, plain=True)
         matrix = signature.matrix(one.id, part=part, scope=scope, agg=agg)
         draw_heatmap(figure.add_subplot(), matrix, one, signature.plan)
-        name, said = _dotted(one.id, part, scope) + _suffix(agg), _said(signature, agg)
+        name, said = dotted(one.id, part, scope) + _suffix(agg), _said(signature, agg)
         if matrix.isna().any(axis=None):
             said += "; hatched: undefined"
         seen = matrix_in_words(matrix, one.row_label, one.col_label)
@@ -117,7 +129,7 @@ def _tokens(signature: Signature, one: Metric) -> Iterator[Drawn]:
         _draw_tokens(figure.add_subplot(), table, one, signature.plan, marks)
         place = f"prompt {prompt}" + (f", steps {scope}" if scope != NONE else "")
         title = _title(one, "mean", place)
-        name = _dotted(one.id, scope, str(prompt))
+        name = dotted(one.id, scope, str(prompt))
         caption = f"{one.id}: {one.formula}; {place}, its last positions{_MARKED if marks else ''}."
         alt = f"{title}: {_tokens_in_words(one, table)}."
         yield Drawn(name, one.section, title, caption, figure, alt)
@@ -148,30 +160,44 @@ def _draw_tokens(ax: Axes, rows: pd.DataFrame, one: Metric, plan: pd.DataFrame, 
 
 
 def _early_exit(signature: Signature) -> Iterator[Drawn]:
-    measures = early_exit_measures(signature.profiles)
-    if not measures:
-        return
-    figure = new_figure(FULL if len(measures) > 1 else COLUMN, 2.4)
-    axes = [figure.add_subplot(1, len(measures), i + 1) for i in range(len(measures))]
-    lenses = draw_early_exit(axes, signature.profiles, signature.plan, signature.entries, vocabulary(signature))
-    caption = (
-        f"How good the model would be if it stopped at a depth and was read out there, by {' and '.join(lenses)}; "
-        f"{_said(signature, 'mean', True)}; dotted: the loss of the whole model"
-        f"{'; dashed: a uniform guess' if vocabulary(signature) else ''}. {beside_early_exit(signature)}"
-    )
-    section = signature.entries[measures[0].metrics[0]].section
-    alt = alt_texts.early_exit_in_words(signature.profiles, signature.entries)
-    yield Drawn("early_exit", section, "Early exit", caption, figure, alt)
+    for _, _, curves in curves_in(signature.profiles, EARLY_EXITS):
+        figure, lenses = _drawn_together(signature, EARLY_EXITS, curves)
+        caption = (
+            f"How good the model would be if it stopped at a depth and was read out there, by {' and '.join(lenses)}; "
+            f"{_said(signature, 'mean', True)}; dotted: the loss of the whole model"
+            f"{'; dashed: a uniform guess' if vocabulary(signature) else ''}. {beside_early_exit(signature)}"
+        )
+        section = signature.entries[curves["metric"].iloc[0]].section
+        alt = alt_texts.side_by_side_in_words(curves, EARLY_EXITS, signature.entries)
+        yield Drawn(EXITS_FIGURE, section, "Early exit", caption, figure, alt)
+
+
+def _kept_up(signature: Signature) -> Iterator[Drawn]:
+    """Skips in one pass beside maintained ones."""
+    for part, scope, curves in curves_in(signature.profiles, KEPT_UP):
+        figure, lines = _drawn_together(signature, KEPT_UP, curves)
+        caption = (
+            f"What is lost without a step's {part}, scope {scope}, {lines[0]} of its loop {lines[1]}: where the lines "
+            f"meet, taking it from later passes, too, does no further harm; {_said(signature, 'mean', True)}."
+        )
+        section = signature.entries[measures_in(curves, KEPT_UP)[0].metrics[-1]].section
+        alt = alt_texts.side_by_side_in_words(curves, KEPT_UP, signature.entries)
+        title = f"One pass and every later one, {described(part, scope)}"
+        yield Drawn(dotted(KEPT_UP_FIGURE, part, scope), section, title, caption, figure, alt)
+
+
+def _drawn_together(signature: Signature, which: SideBySide, curves: pd.DataFrame) -> tuple[Figure, list[str]]:
+    """A figure with an axes a measure, and the names of its lines."""
+    number = len(measures_in(curves, which))
+    figure = new_figure(FULL if number > 1 else COLUMN, 2.4)
+    axes = [figure.add_subplot(1, number, i + 1) for i in range(number)]
+    return figure, draw_side_by_side(axes, curves, which, signature.plan, signature.entries, vocabulary(signature))
 
 
 def vocabulary(signature: Signature) -> int | None:
     """How many tokens there are to guess among, where that was recorded."""
     found: int | None = signature.info["checkpoint"].get("vocabulary")
     return found
-
-
-def _dotted(*pieces: str) -> str:
-    return ".".join(piece for piece in pieces if piece not in ("", NONE))
 
 
 def _suffix(agg: str) -> str:

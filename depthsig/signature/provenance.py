@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+RECORDED_LENSES = ("lens", "jacobian_lens")
+"""Where ``signature.json`` keeps what it was measured with, the tuned and the Jacobian lens."""
 PACKAGES = ("depthsig", "torch", "transformers", "transformer-lens", "numpy", "pandas", "scipy")
 TABLES_ONLY = ("depthsig", "numpy", "pandas", "scipy")
 """The packages that matter where no model is run."""
@@ -76,7 +78,7 @@ def _why_not(info: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     kept = given["prompts"].get("kept")
     if given["prompts"]["objects"] and not kept:
         return "the prompts were given as objects"
-    if info.get("lens") and not info["lens"].get("path"):
+    if any(info.get(name) and not info[name].get("path") for name in RECORDED_LENSES):
         return "the lens was given as an object"
     if (info.get("calibration") or {}).get("objects") and not kept:
         return "the calibration prompts were given as objects"
@@ -103,6 +105,9 @@ def _options(options: Mapping[str, Any]) -> list[str]:
         option = "-n" if name == "n" else "--" + name.replace("_", "-")
         if isinstance(value, Mapping):
             value = ",".join(f"{k}={v}" for k, v in value.items())
+        if name == "lens" and isinstance(value, list):
+            pieces += [piece for one in value for piece in (option, str(one))]
+            continue
         shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         pieces += [option] if value is True else [option, shown]
     return pieces

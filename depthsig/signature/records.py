@@ -127,7 +127,7 @@ class RecordedCosts(Record):
 
 
 class RecordedLens(Record):
-    """The lens that was used."""
+    """A lens that was used."""
 
     path: str | None = None
     translators: Scalar = None
@@ -213,6 +213,7 @@ class SignatureRecord(Record):
     certificates: list[RecordedCertificate] = []
     control: str | None = None
     lens: RecordedLens | None = None
+    jacobian_lens: RecordedLens | None = None
     calibration: RecordedCalibration | None = None
     options: dict[str, Scalar | list[Scalar] | Named]
     given: RecordedGiven | None = None
@@ -298,26 +299,32 @@ class RepeatRecord(Record):
 
 
 class LensDepth(Record):
-    """What was fitted at one depth: held-out KL in nats with the plain and the tuned lens."""
+    """What was fitted at one depth: held-out KL in nats with the plain and the tuned lens; of a Jacobian, its shape."""
 
     depth: Index
     layer: Index
-    plain: float | None
-    tuned: float | None
-    kept: str
+    plain: float | None = None
+    tuned: float | None = None
+    kept: str = ""
+    iteration: Index = 0
+    phase: Index | None = None
+    participation: float | None = None
+    kurtosis: float | None = None
+    cosine_to_next_pass: float | None = None
 
 
 class LensTokens(Record):
     """How many tokens a lens was fitted to, how many were held out, and how many of those it was judged on."""
 
     train: Index
-    held_out: Index
-    judged: Index
+    held_out: Index = 0
+    judged: Index = 0
 
 
 class LensRecord(Record):
-    """``lens.json``."""
+    """``lens.json``; ``kind``: ``tuned`` or ``jacobian``."""
 
+    kind: str = "tuned"
     created: str | None = None
     versions: dict[str, str] = {}
     checkpoint: StudiedCheckpoint = StudiedCheckpoint()
@@ -325,6 +332,7 @@ class LensRecord(Record):
     options: dict[str, Scalar | list[Scalar] | Named] = {}
     certificates: list[RecordedCertificate] = []
     loss: str = ""
+    n_prompts: Index = 0
     tokens: LensTokens
     depths: Annotated[list[LensDepth], Field(min_length=1, max_length=MOST_STEPS)]
 

@@ -164,6 +164,7 @@ ABOUT: Mapping[str, tuple[str, ...]] = {
     "the seed": ("seed",),
     "the random state": ("random_state",),
     "the lens": ("lens", "content_hash"),
+    "the Jacobian lens": ("jacobian_lens", "content_hash"),
     "the schema": ("schema",),
 }
 """What two records may differ in that makes numbers differ, by what it is called."""

@@ -80,7 +80,7 @@ def is_tested(one: Metric) -> bool:
     Edits that move several steps at once have no place of their own in depth.
     """
     over_steps = one.cells in (("step",), ("step", "step")) and one.kind in ("profile", "matrix")
-    return one.id == OF_LAYERS or (over_steps and not (one.kind == "profile" and one.run.several))
+    return one.id == OF_LAYERS or (over_steps and not one.run.several)
 
 
 def family_tests(signature: Signature, span: TestedSpan) -> dict[Member, PeriodTest]:

@@ -190,11 +190,13 @@ def profiles_table(
     frames = []
     for key, one in _measured(samples, wanted, "profile"):
         for agg in aggs_of(one, aggs):
-            value, low, high, n = summarise(samples.values[key][agg], one, agg, seed)
+            pooled = key in samples.pooled
+            value, low, high, n = summarise(samples.values[key][agg], one, agg, seed, pooled=pooled)
             frame = labels.iloc[: len(value)].reset_index(drop=True)
             frame = frame.assign(
                 metric=key.metric, part=key.part, scope=key.scope, agg=agg, axis=one.axis,
-                index=np.arange(len(value)), value=value, ci_low=low, ci_high=high, n_prompts=n,
+                index=np.arange(len(value)), value=value, ci_low=low, ci_high=high,
+                n_prompts=pd.array([samples.pooled[key]] * len(value) if pooled else n, dtype="Int64"),
             )  # fmt: skip
             frames.append(frame)
     return _concat(frames)

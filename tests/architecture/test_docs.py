@@ -100,10 +100,19 @@ def _program(block: Block, page: Path) -> CodeType:
 def test_what_the_readme_links_to_is_there() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     links = re.findall(r"\]\((?!https?://|#)([^)]+)\)", text)
-    assert links and all((ROOT / link).exists() for link in links), links
+    assert links and all(_there(link) for link in links), links
     told = (ROOT / "llms.txt").read_text(encoding="utf-8")
     named = re.findall(r"^- ([\w/.]+\.(?:md|ipynb)):", told, re.M)
     assert len(named) >= 6 and all((ROOT / name).exists() for name in named), named
+
+
+def _there(link: str) -> bool:
+    """Whether a file exists, and the heading of it that a link names."""
+    path, _, heading = link.partition("#")
+    if not (ROOT / path).exists():
+        return False
+    headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(encoding="utf-8"), re.M) if heading else []
+    return not heading or heading in {re.sub(r"[^\w\- ]", "", one).lower().replace(" ", "-") for one in headings}
 
 
 def test_a_package_index_gets_a_readme_whose_links_work(monkeypatch: pytest.MonkeyPatch) -> None:

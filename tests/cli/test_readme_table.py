@@ -92,6 +92,8 @@ def filled(typed: str) -> list[str]:
         command = re.sub(rf"(?<![A-Z]){re.escape(word)}(?![A-Z])", value, command)
     _, name, *rest = shlex.split(command)
     less = [] if "--config" in rest else shlex.split(LESS.get(name, ""))
+    if "jacobian" in rest:
+        less = less[: less.index("--steps")]  # of a tuned lens
     if "--shots" in rest:
         less = ["128" if word == "64" else word for word in less]
     place = 1 if rest and not rest[0].startswith("-") else 0

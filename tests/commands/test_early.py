@@ -50,6 +50,8 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "a lens for another order": ("analyze {model} --lens {tmp}/fits --order 0:4,3", "this run has 5 steps"),
     "a metric": ("analyze {model} --metrics lens.kll", "lens.kll"),
     "metrics of loops": ("analyze {model} --metrics loop", "loop.* need a loop that runs"),
+    "two lenses of a kind": ("analyze {model} --lens {tmp}/fits --lens {tmp}/wide", "are both of the kind tuned"),
+    "metrics of a Jacobian lens": ("analyze {model} --metrics jacobian", "need a Jacobian lens"),
     "metrics of a lens": ("analyze {model} --metrics tuned", "need a tuned lens"),
     "a part": ("analyze {model} --parts head", "--parts: found 'head'"),
     "a dtype": ("analyze {model} --dtype float23", "--dtype 'float23' is unknown"),

@@ -79,7 +79,7 @@ def run(model: Model, **asked: Any) -> tuple[Samples, list[dict[str, Any]], floa
 
     request = Request(**asked)
     tokens = model.tokens(PROMPTS)
-    work = Work(model, request, tokens, Verdict(True, True, ()), request.lens)
+    work = Work(model, request, tokens, Verdict(True, True, ()))
     samples, rows = measure(work, lambda: Units.open(None, {}, "", False), Told(False))
     return samples, rows, ticked[0] / ticked[1]
 

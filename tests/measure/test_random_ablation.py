@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import torch
 from families import PROMPTS, build, byte_tokenizer, places
 from looped_cases import CASES, Naive
+from oracle import plain_directions
 
 import depthsig
 from depthsig.checkpoint.hooks import first_tensor, with_first
@@ -22,15 +22,6 @@ from depthsig.model import load
 from depthsig.prompts import tokenize
 
 TOKENIZER = byte_tokenizer()
-
-
-def plain_directions(ids: list[int], step: int, part: str, width: int, seed: int = 0) -> torch.Tensor:
-    """The unit vectors, by the recipe alone: normal numbers seeded by seed, step, part and the ids' hash."""
-    digest = hashlib.sha256(np.array(ids, dtype="<i8").tobytes()).digest()
-    words = [int.from_bytes(digest[i : i + 4], "little") for i in (0, 4, 8, 12)]
-    rng = np.random.default_rng([seed, step, ["layer", "attn", "mlp"].index(part), *words])
-    drawn = torch.tensor(rng.standard_normal((len(ids), width)))
-    return (drawn / drawn.norm(dim=-1, keepdim=True)).float()
 
 
 class Plain:

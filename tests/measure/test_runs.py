@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from families import PROMPTS, build, byte_tokenizer, looped_model
-from lenses import some_lens
+from lenses import some_jacobians, some_lens
 
 import depthsig
 from depthsig.errors import InputError
@@ -62,6 +62,8 @@ GIVEN: dict[tuple[str, tuple[str, ...]], Callable[[dict[str, Any]], Any]] = {
     ("stack", ("step", "step")): lambda a: a["us"].new_zeros(STEPS, STEPS, a["us"].shape[1]),
     ("stack", ("iteration", "phase")): lambda a: a["xs"].new_zeros(len(a["xs"]) - 1, *a["xs"].shape[1:3]),
     ("pooled", ("depth", "depth")): lambda a: a["hs"].new_zeros(STEPS + 1, STEPS + 1),
+    ("pooled", ("depth",)): lambda a: torch.zeros(len(a["jacobians"])),
+    ("pooled", ("iteration", "phase")): lambda a: torch.zeros(len(a["passes"]) - 1, len(a["passes"][0])),
     ("pooled", ("iteration",)): lambda a: a["xs"].new_zeros(*a["xs"].shape[:2], 2),
     ("pooled", ("layer", "layer")): lambda a: torch.zeros(len(a["layers"]), len(a["layers"])),
     ("rest", ("depth",)): lambda a: a["h"].new_zeros(len(a["h"])),
@@ -107,8 +109,10 @@ def test_what_a_run_offers_is_given(kind: RunKind, offer: Offer, names: tuple[st
         "mine.probe", on=kind.name, level=offer.level, axis="" if axes or not offer.cells else offer.cells[0],
         **axes, **token,
     )(scope["probe"])  # fmt: skip
-    options: dict[str, Any] = {"lens": some_lens()} if kind.name == "tuned" else {}
-    if kind.loops:
+    loops = kind.loops or "iteration" in offer.cells
+    lenses = {"tuned": some_lens(), "jacobian": some_jacobians(depths=8 if loops else STEPS)}
+    options: dict[str, Any] = {"lens": lenses[kind.lens]} if kind.lens else {}
+    if loops:
         model = looped_model()
     else:
         model = build("llama", dtype=torch.bfloat16 if kind.name in ("clean", "readout") else torch.float32)

@@ -70,7 +70,7 @@ def assert_same(a: depthsig.Signature, b: depthsig.Signature) -> None:
         {"metrics": EVERY, "parts": "layer,attn,mlp", "scopes": "current,future", "batch_size": 1},
         {"metrics": ["skip", "local"], "ablation": "mean", "parts": "attn", "scopes": "future"},
         {"metrics": ["skip", "local"], "ablation": "random", "positions": "answer", "seed": 3},
-        {"metrics": EVERY, "order": "0:1,1:3x2,3:4", "dtype": "bfloat16"},
+        {"metrics": [*EVERY, "maintained"], "order": "0:1,1:3x2,3:4", "dtype": "bfloat16"},
     ],
     ids=lambda o: " ".join(map(str, list(o)[1:])),
 )

@@ -13,23 +13,25 @@ from hypothesis import strategies as st
 
 from depthsig.commands.repeats.tasks import parse_damping, parse_times
 from depthsig.comparison.roles import split_roles
-from depthsig.engine.edits.text import parse_edit
+from depthsig.engine.edits import compile_edit, parse_edit
 from depthsig.engine.memory import parse_memory
 from depthsig.errors import InputError
 from depthsig.plan.order import MAX_ITERATIONS, MAX_STEPS, parse_iterations, parse_order, parse_span
 from depthsig.plan.plan import build_plan, find_loops
 
 COUNTS: Counter[str] = Counter()
+LOOPED = build_plan(parse_order("0:4,4:8x4,8:12", 12), 12)
 GRAMMARS = {
     "order": lambda text: build_plan(parse_order(text, 12), 12, text),
     "loop": lambda text: parse_span(text, 12, option="--loop"),
     "grown": lambda text: parse_span(text, 12, option="--grown", grown=True),
     "iterations": parse_iterations, "memory": parse_memory, "times": parse_times, "damping": parse_damping,
-    "roles": split_roles, "edit": parse_edit,
+    "roles": split_roles, "edit": lambda text: compile_edit(parse_edit(text), LOOPED),
 }  # fmt: skip
 VALID = [
     "0:4,4:8x4,8:12", "Loop(4-4x4-4)", "3", "4:8", "4:12/4", "H_cycles=3,L_cycles=2", "4GiB", "1,2,3", "0.5,1",
     "looped=a+b,grown=c", "Skip(5)+Repeat(4,8,times=2)",
+    "Skip(layer=5,passes='2:')+Patch(layer=5,source=0,passes=1)",
 ]  # fmt: skip
 PIECES = st.one_of(
     st.sampled_from([":", ",", "x", "/", "-", "=", "Loop(", ")", "(", " ", "1", "4", "12", "+", "[", "GiB", "e400"]),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 
 from depthsig.checkpoint.files.names import leads_out, read_object
+from depthsig.checkpoint.files.unmeasurable import refuse_unmeasurable
 from depthsig.checkpoint.files.weight_files import PICKLE, PICKLE_INDEX, SAFE, SAFE_INDEX
 from depthsig.untrusted import is_file
 
@@ -27,15 +28,28 @@ def fetch_snapshot(repository: str, revision: str | None, *, allow_pickle: bool,
     Raises:
         OSError, ValueError: as huggingface_hub has them: no such repository or revision, no network, no access.
         InputError: for a config or an index that is damaged.
+        UnsupportedModelError: for what is refused by its config, before its weights are fetched.
     """
     small = [*_SMALL, *([_CODE] if code else [])]
     folder = Path(snapshot_download(repository, revision=revision, allow_patterns=small, ignore_patterns=["*/*"]))
+    if is_file(folder / "config.json"):
+        refuse_unmeasurable(read_object(folder / "config.json"), repr(repository))
     for name, index in [(_named(folder) or SAFE, SAFE_INDEX), *([(PICKLE, PICKLE_INDEX)] if allow_pickle else [])]:
         _fetch(repository, folder, [name])
         _fetch(repository, folder, _shards(folder, name if name.endswith(".json") else index))
         if is_file(folder / name) or is_file(folder / index):
             break
     return folder
+
+
+def cached_revisions(repository: str) -> list[str]:
+    """The revisions of a hub id that lie on this machine: branches and tags by name, else commits."""
+    cache = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    refs, snapshots = cache / "refs", cache / "snapshots"
+    named = {path.relative_to(refs).as_posix(): path for path in sorted(refs.rglob("*")) if is_file(path)}
+    commits = {name: path.read_text(errors="replace").strip()[:40] for name, path in named.items()}
+    there = {path.name for path in snapshots.iterdir()} if snapshots.is_dir() else set()
+    return [*(name for name, commit in commits.items() if commit in there), *sorted(there - set(commits.values()))]
 
 
 def _fetch(repository: str, folder: Path, names: list[str]) -> None:

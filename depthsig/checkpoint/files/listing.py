@@ -16,6 +16,7 @@ from depthsig.checkpoint.files.held import HeldTensor
 from depthsig.checkpoint.files.names import check_named_files, read_object
 from depthsig.checkpoint.files.naming import name_of, repository_of
 from depthsig.checkpoint.files.tensors import by_name, safetensors_header
+from depthsig.checkpoint.files.unmeasurable import refuse_unmeasurable
 from depthsig.checkpoint.files.weight_files import find_weights
 from depthsig.checkpoint.gguf.gguf_header import GgufHeader, read_header
 from depthsig.checkpoint.known import read_config, refuse_adapter, refuse_encoder_decoder
@@ -135,6 +136,7 @@ def _check_config(config: Mapping[str, Any], where: str, trust_remote_code: bool
     if not trust_remote_code:
         _refuse_kernels(config, where)
     refuse_encoder_decoder(config, where)
+    refuse_unmeasurable(config, where)
     check_declared(config.get("depthsig"), where)
 
 

@@ -78,6 +78,16 @@ def dtypes(incomplete: str) -> list[str]:
     return _beginning(incomplete, ("float32", "bfloat16", "float16", "auto"))
 
 
+def lens_kinds(incomplete: str) -> list[str]:
+    """Kinds of lenses that can be fitted."""
+    return _beginning(incomplete, ("tuned", "jacobian"))
+
+
+def lens_targets(incomplete: str) -> list[str]:
+    """What Jacobians are taken of."""
+    return _beginning(incomplete, ("end", "pass"))
+
+
 def papers(incomplete: str) -> list[str]:
     """Papers whose claims can be put to the test."""
     from depthsig.replication.criteria import criteria  # start-up time

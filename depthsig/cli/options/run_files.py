@@ -91,6 +91,8 @@ def _as_given(value: Any, hint: Any, said: str) -> Any:
             return value
         raise InputError(f"{said} is {_kind(value)}; write true or false")
     if _is(hint, list):
+        if isinstance(value, str):
+            return [value]  # one alone, as the command line has it
         if isinstance(value, list) and all(isinstance(one, str) for one in value):
             return value
         raise InputError(f'{said} is {_kind(value)}; write a list of text, as ["a", "b"]')
@@ -149,14 +151,14 @@ def _toml(value: Any) -> str:
 
 
 def _from_anywhere(key: str, value: Any) -> Any:
-    if key in ("checkpoint", "lens"):
+    if key == "checkpoint":
         return _absolute(value)
     if key in ("prompts", "calibration"):
         return _no_name(value)
     if key == "task":
         pieces = [_no_name(piece) for piece in value.split(",")]
         return value if any("," in piece for piece in pieces) else ",".join(pieces)
-    if key == "dir":
+    if key in ("dir", "lens"):
         return [_absolute(one) for one in value]
     if key == "roles":
         from depthsig.comparison.roles import folders  # start-up time

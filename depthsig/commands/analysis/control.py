@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.errors import InputError
 from depthsig.measure.request import Request
+from depthsig.metrics.entries.runs import ON_A_LENS
 from depthsig.model import Model, open_model
 from depthsig.tables.periods import is_tested
 
@@ -46,11 +47,11 @@ def reinitialised(model: Model, seed: int = 0) -> Model:
 def control_request(request: Request) -> Request | None:
     """What is measured of a control: with ``--control`` all that fresh weights have, else what periods are tested on.
 
-    None where nothing is left: a tuned lens is fitted to trained weights, and says nothing about fresh ones.
+    None where nothing is left: a lens is fitted to trained weights, and says nothing about fresh ones.
     """
     tested = tuple(one.id for one in request.selected if one.on == "periods" or is_tested(one))
     if request.control or not tested:
-        return request.without("tuned")
+        return request.without(*ON_A_LENS)
     return replace(request, metrics=tested, lens=None, calibration=None)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from depthsig.checkpoint.lens_folder import LENS_WORDS
 from depthsig.commands.analysis.certified import certified
 from depthsig.commands.analysis.control import control_request, reinitialised
 from depthsig.commands.analysis.record import describe, prompts_table
@@ -140,7 +141,7 @@ class Prepared:
         verdict = judge(certificates, only_parts=self.request.only_parts)
         for message in verdict.warnings:
             warnings.warn(message, DepthsigWarning, stacklevel=4)
-        work = Work(self.model, self.request, self.prompts.tokens, verdict, self.request.lens)
+        work = Work(self.model, self.request, self.prompts.tokens, verdict)
         if self.prompts.calibration is not None and self.request.on(*RECALIBRATED):
             with watch.stage("calibration"):
                 work = recalibrated(work, self.prompts.calibration, show)
@@ -161,7 +162,8 @@ class Prepared:
         """
         request = control_request(self.request)
         if request is None:
-            raise InputError("a tuned lens is fitted to trained weights, and says nothing about fresh ones")
+            words = LENS_WORDS[next(iter(self.request.lenses))]
+            raise InputError(f"a {words} is fitted to trained weights, and says nothing about fresh ones")
         watch = Stopwatch()
         with watch.stage("load"):
             twin = reinitialised(self.model, request.seed)

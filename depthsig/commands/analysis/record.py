@@ -18,6 +18,7 @@ from depthsig.checkpoint.anatomy.offloaded import is_offloaded
 from depthsig.checkpoint.anatomy.patterns import layer_patterns
 from depthsig.checkpoint.costs.trained import SAYS
 from depthsig.checkpoint.fingerprint import fingerprint
+from depthsig.checkpoint.lens_folder import LensKind
 from depthsig.commands.opening import ReadyPrompts
 from depthsig.engine.certificates import Certificate
 from depthsig.errors import DepthsigWarning
@@ -73,7 +74,8 @@ def describe(
             "found": [],
         },
         "certificates": [c.record() for c in certificates],
-        "lens": None if request.lens is None else request.lens.about(),
+        "lens": _about(request, "tuned"),
+        "jacobian_lens": _about(request, "jacobian"),
         "options": {**request.record(), **model.declared.record(), "prompts": prompts.name},
         "given": {**given, "prompts": _given_prompts(prompts), **_own(request, given["plugins"])},
         "metrics": [one.record() for one in request.needed.values() if one.own],
@@ -81,6 +83,12 @@ def describe(
         "warnings": list(dict.fromkeys([*checkpoint.notes, *messages, *plan.notes])),
     })  # fmt: skip
     return made
+
+
+def _about(request: Request, kind: LensKind) -> dict[str, Any] | None:
+    lens = request.lenses.get(kind)
+    found: dict[str, Any] | None = None if lens is None else lens.about()
+    return found
 
 
 def costs_record(model: Model) -> dict[str, Any]:
@@ -113,7 +121,7 @@ def identity(
         "checkpoint": model.checkpoint.content_hash or _weights(model), "tokenizer": model.checkpoint.tokenizer_hash,
         "plan": list(model.plan.layers), "declared": model.declared.record(),
         "dtype": str(model.dtype), "prompts": [p.tokens_sha256 for p in prompts], **request.record(),
-        "content of --lens": None if request.lens is None else request.lens.content_hash,
+        "content of --lens": [one.content_hash for one in request.lenses.values()] or None,
         "calibration prompts": [p.tokens_sha256 for p in calibration],
         "plug-in or metric of your own": {one.id: _fingerprint(one) for one in request.needed.values() if one.own},
     }  # fmt: skip

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from depthsig.checkpoint.known import Known
-from depthsig.checkpoint.lens_folder import check_lens_shape, lens_files, told_shape
+from depthsig.checkpoint.lens_folder import LensKind, check_lens_shape, lens_files, told_shape
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.streaming.unstreamable import refuse_all_at_once
 from depthsig.commands.repeats.grammar import answered_prompts
 from depthsig.errors import InputError
 from depthsig.measure.request import Request
 from depthsig.metrics.entries.runs import OF_PASSES
+from depthsig.metrics.rules import JACOBIAN_OF_PASSES
 from depthsig.plan.declared import PlanOptions
 from depthsig.plan.foreseen import UNKNOWN_LAYERS, Foreseen, foresee
 from depthsig.plan.order import parse_span
@@ -35,7 +36,7 @@ class Asked:
     Attributes:
         prompts: a name or a file; what comes as objects is checked when it is tokenised.
         n, seed, shots: of them, and of tasks.
-        lens: the folder of a lens.
+        lens: lenses, or where they are, by kind.
         tasks: names and files of prompts with answers.
         span: layers ``A:B`` to repeat.
         looping: families of metrics that need a loop that runs.
@@ -48,7 +49,7 @@ class Asked:
     n: int | None = None
     seed: int = 0
     shots: int = 0
-    lens: Any = None
+    lens: Mapping[LensKind, Any] = field(default_factory=dict)
     tasks: Sequence[str | Path] = ()
     span: str | None = None
     looping: Sequence[str] = ()
@@ -59,10 +60,11 @@ class Asked:
 
 def asked_of(prompts: Any, request: Request) -> Asked:
     """What an analysis asks."""
-    looping = tuple(dict.fromkeys(one.family for one in request.needed.values() if one.run.loops))
+    passes = [one for one in request.needed.values() if one.run.loops or one.id == JACOBIAN_OF_PASSES]
+    looping = tuple(dict.fromkeys(one.family for one in passes))
     at_once = tuple(one.id for one in request.on("weights", "attribution", *OF_PASSES))
     return Asked(
-        prompts, request.n, request.seed, request.shots, request.lens, looping=looping,
+        prompts, request.n, request.seed, request.shots, request.lenses, looping=looping,
         calibration=request.calibration, at_once=at_once,
     )  # fmt: skip
 
@@ -89,21 +91,26 @@ def refuse_early(source: Any, loading: LoadOptions, plan: PlanOptions, asked: As
         check_order_given(found.declared.order)
     if asked.looping and found.plan is not None:
         found.plan.loops_that_run(asked.looping)
-    if isinstance(asked.lens, (str, Path)):
-        _check_lens(asked.lens, found)
+    for kind, lens in asked.lens.items():
+        _check_lens(kind, lens, found)
 
 
-def _check_lens(lens: str | Path, found: Foreseen) -> None:
-    told = told_shape(lens_files(lens)[2])
+def _check_lens(kind: LensKind, lens: Any, found: Foreseen) -> None:
+    """Of one that is read already, its shape; of a tuned lens' folder, what its config tells."""
+    told: tuple[int, int] | None = None
+    if not isinstance(lens, (str, Path)):
+        told = (len(lens), lens.width)
+    elif kind == "tuned":
+        told = told_shape(lens_files(lens)[2])
     if told is not None and found.known.width is not None:
         steps = None if found.plan is None else len(found.plan)
-        check_lens_shape(str(lens), told, steps, found.known.width, ordered=found.declared.order is not None)
+        check_lens_shape(str(lens), told, steps, found.known.width, ordered=found.declared.order is not None, kind=kind)
 
 
 def _check_files(asked: Asked) -> None:
-    """Prompts, tasks and the lens: there, and readable."""
-    if isinstance(asked.lens, (str, Path)):
-        lens_files(asked.lens)
+    """Prompts, tasks and lenses: there, and readable."""
+    if isinstance(asked.lens.get("tuned"), (str, Path)):
+        lens_files(asked.lens["tuned"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is to be told is told when they are used
         if isinstance(asked.prompts, (str, Path)) and (asked.shots or str(asked.prompts) not in BUILTIN):

@@ -40,9 +40,10 @@ TEMPERATURE_READOUTS, MAP_READOUTS, THERE_AND_BACK, EIGENVECTORS = 7, 70, 2.2, 6
 
 # The schedule beside steps and readouts, by the name of the job: filing values, building rows, masks.
 OVERHEAD = {
-    "skip": 1.1, "local": 1.1, "order": 1.1, "repeat": 1.1, "truncation": 1.1, "erasure": 1.15, "attribution": 1.5,
+    "skip": 1.1, "maintained": 1.1, "local": 1.1, "order": 1.1, "repeat": 1.1, "truncation": 1.1, "erasure": 1.15,
+    "attribution": 1.5,
 }  # fmt: skip
-EFFECTIVE, EFFECT = ("skip", "local"), 2.0
+EFFECTIVE, EFFECT = ("skip", "maintained", "local"), 2.0
 """Effects on later updates: masks and sums beside the metric's own function."""
 
 

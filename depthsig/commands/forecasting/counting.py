@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from depthsig.commands.forecasting import constants as known
 from depthsig.measure.clean.passes import executed_loops
+from depthsig.measure.clean.readouts import Readouts
 from depthsig.measure.edited.reordering import block_span
 from depthsig.measure.providers import Work
 from depthsig.measure.token_rows import TOKEN_PROMPTS
@@ -17,7 +18,7 @@ from depthsig.tables.periods import is_tested
 from depthsig.tables.samples import aggs_of
 from depthsig.terms import AGGS
 
-_OF_FIRST = ("clean", "readout", "tuned", EXITS)
+_OF_FIRST = ("clean", *Readouts.kinds, EXITS)
 """Runs whose tokens are kept of the first prompts only."""
 
 GROUPS = 8
@@ -85,7 +86,9 @@ def count(work: Work, spans: bool, *, drawn: bool) -> Counts:
             figures[one.figure] += _pictures(one, keys, aggs, prompts)
     if not request.tests_periods:
         tests = matrices = 0
-    figures["other"] = 1 + ("readout" in {one.on for one in request.selected}) + min(tests, len(FAMILY) - 1)
+    runs = {one.on for one in request.selected}
+    together = len(request.parts) * len(request.scopes) * ({"skip", "maintained"} <= runs)
+    figures["other"] = 1 + ("readout" in runs) + together + min(tests, len(FAMILY) - 1)
     return Counts(
         quantities, cells, rows, sum(_token_rows(one, work) for one in request.selected if one.kind == "token"),
         tests, matrices, dict(figures) if drawn else {},

@@ -124,7 +124,7 @@ def estimate(ready: Prepared, pace: Pace) -> Forecast:
 
 
 def _work(ready: Prepared, request: Request) -> Work:
-    return Work(ready.model, request, ready.prompts.tokens, Verdict(True, True, ()), request.lens)
+    return Work(ready.model, request, ready.prompts.tokens, Verdict(True, True, ()))
 
 
 def _pieces(work: Work, pace: Pace) -> tuple[Piece, ...]:

@@ -32,7 +32,7 @@ from depthsig.metrics import Metric
 from depthsig.metrics.entries.runs import OUTPUT, READ_TRUNCATED
 from depthsig.tables.samples import Samples
 
-NOT_OBSERVED = ("readout", "weights")
+NOT_OBSERVED = ("readout", "weights", "transport")
 """What is forecast by its readouts, as prefixes are, and what sees no prompt."""
 
 PIECE_FLOPS = 1.2e10
@@ -65,7 +65,7 @@ class Pace:
     @classmethod
     def of(cls, ready: Prepared) -> Pace:
         """Time every piece that an analysis needs, in a second or two."""
-        work = Work(ready.model, ready.request, ready.prompts.tokens, Verdict(True, True, ()), ready.request.lens)
+        work = Work(ready.model, ready.request, ready.prompts.tokens, Verdict(True, True, ()))
         with torch.no_grad():
             return _Timed(work).pace()
 

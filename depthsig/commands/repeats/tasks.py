@@ -258,7 +258,7 @@ def measure_answers(
     Args:
         edits: None is the model as it is. tick: told of every prompt and edit that is done.
     """
-    programs = [compile_edit(edit, len(model.plan)) for edit in edits]
+    programs = [compile_edit(edit, model.plan) for edit in edits]
     found = {name: np.full((len(prompts), len(edits)), np.nan) for name in ("loss", "accuracy")}
     for batch in batches([p.ids for p in prompts], model.device, max_tokens=sizes(model.device).step_tokens):
         clean = Clean.of(model, batch)

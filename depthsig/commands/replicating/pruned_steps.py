@@ -93,7 +93,7 @@ def prompt_losses(
     tick: Callable[[float], None] = lambda amount: None,
 ) -> Float[ndarray, "prompt edit"]:  # fmt: skip
     """Mean next-token loss, in nats, at the measured positions of every prompt under every edit."""
-    programs = [compile_edit(edit, len(model.plan)) for edit in edits]
+    programs = [compile_edit(edit, model.plan) for edit in edits]
     found = np.full((len(prompts), len(edits)), np.nan)
     for batch in batches([p.ids for p in prompts], model.device, max_tokens=sizes(model.device).step_tokens):
         clean = Clean.of(model, batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from huggingface_hub import snapshot_download
 
 from depthsig.checkpoint.files.listing import Files, list_files
 from depthsig.checkpoint.known import locate
-from depthsig.checkpoint.lens_folder import lens_files
+from depthsig.checkpoint.lens_folder import files_of_lens
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.analyze import Job, job_of
 from depthsig.commands.early import asked_of, refuse_early
@@ -121,14 +122,10 @@ def _named(unit: Unit, trust: Trust) -> Iterator[tuple[str, Path]]:
     for name, value in given.items():
         if isinstance(value, str) and is_file(Path(value)):
             yield name, Path(value)
-    lens = unit.options.get("lens")
-    if isinstance(lens, str):
-        try:
-            folder, tensors, _ = lens_files(lens)
-        except DepthsigError:
-            return
-        yield "lens", tensors
-        yield "lens", folder / "config.json"
+    lens = unit.options.get("lens") or ()
+    for one in [lens] if isinstance(lens, str) else lens:
+        with suppress(DepthsigError):  # whoever opens it says why
+            yield from (("lens", path) for path in files_of_lens(one))
     for plugin in trust.plugin:
         if is_file(Path(plugin)):
             yield "plugin", Path(plugin)

@@ -9,27 +9,33 @@ from depthsig.engine.edits.base import ContributionEdit, Edit, OrderEdit, edit_t
 from depthsig.engine.edits.orders import Stop
 from depthsig.engine.program import Program
 from depthsig.errors import InputError
+from depthsig.plan.plan import Plan, build_plan
 
 
-def compile_edit(edit: Edit | None, steps: int, has_parts: Sequence[bool] | None = None) -> Program:
-    """The program of an edit on a plan of ``steps`` steps.
+def compile_edit(edit: Edit | None, plan: Plan | int, has_parts: Sequence[bool] | None = None) -> Program:
+    """The program of an edit on a plan.
 
     Args:
+        plan: the plan; a number is one of so many layers, each run once.
         has_parts: for every step, whether its attention and MLP contributions are known.
 
     Raises:
-        InputError: a step out of range, a part that does not exist, edits that contradict.
+        InputError: a step, layer or pass out of range, a part that does not exist, edits that contradict.
 
     >>> from depthsig.engine.edits import Drop, Swap
     >>> [op.step for op in compile_edit(Swap(0, 2) + Drop(3, 4), 5).ops]
     [2, 1, 0, 4]
     """
+    plan = build_plan(range(plan), plan) if isinstance(plan, int) else plan
+    steps = len(plan)
     if edit is not None and not isinstance(edit, Edit):
         raise InputError(f"{type(edit).__name__} is no edit; use {', '.join(edit_types())}")
-    edits = list(edit or ())
-    for one in edits:
+    given = list(edit or ())
+    for one in given:
         if not isinstance(one, (ContributionEdit, OrderEdit)):
             raise InputError(f"{type(one).__name__} is no edit; use {', '.join(edit_types())}")
+    edits = [told for one in given for told in one.resolved(plan)]
+    for one in edits:
         one.check(steps, has_parts)
     for a, b in itertools.combinations(edits, 2):
         if _contradict(a, b):
@@ -38,7 +44,7 @@ def compile_edit(edit: Edit | None, steps: int, has_parts: Sequence[bool] | None
     program = Program.clean(steps, name)
     for one in edits:
         if isinstance(one, ContributionEdit):
-            program = program.with_change(one.step, one.change(), name)
+            program = program.with_change(one.at, one.change(), name)
     slots = list(program.slots)
     for one in edits:
         if isinstance(one, OrderEdit):

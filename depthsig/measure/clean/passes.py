@@ -49,6 +49,11 @@ def executed_loops(plan: Plan, asked: Sequence[Metric] = ()) -> list[SpanInfo]:
     return plan.loops_that_run([one.family for one in asked])
 
 
+def scope_of(span: SpanInfo, spans: Sequence[SpanInfo]) -> str:
+    """What tells a loop from others, in the column ``scope``."""
+    return f"{span.start}:{span.end}" if len(spans) > 1 else NONE
+
+
 class Passes:
     """Feeds metrics of loop dynamics; where several loops run, ``scope`` names the span."""
 
@@ -97,9 +102,6 @@ class Passes:
                             key = Key(one.id, scope=scope)
                             tokens += [token_row(key, prompt, k, position, x, rank=r) for r, x in enumerate(point, 1)]
 
-    def _scope(self, span: SpanInfo) -> str:
-        return f"{span.start}:{span.end}" if len(self.spans) > 1 else NONE
-
     def _put(
         self, one: Metric, values: Float[Tensor, "row phase token"], where: Where, span: SpanInfo, later: Pending,
         samples: Samples,
@@ -110,7 +112,7 @@ class Passes:
         def add(found: Float[ndarray, "row phase token"]) -> None:
             matrix = np.full((len(where), first + found.shape[0], found.shape[1]), np.nan)
             matrix[:, first:] = found.transpose(2, 0, 1)
-            samples.add(Key(one.id, scope=self._scope(span)), matrix, where.prompts)
+            samples.add(Key(one.id, scope=scope_of(span, self.spans)), matrix, where.prompts)
 
         later.add(add, values.double())
 
@@ -129,7 +131,7 @@ class Passes:
         inside, places = self.pool.chosen(where) if self.pooled else ([], [])
         if inside:
             index = upload(np.array(inside), xs.device)
-            later.add(partial(self._keep, self._scope(span), places), xs[:, 0].index_select(1, index))
+            later.add(partial(self._keep, scope_of(span, self.spans), places), xs[:, 0].index_select(1, index))
 
     def _keep(self, scope: str, places: list[int], states: Float[ndarray, "state token d"]) -> None:
         if scope not in self.kept:

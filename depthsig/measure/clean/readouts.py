@@ -1,4 +1,4 @@
-"""``readout`` and ``tuned``: every depth of the clean run read out, beside the final distribution."""
+"""``readout``, ``tuned`` and ``jacobian``: every depth of the clean run read out, beside the final distribution."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from functools import partial
 from typing import ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
 from depthsig.checkpoint.finite import lacks_a_number
 from depthsig.checkpoint.hooks import undisturbed
+from depthsig.checkpoint.jacobian.jacobians import JacobianLens
+from depthsig.checkpoint.translators import TunedLens
 from depthsig.engine.device import Pending
 from depthsig.engine.memory import readout_rows
 from depthsig.errors import InputError
@@ -31,17 +34,19 @@ from depthsig.tables.samples import Key, Samples
 class Readouts:
     """Reads every depth of a clean run, a few hundred tokens (on a GPU, thousands) at a time.
 
-    Nothing keeps depths x tokens x vocabulary. Both lenses are compared with one and the same final
-    distribution, whose sums are taken once.
+    Nothing keeps depths x tokens x vocabulary. All lenses are compared with one and the same final
+    distribution, whose sums are taken once. Depths that a Jacobian lens has no matrix of stay empty.
     """
 
-    kinds: ClassVar[tuple[str, ...]] = ("readout", "tuned")
+    kinds: ClassVar[tuple[str, ...]] = ("readout", "tuned", "jacobian")
     by_batch: ClassVar[bool] = True
     needs_parts = False
 
     def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
         self.work, self.network = work, work.network
-        self.translators = None if work.lens is None else work.lens.to(work.network.device)
+        lenses, device = work.request.lenses, work.network.device
+        self.translators: TunedLens | None = lenses["tuned"].to(device) if "tuned" in lenses else None
+        self.jacobians: JacobianLens | None = lenses["jacobian"].to(device) if "jacobian" in lenses else None
         self.by_lens = {kind: [one for one in entries if one.on == kind] for kind in self.kinds}
         self.desk = Desk(self.network, readout_rows(self.network, work.request.bytes))
 
@@ -90,8 +95,11 @@ class Readouts:
             for kind, entries in asked.items():
                 values = []
                 for depth, states in enumerate(run.inputs) if entries else ():
-                    h = where.take(states)
-                    values.append(against.values(entries, self._logits(kind, depth, h, batch.later), **more(h)))
+                    if self._has(kind, depth):
+                        h = where.take(states)
+                        values.append(against.values(entries, self._logits(kind, depth, h, batch.later), **more(h)))
+                    else:
+                        values.append(_nothing(entries, end))
                 found[kind] = values
             for kind, entries in asked.items():
                 if entries:
@@ -100,15 +108,25 @@ class Readouts:
 
     def _logits(self, kind: str, depth: int, h: Float[Tensor, "row d"], later: Pending) -> Float[Tensor, "row vocab"]:
         """States read out by one of the lenses."""
+        if kind == "readout":
+            return self.desk.read("lens", self.network.readout_at(depth), h)
         if kind == "tuned":
             assert self.translators is not None, "tuned metrics need translators"
-            h = self.translators.translate(h, depth)
-            later.add(lambda lacks: self._refuse(depth) if lacks else None, lacks_a_number(h))
-        return self.desk.read("lens", self.network.readout_at(depth), h)
+            h, readout = self.translators.translate(h, depth), self.network.readout_at(depth)
+        else:
+            assert self.jacobians is not None, "Jacobian metrics need Jacobians"
+            # J_d h_d lives where h_S does, so that it is read as h_S is: what was normed already is normed again.
+            h, readout = self.jacobians.transport(h, depth), self.network.readout
+        later.add(lambda lacks: self._refuse(kind, depth) if lacks else None, lacks_a_number(h))
+        return self.desk.read("lens", readout, h)
 
-    def _refuse(self, depth: int) -> None:
+    def _has(self, kind: str, depth: int) -> bool:
+        return kind != "jacobian" or (self.jacobians is not None and self.jacobians.jacobians[depth] is not None)
+
+    def _refuse(self, kind: str, depth: int) -> None:
+        lens, map_of = (self.translators, "translator") if kind == "tuned" else (self.jacobians, "Jacobian")
         raise InputError(
-            f"--lens {str(self.translators)!r}: its translator of depth {depth} gives values that are not "
+            f"--lens {str(lens)!r}: its {map_of} of depth {depth} gives values that are not "
             "finite on this model; the lens is damaged, or of another model"
         )
 
@@ -121,7 +139,8 @@ class Readouts:
         for one in entries:
             if one.kind == "token":
                 for depth, values in enumerate(found):
-                    add_rows(later, tokens, Key(one.id), where, depth, values[one.id])
+                    if one.id in values:
+                        add_rows(later, tokens, Key(one.id), where, depth, values[one.id])
 
         def add(*arrays: ndarray) -> None:
             columns = {one.id: values for one, values in zip(profiles, arrays, strict=True)}
@@ -140,3 +159,9 @@ class Readouts:
                     made = one.function(*(profiles[name] for name in one.needs))
                 made = held(one, made, len(where)).double().numpy() if one.own else made
                 samples.add(Key(one.id), made, where.prompts)
+
+
+def _nothing(entries: Sequence[Metric], rows: Float[Tensor, "row d"]) -> Values:
+    """Of a depth that a lens has nothing for: no number, and no token."""
+    empty = torch.full((len(rows),), float("nan"), device=rows.device)
+    return {one.id: empty for one in entries if one.kind != "token"}

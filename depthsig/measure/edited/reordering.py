@@ -143,7 +143,7 @@ def measure_sweep(
 ) -> dict[str, Float[ndarray, "_token *cell"]]:
     """By id, every metric of every edit in its cell, NaN elsewhere."""
     where, keys = batch.where(), list(sweep.cells)
-    programs = [compile_edit(sweep.cells[k], batch.work.steps) for k in keys]
+    programs = [compile_edit(sweep.cells[k], batch.work.network.plan) for k in keys]
     comparison = OutputComparison(batch.work.network, entries, batch.budget.rows)
     found = {one.id: np.full((len(where), *sweep.shape), np.nan) for one in entries}
     for numbers, states in run_programs(batch.clean, programs, memory=batch.budget.states):

@@ -1,8 +1,8 @@
-"""``skip``: every step's part taken away, in both scopes, and what it changes."""
+"""``skip`` and ``maintained``: parts taken away, in both scopes, and what that changes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
@@ -148,7 +148,7 @@ class Skipping:
         programs = [self._program(batch, case, s) for case, s in every]
         order = order_of(batch.clean, programs)  # so that those of a block are neighbours in tables, too
         every, programs = [every[i] for i in order], [programs[i] for i in order]
-        effects = Effects(batch, every, self.effects) if self.effects else None
+        effects = Effects(batch, every, self.effects, self.removed) if self.effects else None
         outputs = _Outputs(batch, self.outputs)
         for numbers, states in run_programs(batch.clean, programs, effects, memory=batch.budget.states):
             outputs.add([every[n] for n in numbers], states)
@@ -158,11 +158,38 @@ class Skipping:
                 effects.file(case, samples)
             outputs.file(case, samples)
 
+    def removed(self, step: int) -> Sequence[int]:
+        """The steps whose part is taken away in the run of a step, which is the first of them."""
+        return (step,)
+
     def _program(self, batch: EditedBatch, case: Case, step: int) -> Program:
-        value = batch.means.parts[case.part][step] if self.cases.means else None
-        directions = batch.directions(step, case.part) if self.cases.random else None
-        change = Change(case.part, mask=case.edited, value=value, directions=directions)
-        return batch.changed(step, change, f"skip {step}.{case.part}, {case.scope} {case.cut}")
+        name = f"{self.name} {step}.{case.part}, {case.scope} {case.cut}"
+        program = Program.clean(self.work.steps)
+        for one in self.removed(step):
+            value = batch.means.parts[case.part][one] if self.cases.means else None
+            directions = batch.directions(one, case.part) if self.cases.random else None
+            change = Change(case.part, mask=case.edited, value=value, directions=directions)
+            program = program.with_change(one, change, name)
+        return program
+
+
+class Maintaining(Skipping):
+    """Feeds metrics of what the removal of a layer in one pass and in every later one changes.
+
+    What stands in the place of a part is each step's own: its mean, or its random direction.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("maintained",)
+    name = "maintained"
+
+    def __init__(self, work: Work, entries: Sequence[Metric]) -> None:
+        super().__init__(work, entries)
+        plan = work.network.plan
+        plan.loops_that_run([one.family for one in entries])
+        self.later = [[one.step for one in plan.steps[at.step :] if one.layer == at.layer] for at in plan]
+
+    def removed(self, step: int) -> Sequence[int]:
+        return self.later[step]
 
 
 def _measured_for(one: Metric, case: Case, batch: EditedBatch) -> bool:
@@ -172,11 +199,18 @@ def _measured_for(one: Metric, case: Case, batch: EditedBatch) -> bool:
     return case.part in batch.work.request.parts
 
 
+def _itself(step: int) -> Sequence[int]:
+    return (step,)
+
+
 class Effects:
     """Effects on later updates as steps are computed, reduced over positions at once, on the device."""
 
-    def __init__(self, batch: EditedBatch, every: Sequence[tuple[Case, int]], entries: Sequence[Metric]) -> None:
-        self.batch, self.entries = batch, entries
+    def __init__(
+        self, batch: EditedBatch, every: Sequence[tuple[Case, int]], entries: Sequence[Metric],
+        removed: Callable[[int], Sequence[int]] = _itself,
+    ) -> None:  # fmt: skip
+        self.batch, self.entries, self.removed = batch, entries, removed
         self.cases = list({id(case): case for case, _ in every}.values())
         number = {id(case): i for i, case in enumerate(self.cases)}
         self.number_of = np.array([number[id(case)] for case, _ in every])
@@ -194,8 +228,9 @@ class Effects:
     ) -> None:  # fmt: skip
         """Compare a block's updates with the clean ones; blocks hold whole programs."""
         clean = self.batch.update(step)
-        # A sublayer's own step is computed, too, but is no effect on later ones.
-        kept = [i for i, number in enumerate(rows.numbers) if self.skipped[number] < step]
+        # The steps of which something is taken away are computed, too, but show no effect on later ones.
+        first = [self.skipped[number] for number in rows.numbers]
+        kept = [i for i, s in enumerate(first) if s < step and step not in self.removed(s)]
         if not kept:
             return
         updates = update.unflatten(0, (len(rows.numbers), -1))

@@ -20,7 +20,7 @@ Level = Literal["token", "stack", "pooled", "table", "rest"]
   back has its cells first (rows, and columns of a matrix) and the tokens last.
 - ``pooled``: kept tokens of all prompts together, or the weights; a whole matrix comes back.
 - ``table``: values of other entries (``needs``), cells along the last axes, any number of rows first;
-  with ``on="readout"`` or ``"tuned"``, every token's own values before they are averaged.
+  with ``on="readout"``, ``"tuned"`` or ``"jacobian"``, every token's own values before they are averaged.
 - ``rest``: one prompt's states with the rest of the model as a differentiable function.
 """
 
@@ -48,6 +48,7 @@ class RunKind:
         loops: whether it needs a loop that runs.
         several: whether each of its edits moves several steps at once: no place of its own in depth.
         tokens: whether token-level values of it are kept.
+        lens: the kind of lens that it needs; empty for none.
     """
 
     name: str
@@ -57,6 +58,7 @@ class RunKind:
     loops: bool = False
     several: bool = False
     tokens: bool = False
+    lens: str = ""
 
     def offer(self, level: Level, cells: tuple[Axis, ...]) -> Offer | None:
         """What it offers at this level over these cells."""
@@ -90,8 +92,8 @@ _CLEAN = RunKind(
 )  # fmt: skip
 
 
-def _lens(name: str, says: str) -> RunKind:
-    return RunKind(name, says, (Offer("token", _DEPTH, ("h", *OUTPUT)), Offer("table", (), ())), tokens=True)
+def _lens(name: str, says: str, lens: str = "") -> RunKind:
+    return RunKind(name, says, (Offer("token", _DEPTH, ("h", *OUTPUT)), Offer("table", (), ())), tokens=True, lens=lens)
 
 
 def _order(name: str, says: str, cells: tuple[Axis, ...] = _STEP) -> RunKind:
@@ -105,7 +107,13 @@ def _truncated(name: str, says: str) -> RunKind:
 _EVERY = (
     _CLEAN,
     _lens("readout", "every state read out by the model's own norm and head"),
-    _lens("tuned", "every state read out through the translators of --lens"),
+    _lens("tuned", "every state read out through the translators of --lens", "tuned"),
+    _lens("jacobian", "every state transported to the end by the Jacobian lens of --lens, and read out", "jacobian"),
+    RunKind(
+        "transport", "nothing: the matrices of the Jacobian lens as they are",
+        (Offer("pooled", _DEPTH, ("jacobians",)), Offer("pooled", ("iteration", "phase"), ("passes",))),
+        lens="jacobian",
+    ),
     RunKind(
         "coda", "every state before the end of a loop, run through what comes after the loop",
         (Offer("token", _DEPTH, ("h", *OUTPUT)),), loops=True,
@@ -133,6 +141,11 @@ _EVERY = (
         "skip", "one step's part taken away",
         (Offer("token", ("step", "step"), ("delta", "delta_edited")), Offer("token", _STEP, OUTPUT)),
         by_part=True,
+    ),
+    RunKind(
+        "maintained", "the part of one step's layer taken away in its pass and in every later one",
+        (Offer("token", ("step", "step"), ("delta", "delta_edited")), Offer("token", _STEP, OUTPUT)),
+        by_part=True, loops=True, several=True,
     ),
     RunKind(
         "local", "later layers on their clean input without one step's part",
@@ -185,6 +198,9 @@ _EVERY = (
 
 RUNS: Mapping[str, RunKind] = {kind.name: kind for kind in _EVERY}
 """Every kind of run by its name."""
+
+ON_A_LENS = tuple(kind.name for kind in _EVERY if kind.lens)
+"""Runs that need a lens, which is fitted to a model's own weights."""
 
 RECALIBRATED = ("truncated.temperature", "truncated.affine")
 """Runs whose readout is fitted on calibration prompts."""

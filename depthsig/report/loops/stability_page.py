@@ -159,9 +159,9 @@ def _losses(counts: pd.DataFrame) -> dict[str, Any]:
     scale = charts.own_scale([*counts["loss"], *counts["ci_low"], *counts["ci_high"], *counts["held_out"]], margin=0.05)
     x = counts["count"].astype(float)
     lines = [
-        charts.line(x, counts[middle], counts[low], counts[high], scale, name=name)
-        for name, (middle, low, high) in (
-            ("all prompts", ("loss", "ci_low", "ci_high")), ("held out", ("held_out", "held_low", "held_high")),
+        charts.line(x, counts[y].astype(float), counts[low].astype(float), counts[high].astype(float), scale, name=name)
+        for name, y, low, high in (
+            ("all prompts", "loss", "ci_low", "ci_high"), ("held out", "held_out", "held_low", "held_high"),
         )
     ]  # fmt: skip
     return charts.chart(

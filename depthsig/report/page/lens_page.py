@@ -12,6 +12,7 @@ from depthsig.findings.finding import plain
 from depthsig.metrics import entry
 from depthsig.metrics.rules import FITTED
 from depthsig.report.page import chart_data as charts
+from depthsig.report.page import jacobian_page
 from depthsig.report.page.glance import Answer
 from depthsig.report.page.templates import number, page
 from depthsig.signature.folders.kinds import LENS, PAGE
@@ -39,6 +40,8 @@ def draw(record: Mapping[str, Any], folder: Path) -> None:
 def render(record: Mapping[str, Any]) -> str:
     """The page as text; every name in it is escaped."""
     info = as_record(record, LensRecord)
+    if info.kind == "jacobian":
+        return jacobian_page.render(info)
     rows = [
         [str(d.depth), str(d.layer), _number(d.plain), _number(d.tuned), _number(_gain(d.plain, d.tuned)), d.kept]
         for d in info.depths

@@ -33,7 +33,7 @@ _OWN = {
     SIGNATURE: frozenset({SIGNATURE, *FILES.values(), *GIVEN, CONTROL, FINDINGS, FIGURES, PAGE}),
     REPEAT: frozenset({REPEAT, "repeat.csv", "ranking.csv", "prediction.csv", "samples.parquet", FIGURES, PAGE}),
     COMPARE: frozenset({COMPARE, *(f"{name}.csv" for name in COMPARED), FIGURES, PAGE}),
-    LENS: frozenset({LENS, "config.json", "params.pt", PAGE}),
+    LENS: frozenset({LENS, "config.json", "params.pt", "jacobian_lens.pt", PAGE}),
     FOUND_BLOCKS: frozenset({FOUND_BLOCKS, "similarities.csv", FIGURES, PAGE}),
     REPLICATION: frozenset(
         {REPLICATION, *(f"{name}.csv" for name in REPLICATED), SIGNATURES, LATEX, RUNS, FIGURES, PAGE}

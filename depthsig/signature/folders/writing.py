@@ -33,8 +33,8 @@ from depthsig.signature.folders.kinds import (
 
 UNITS = "units"
 """Finished pieces in a partial folder, which only ``--resume`` needs."""
-_PIECES = ("*.npz", "*/stamp.json")
-"""How a finished piece is known: of an analysis, and of a replication."""
+_PIECES = ("*.npz", "*/stamp.json", "sums-*.pt")
+"""How a finished piece is known: of an analysis, of a replication, and of a Jacobian lens."""
 
 _LONGEST = 255
 """Bytes of a file's name, on every usual file system."""
