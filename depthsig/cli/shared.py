@@ -72,7 +72,7 @@ Shots = Annotated[
 ]
 Probes = Annotated[
     int,
-    typer.Option(help="Of so many positions a prompt loop.spectral_radius takes a derivative.", rich_help_panel=WHAT),
+    typer.Option(help="Of so many positions a prompt a loop's spectral radius is measured.", rich_help_panel=WHAT),
 ]
 Plugin = Annotated[
     list[Path] | None,

@@ -26,7 +26,7 @@ from depthsig.checkpoint.lens_folder import LENS_PT
 from depthsig.errors import InputError, shown
 from depthsig.untrusted import is_file, is_folder, size_of
 
-RECORD = "lens.json"
+LENS_RECORD = "lens.json"
 
 FIRST = "J_0"
 """In the metadata: the Jacobian of the embeddings, which the reference has no layer for."""

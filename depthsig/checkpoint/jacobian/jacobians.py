@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
-from depthsig.checkpoint.jacobian.jacobian_file import FIRST, RECORD, lens_pt, packed, read_pt, unpacked
+from depthsig.checkpoint.jacobian.jacobian_file import FIRST, LENS_RECORD, lens_pt, packed, read_pt, unpacked
 from depthsig.checkpoint.lens_folder import LENS_PT, LensKind
 from depthsig.errors import InputError, shown
 from depthsig.untrusted import made_visible, read_json
@@ -155,13 +155,13 @@ def write_jacobian_lens(lens: JacobianLens, folder: Path, record: Mapping[str, A
         "metadata": metadata,
     }  # fmt: skip
     torch.save(payload, folder / LENS_PT)
-    (folder / RECORD).write_text(json.dumps(dict(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / LENS_RECORD).write_text(json.dumps(dict(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _record(folder: Path) -> dict[str, Any]:
     """Our own record; another program's file of that name is not ours to complain about."""
     try:
-        record = made_visible(read_json(folder / RECORD))
+        record = made_visible(read_json(folder / LENS_RECORD))
     except (OSError, InputError):
         return {}
     ours = isinstance(record, dict) and str(record.get("schema", "")).startswith("depthsig-lens/")

@@ -25,7 +25,7 @@ from depthsig.report.style import COLOURS, COLUMN, house_style, new_figure
 from depthsig.signature.loops.stability_card import StabilityCard, StabilityRecord, range_in_words
 from depthsig.signature.records import as_record
 
-SHOWN = tuple(STABILITY[name] for name in ("radius", "radius_all", "residual", "steps", "moves", "turns"))
+CHARTED = tuple(STABILITY[name] for name in ("radius", "radius_all", "residual", "steps", "moves", "turns"))
 """Matrices that are drawn; ``passes.csv`` has all."""
 _SUMMARY = ("loop", "quantity", "value", "95 % interval", "re-initialised", "unit", "what it says")
 _COUNTS = ("iterations", "loss [nats]", "95 % interval", "loss of those that choose", "of those held out", "safe")
@@ -132,7 +132,7 @@ def _drawable(card: StabilityCard) -> StabilityCard:
 
 def _grids(card: StabilityCard) -> Iterator[tuple[str, str, pd.DataFrame]]:
     for span, of_span in card.passes.groupby("span", sort=False):
-        for name in SHOWN:
+        for name in CHARTED:
             rows = of_span[of_span["metric"] == name]
             if rows["value"].notna().any():
                 yield str(span), name, rows.pivot(index="iteration", columns="phase", values="value").astype(float)

@@ -24,12 +24,12 @@ PASSES: Columns = {
     "span": TEXT, "metric": TEXT, "iteration": INTEGER, "phase": INTEGER, **_ENDS, "n_prompts": INTEGER,
     "control": NUMBER,
 }  # fmt: skip
-COUNTS: Columns = {
+COUNTED: Columns = {
     "count": INTEGER, "loss": NUMBER, "ci_low": NUMBER, "ci_high": NUMBER, "chosen_on": NUMBER, "held_out": NUMBER,
     "held_low": NUMBER, "held_high": NUMBER, "safe": INTEGER,
 }  # fmt: skip
 LOSSES: Columns = {"prompt": INTEGER, "held_out": INTEGER, "count": INTEGER, "loss": NUMBER}
-_TABLES = dict(zip(CARDED, (SUMMARY, PASSES, COUNTS, LOSSES), strict=True))
+_TABLES = dict(zip(CARDED, (SUMMARY, PASSES, COUNTED, LOSSES), strict=True))
 MOST_CELLS = 100_000
 
 
