@@ -91,7 +91,7 @@ def test_kinds_are_told_by_what_is_there(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     for path, word in (
-        (tmp_path / "tuned" / "params.pt", "named by its folder"), (empty, "no lens"),
+        (tmp_path / "tuned" / "params.pt", "named by its folder"), (empty, "no jacobian_lens.pt"),
         (tmp_path / "nothing", "no file"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=word):
