@@ -114,7 +114,7 @@ def test_a_looped_model_has_a_translator_a_step() -> None:
 def test_little_memory_means_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts = build("llama"), random_prompts(60)
     turns = []
-    from depthsig.commands import fit_lens as module
+    from depthsig.commands.lenses import tuned_fit as module
 
     plain = module.capture
     monkeypatch.setattr(module, "capture", lambda m, p, *rest: turns.append(len(p)) or plain(m, p, *rest))
