@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from depthsig.errors import InputError, shown
-from depthsig.untrusted import is_file, is_folder, read_json
+from depthsig.untrusted import is_file, is_folder, made_visible, read_json
 
 LensKind = Literal["tuned", "jacobian"]
 LENS_WORDS: Mapping[LensKind, str] = {"tuned": "tuned lens", "jacobian": "Jacobian lens"}
 LENS_PT = "jacobian_lens.pt"
 """In a folder of ours, the file of a Jacobian lens."""
+
+LENS_RECORD = "lens.json"
+"""Our own record of a lens, beside it."""
 
 CONFIG, PARAMS, SAFE = "config.json", "params.pt", "params.safetensors"
 LENS_TYPE = "linear_tuned_lens"
@@ -130,6 +133,29 @@ def check_lens_shape(
         f"--lens {lens!r} has {holds} of width {found[1]}; this run has {counted}width {width}; "
         f"`depthsig fit-lens{option}` fits a lens to it{order}"
     )
+
+
+def own_record(folder: Path) -> dict[str, Any]:
+    """Our own record of a lens; another program's file of that name is not ours to complain about.
+
+    Raises:
+        InputError: in one line, for a record of ours that is damaged: what it warns of would go unsaid.
+    """
+    path = folder / LENS_RECORD
+    try:
+        record = made_visible(read_json(path))
+    except (OSError, InputError):
+        return {}
+    if not (isinstance(record, dict) and str(record.get("schema", "")).startswith("depthsig-lens/")):
+        return {}
+    prompts, layers, checkpoint = record.get("prompts", {}), record.get("layers", []), record.get("checkpoint", {})
+    train = prompts.get("train", []) if isinstance(prompts, dict) else None
+    whole = isinstance(checkpoint, dict) and isinstance(layers, list) and isinstance(train, list)
+    if not whole or not all(isinstance(one, str) for one in train or ()):
+        raise InputError(
+            f"{str(path)!r} is damaged: it says of prompts, layers or checkpoint what no lens of ours does"
+        )
+    return record
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -30,11 +30,10 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from depthsig.checkpoint.finite import is_finite
-from depthsig.checkpoint.lens_folder import CONFIG, PARAMS, SAFE, LensKind, lens_files
+from depthsig.checkpoint.lens_folder import CONFIG, LENS_RECORD, PARAMS, SAFE, LensKind, lens_files, own_record
 from depthsig.errors import InputError, shown
-from depthsig.untrusted import made_visible, read_json, size_of
+from depthsig.untrusted import size_of
 
-_RECORD = "lens.json"
 SCHEMA = "depthsig-lens/1"
 
 _READOUT = ("layer_norm.", "unembedding.")
@@ -133,7 +132,7 @@ def read_lens(source: str | Path) -> TunedLens:
     folder, path, config = lens_files(source)
     state = _translators(_state(path), config, str(path))
     weights, biases = _checked(state, config, str(path))
-    return TunedLens(weights, biases, str(source), config, _record(folder))
+    return TunedLens(weights, biases, str(source), config, own_record(folder))
 
 
 def write_lens(lens: TunedLens, folder: Path, record: Mapping[str, Any]) -> None:
@@ -143,17 +142,7 @@ def write_lens(lens: TunedLens, folder: Path, record: Mapping[str, Any]) -> None
         state |= {f"{d}.bias": b.detach().float().cpu().contiguous() for d, b in enumerate(lens.biases)}
     torch.save(state, folder / PARAMS)
     (folder / CONFIG).write_text(json.dumps(dict(lens.config), indent=1) + "\n", encoding="utf-8")
-    (folder / _RECORD).write_text(json.dumps(dict(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    """Our own record; another program's file of that name is not ours to complain about."""
-    try:
-        record = made_visible(read_json(folder / _RECORD))
-    except (OSError, InputError):
-        return {}
-    ours = isinstance(record, dict) and str(record.get("schema", "")).startswith("depthsig-lens/")
-    return record if ours else {}
+    (folder / LENS_RECORD).write_text(json.dumps(dict(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _state(path: Path) -> dict[str, Tensor]:

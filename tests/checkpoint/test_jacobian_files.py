@@ -15,6 +15,7 @@ from torch import Tensor
 
 from depthsig.checkpoint.jacobian.jacobians import JacobianLens, read_jacobian_lens, write_jacobian_lens
 from depthsig.checkpoint.jacobian.lens_kinds import lens_kind
+from depthsig.checkpoint.translators import read_lens
 from depthsig.errors import InputError
 
 WIDTH, DEPTHS = 6, 4
@@ -129,6 +130,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "target": (payload(metadata={"target_layer": 10**9}), "target_layer"),
     "near target": (payload(metadata={"target_layer": 2}), "target_layer"),
     "metadata": (payload(metadata=[1]), "metadata"), "no sums": ({"jacobian_sum": {}, "n_done": 0}, "n_done"),
+    "too large": (_with(1, _square(dtype=torch.float64) + 1e300), "not finite"),
+    "too many": ({"jacobian_sum": {0: _square()}, "n_done": 10**400}, "prompts"),
     "first": (payload(metadata={"J_0": "AAAA"}), "no matrix"),
     "first text": (payload(metadata={"J_0": "ä"}), "no matrix"),
     "first number": (payload(metadata={"J_0": 3}), "no matrix"),
@@ -166,3 +169,34 @@ def test_what_the_metadata_say_is_plain_and_visible(tmp_path: Path) -> None:
     lens = read_jacobian_lens(tmp_path / "lens.pt")
     assert lens.config["model_name"] == "\\x1b[31mred" and not {"deep", "tensor"} & set(lens.config)
     assert lens.record == {}
+
+
+def test_a_list_that_unfolds_without_end_is_left_out(tmp_path: Path) -> None:
+    folded: list[Any] = ["x"] * 10
+    for _ in range(14):
+        folded = [folded] * 10
+    torch.save(payload(metadata={"folded": folded, "corpus": ["a", {"b": 1}]}), tmp_path / "lens.pt")
+    config = read_jacobian_lens(tmp_path / "lens.pt").config
+    assert "folded" not in config and config["corpus"] == ["a", {"b": 1}]
+
+
+def test_what_signatures_keep_of_it_is_json(tmp_path: Path) -> None:
+    said = {"model_name": math.nan, "unembed_hash": [math.inf], "target": {"a": math.nan}}
+    torch.save(payload(metadata=said), tmp_path / "lens.pt")
+    about = read_jacobian_lens(tmp_path / "lens.pt").about()
+    json.dumps(about, allow_nan=False)
+    assert (about["base_model"], about["unembed_hash"], about["target"]) == (None, None, "end")
+
+
+@pytest.mark.parametrize("said", [{"prompts": [1]}, {"prompts": {"train": [{}]}}, {"layers": 3}, {"checkpoint": "x"}])
+@pytest.mark.parametrize("kind", ["tuned", "jacobian"])
+def test_a_damaged_record_is_refused(kind: str, said: dict[str, Any], tmp_path: Path) -> None:
+    record = {"schema": "depthsig-lens/1", "kind": kind, **said}
+    if kind == "tuned":
+        write_as_tuned_lens(tmp_path)
+        (tmp_path / "lens.json").write_text(json.dumps(record))
+    else:
+        write_jacobian_lens(some_jacobians(), tmp_path, record)
+    with pytest.raises(InputError, match="is damaged: it says") as caught:
+        (read_lens if kind == "tuned" else read_jacobian_lens)(tmp_path)
+    assert "\n" not in str(caught.value)

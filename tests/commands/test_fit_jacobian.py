@@ -137,6 +137,11 @@ def test_a_fit_goes_on_where_it_was_ended(memory: str, tmp_path: Path, monkeypat
         monkeypatch.setattr(JacobianSums, "add", lambda *args: (done.append(None), add(*args)))
         with pytest.raises(InputError, match="begun with another"):
             fit(model, PROMPTS[1:], memory=memory, out=tmp_path / "lens", resume=True)
+        other = build("llama")
+        with torch.no_grad():
+            other.model.layers[0].mlp.up_proj.weight.mul_(1.01)
+        with pytest.raises(InputError, match="begun with another"):
+            fit(other, memory=memory, out=tmp_path / "lens", resume=True)
         fitted = fit(model, memory=memory, out=tmp_path / "lens", resume=True)
     turns = 1 if memory == "4GiB" else 2
     assert len(done) == 5 * turns

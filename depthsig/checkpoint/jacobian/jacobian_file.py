@@ -26,13 +26,17 @@ from depthsig.checkpoint.lens_folder import LENS_PT
 from depthsig.errors import InputError, shown
 from depthsig.untrusted import is_file, is_folder, size_of
 
-LENS_RECORD = "lens.json"
-
 FIRST = "J_0"
 """In the metadata: the Jacobian of the embeddings, which the reference has no layer for."""
 
 MOST_LENS_LAYERS = 4096
 """More than any model has steps; a file that says more is damaged."""
+
+MOST_PLAIN_VALUES = 10_000
+"""Of one entry of the metadata: a list that holds another many times unfolds to more than any machine holds."""
+
+MOST_PROMPTS = 1 << 53
+"""What a float still counts one by one."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,8 @@ def read_pt(path: Path) -> JacobianFile:
     metadata = _metadata(payload, name)
     matrices = _layers(payload["jacobian_sum" if summed else "J"], name, size_of(path))
     prompts = _whole(payload.get("n_done" if summed else "n_prompts", 0), "n_done" if summed else "n_prompts", name)
+    if prompts > MOST_PROMPTS:
+        raise InputError(f"{name!r} says that it is of more than {MOST_PROMPTS:,} prompts; the lens is damaged")
     if summed and prompts < 1:
         raise InputError(f"{name!r} holds sums over n_done = {prompts} prompts; a mean needs one at least")
     width = _width(matrices, payload, name)
@@ -178,13 +184,21 @@ def _metadata(payload: Mapping[Any, Any], path: str) -> dict[str, Any]:
 
 
 def _is_plain(value: Any, deepest: int = 16) -> bool:
-    if value is None or type(value) in (bool, int, float, str):
-        return True
-    if deepest and type(value) in (list, tuple):
-        return all(_is_plain(one, deepest - 1) for one in value)
-    return bool(deepest) and type(value) is dict and all(
-        type(k) is str and _is_plain(v, deepest - 1) for k, v in value.items()
-    )  # fmt: skip
+    """Whether a value is made of numbers and text alone, of at most :data:`MOST_PLAIN_VALUES`."""
+    level: list[Any] = [value]
+    for _ in range(deepest + 1):
+        inner: list[Any] = []
+        for one in level:
+            if type(one) is dict and all(type(key) is str for key in one):
+                inner.extend(one.values())
+            elif type(one) in (list, tuple):
+                inner.extend(one)
+            elif one is not None and type(one) not in (bool, int, float, str):
+                return False
+            if len(inner) > MOST_PLAIN_VALUES:
+                return False
+        level = inner
+    return not level
 
 
 def _layers(found: Any, path: str, size: int) -> dict[int, Tensor]:
@@ -231,7 +245,7 @@ def _width(matrices: Mapping[int, Tensor], payload: Mapping[Any, Any], path: str
                 f"{path!r}: the Jacobian of layer {layer} is {str(matrix.dtype)[6:]}; float32, float16 or "
                 "bfloat16 was expected"
             )
-        if not is_finite(matrix):
+        if not is_finite(matrix) or not is_finite(matrix.float()):  # float64 holds more than float32
             raise InputError(
                 f"{path!r}: the Jacobian of layer {layer} holds values that are not finite; the lens is damaged"
             )

@@ -21,10 +21,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
-from depthsig.checkpoint.jacobian.jacobian_file import FIRST, LENS_RECORD, lens_pt, packed, read_pt, unpacked
-from depthsig.checkpoint.lens_folder import LENS_PT, LensKind
+from depthsig.checkpoint.jacobian.jacobian_file import FIRST, lens_pt, packed, read_pt, unpacked
+from depthsig.checkpoint.lens_folder import LENS_PT, LENS_RECORD, LensKind, own_record
 from depthsig.errors import InputError, shown
-from depthsig.untrusted import made_visible, read_json
+from depthsig.untrusted import made_visible
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,18 @@ class JacobianLens:
         matrix = self._at(depth).to(hidden.device, torch.float32)
         return linear(hidden.float(), matrix).to(hidden.dtype)
 
+    def _said(self, name: str) -> str | None:
+        """What the file says in words; another program's file may say anything, also what JSON has no word for."""
+        found = self.config.get(name)
+        return found if isinstance(found, str) else None
+
     def about(self) -> dict[str, Any]:
         """What ``signature.json`` keeps of it."""
         return {
             "kind": "jacobian", "path": self.source or None, "content_hash": self.content_hash,
             "depths": list(self.depths), "width": self.width, "prompts": self.prompts,
-            "base_model": self.config.get("base_model_name_or_path") or self.config.get("model_name"),
-            "unembed_hash": self.config.get("unembed_hash"), "target": self.config.get("target", "end"),
+            "base_model": self._said("base_model_name_or_path") or self._said("model_name"),
+            "unembed_hash": self._said("unembed_hash"), "target": self._said("target") or "end",
             "fitted": {k: self.record[k] for k in ("created", "options", "tokens") if k in self.record} or None,
         }  # fmt: skip
 
@@ -159,10 +164,6 @@ def write_jacobian_lens(lens: JacobianLens, folder: Path, record: Mapping[str, A
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """Our own record; another program's file of that name is not ours to complain about."""
-    try:
-        record = made_visible(read_json(folder / LENS_RECORD))
-    except (OSError, InputError):
-        return {}
-    ours = isinstance(record, dict) and str(record.get("schema", "")).startswith("depthsig-lens/")
-    return record if ours and record.get("kind") == "jacobian" else {}
+    """Our own record, where it is of this kind of lens."""
+    record = own_record(folder)
+    return record if record.get("kind") == "jacobian" else {}

@@ -79,9 +79,15 @@ def _own(lens: JacobianLens) -> JacobianLens:
     record, depths = lens.record, range(len(lens))
     try:
         steps = record["depths"]
-        told = [(int(s["layer"]), int(s["iteration"]), s["phase"]) for s in steps]
+        told = [(s["layer"], s["iteration"], s["phase"] or 0) for s in steps]
+        known = all(type(number) is int for step in told for number in step)
         prompts = record["prompts"]["train"]
-        whole = len(told) == len(lens) and all(isinstance(p, str) for p in prompts) and len(prompts) == lens.prompts
+        whole = (
+            known
+            and len(told) == len(lens)
+            and all(isinstance(p, str) for p in prompts)
+            and len(prompts) == lens.prompts
+        )
         int(record["tokens"]["train"]), dict(record["options"]), list(record["layers"])
         float(record.get("seconds", 0.0))
     except (KeyError, TypeError, ValueError):
@@ -100,7 +106,8 @@ def _check_alike(one: JacobianLens, other: JacobianLens) -> None:
         checkpoint = lens.record.get("checkpoint", {})
         return {
             "checkpoint": checkpoint.get("content_hash") or checkpoint.get("id"), "dtype": lens.record.get("dtype"),
-            "order of layers": lens.record["layers"], "width": lens.width, **options,
+            "unembedding": lens.config.get("unembed_hash"), "order of layers": lens.record["layers"],
+            "width": lens.width, **options,
         }  # fmt: skip
 
     a, b = said(one), said(other)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from depthsig.checkpoint.fingerprint import fingerprint
 from depthsig.checkpoint.translators import SCHEMA
 from depthsig.engine.certificates import Certificate, Verdict, certify, judge
 from depthsig.model import Model
@@ -38,11 +39,15 @@ class ReadyFit:
         """One word for the lens: checkpoint, prompts, options."""
         checkpoint = self.model.checkpoint
         made_of = {
-            "checkpoint": checkpoint.content_hash or checkpoint.source, "dtype": str(self.model.dtype),
+            "checkpoint": checkpoint.content_hash or self._weights(), "dtype": str(self.model.dtype),
             "layers": list(self.model.plan.layers), "prompts": [p.tokens_sha256 for p in self.prompts],
         }  # fmt: skip
         own = {"kind": self.kind, "tokens": made_of["prompts"]}
         return identity_of({**made_of, **self.asked} if self.kind == "tuned" else {**made_of, **self.asked, **own})
+
+    def _weights(self) -> list[Any]:
+        """Of a model that came as an object: what it is called, and digests of its weights."""
+        return [self.model.checkpoint.source, sorted(fingerprint(self.model.module).items())]
 
     def certified(self) -> Verdict:
         """Prove on some of the prompts that the numbers can be trusted.
