@@ -175,7 +175,7 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     result = Path("depthsig-results/family-looped")
     signature = depthsig.Signature.load(result)
     assert signature.info["lens"]["content_hash"] == read_lens(told["out"]).content_hash
-    assert signature.info["options"]["lens"] == told["out"]
+    assert signature.info["options"]["lens"] == [told["out"]]
     plain, tuned = (signature.profile(f"{lens}.kl_reverse")["value"] for lens in ("lens", "tuned"))
     assert len(tuned) == 25 and (tuned[:-1] < plain[:-1]).all() and tuned.iloc[-1] == 0
     page = (result / "report.html").read_text()
