@@ -13,7 +13,8 @@ import pytest
 from sources import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LONG = {"02_three_claims.ipynb", "03_how_sure.ipynb", "04_repeating_a_block.ipynb", "05_replication.ipynb"}
+LONG = {f"{name}.ipynb" for name in ("02_three_claims", "03_how_sure", "04_repeating_a_block", "05_replication",
+                                      "06_inside_a_loop")}  # fmt: skip
 MOST = 300_000
 """Bytes of a notebook that shows well on GitHub."""
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?", re.IGNORECASE)
