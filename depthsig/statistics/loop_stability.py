@@ -114,7 +114,7 @@ def safe_counts(
     if not len(held_out):
         return SafeCounts(counts[best], counts[low], counts[high], ends[0], ends[1], none, None, None, None)
     excess = _excess(held_out, low, high, seed)
-    theirs = None, None
+    theirs: tuple[int, int] | tuple[None, None] = (None, None)
     if np.isfinite(held_out).all(0).any():
         held_low, _, held_high = _range(held_out.mean(0), band)
         theirs = counts[held_low], counts[held_high]
