@@ -22,7 +22,8 @@ from depthsig.commands.early import Asked
 from depthsig.commands.opening import Given, ReadyPrompts, ready_prompts
 from depthsig.commands.stabilities.iteration_counts import counted_model, prompt_losses
 from depthsig.commands.stabilities.options import check_options, parse_counts
-from depthsig.errors import DepthsigError, DepthsigWarning, InputError
+from depthsig.engine.memory import parse_memory
+from depthsig.errors import DepthsigError, DepthsigWarning
 from depthsig.metrics import entry
 from depthsig.metrics.rules import STABILITY
 from depthsig.model import Model
@@ -52,7 +53,7 @@ SKETCHY = 0.05
 
 def stability(
     model: Any, prompts: Any = None, *, tokenizer: Any = None, counts: str | Sequence[int] | None = None,
-    band: float = 0.05, probes: int = 8, n: int = 20, max_tokens: int = 64, control: bool = True,
+    band: float = 0.05, probes: int = 4, n: int = 10, max_tokens: int = 64, control: bool = True,
     order: str | None = None, iterations: Iterations | None = None,
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
     dtype: str | torch.dtype | None = None, device: str = "auto", device_map: str | dict[str, Any] | None = None,
@@ -87,6 +88,7 @@ def stability(
     """
     check_arguments(stability, locals())
     check_options(counts, band, probes, n, max_tokens, control)
+    parse_memory(memory)
     if out is not None:
         ensure_writable(out, STABILITY_CARD)
     show = Progress.of(progress)
@@ -120,6 +122,8 @@ class _Measured:
     def card(self) -> StabilityCard:
         """Measure, and put it together."""
         spans = self.model.plan.loops_that_run(["loop"])
+        # First: what --counts cannot be is refused before the rest, which takes longer, is measured.
+        losses, ran_by, why = self._losses(spans[0])
         signature = analyze(
             self.model, [list(p.ids) for p in self.prompts.tokens], metrics=OF_CARD, probes=self.probes, n=None,
             max_tokens=self.max_tokens, control=self.control, memory=self.memory, seed=self.seed, progress=self.show,
@@ -136,9 +140,10 @@ class _Measured:
             notes += told
         if self.control and signature.control is None:
             notes.append("there is no re-initialised control, whose patterns may be the same (2606.12689)")
-        losses, ran_by, why = self._losses(spans[0])
-        notes += [why] if why else []
+        notes += why
         table, found = self._counted(losses, spans[0].count)
+        if losses and found is None:
+            notes.append("there is no iteration count at which all prompts that choose have a loss: no range is safe")
         info = made_visible({
             "schema": SCHEMA, **self._identity(), "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(),
@@ -158,24 +163,31 @@ class _Measured:
             "band": self.band, "probes": self.probes, "control": self.control, "seed": self.seed,
         })}  # fmt: skip
 
-    def _losses(self, span: SpanInfo) -> tuple[dict[int, Float[ndarray, "prompt"]], str, str]:
-        """Losses by count, how counts were set, and why there are none."""
+    def _losses(self, span: SpanInfo) -> tuple[dict[int, Float[ndarray, "prompt"]], str, list[str]]:
+        """Losses by count, how counts were set, and why some or all are left out, which named ones never are."""
         found: dict[int, Float[ndarray, "prompt"]] = {}
+        left: dict[str, list[int]] = {}
         try:
             at, ran_by = counted_model(self.given, self.model, span, self.seed)
             wanted = parse_counts(self.counts, span.count)
             with self.show.stage("iteration counts", len(wanted)) as tick, warnings.catch_warnings():
                 warnings.simplefilter("ignore", DepthsigWarning)  # of labels that another count has no place for
                 for count in wanted:
-                    found[count] = prompt_losses(self.model if count == span.count else at(count), self.prompts.tokens)
+                    try:
+                        model = self.model if count == span.count else at(count)
+                    except DepthsigError as error:
+                        if self.counts is not None:
+                            raise
+                        left.setdefault(" ".join(str(error).split()), []).append(count)
+                        continue
+                    found[count] = prompt_losses(model, self.prompts.tokens)
                     tick(1)
-        except InputError as error:
+        except DepthsigError as error:
             if self.counts is not None:
                 raise
-            return {}, "", f"the loss at other iteration counts is left out: {' '.join(str(error).split())}"
-        except DepthsigError as error:
-            return {}, "", f"the loss at other iteration counts is left out: {' '.join(str(error).split())}"
-        return found, ran_by, ""
+            return {}, "", [f"the loss at other iteration counts is left out: {' '.join(str(error).split())}"]
+        told = [f"the loss at {', '.join(map(str, some))} iterations is left out: {why}" for why, some in left.items()]
+        return (found, ran_by, told) if len(found) > 1 else ({}, "", told)
 
     def _counted(
         self, losses: dict[int, Float[ndarray, "prompt"]], trained: int
@@ -191,6 +203,8 @@ class _Measured:
         if not len(choose):
             return pd.DataFrame(), None
         found = safe_counts(choose, check, counts, self.band, self.seed)
+        if found is None:
+            return pd.DataFrame(), None
         rows = []
         for column, count in enumerate(counts):
             whole = mean_of(matrix[:, column], self.seed) if np.isfinite(matrix[:, column]).all() else _NONE
@@ -206,7 +220,7 @@ class _Measured:
             "low_ends": None if found.low_ends is None else list(found.low_ends),
             "high_ends": None if found.high_ends is None else list(found.high_ends), "excess": excess[0],
             "excess_low": excess[1], "excess_high": excess[2], "holds": found.holds, "held_low": found.held_low,
-            "held_high": found.held_high, "trained": trained,
+            "held_high": found.held_high, "trained": trained, "tried": counts,
         }  # fmt: skip
         return pd.DataFrame(rows), told
 

@@ -69,7 +69,8 @@ class SafeCounts:
         excess: on the prompts that are held out, the largest loss over the range less the smallest over all counts,
             with its interval; NaN without any.
         holds: whether that stays within the band. None without any prompts held out.
-        held_low, held_high: the range that the prompts that are held out would have chosen.
+        held_low, held_high: the range that the prompts that are held out would have chosen; None where none has a loss
+            of every one of them.
     """
 
     best: int
@@ -86,18 +87,20 @@ class SafeCounts:
 def safe_counts(
     losses: Float[ndarray, "prompt count"], held_out: Float[ndarray, "held count"], counts: Sequence[int],
     band: float, seed: int = 0,
-) -> SafeCounts:  # fmt: skip
+) -> SafeCounts | None:  # fmt: skip
     """The contiguous range of counts around the best with a mean loss of at most ``band`` above the best's.
 
-    A count at which any loss is undefined has none.
+    A count at which any loss is undefined has none; None where there is no other.
 
     Args:
         losses: of the prompts that choose. held_out: of those that check. band: in nats.
 
     >>> found = safe_counts(np.array([[1.0, 0.5, 0.52, 0.9]]), np.array([[1.0, 0.5, 0.6, 0.9]]), [1, 2, 3, 4], 0.05)
-    >>> (found.best, found.low, found.high, found.holds)
+    >>> found and (found.best, found.low, found.high, found.holds)
     (2, 2, 3, False)
     """
+    if not np.isfinite(losses).all(0).any():
+        return None
     low, best, high = _range(losses.mean(0), band)
     ends: list[tuple[int, int] | None] = [None, None]
     if len(losses) >= MIN_PROMPTS:
@@ -111,10 +114,12 @@ def safe_counts(
     if not len(held_out):
         return SafeCounts(counts[best], counts[low], counts[high], ends[0], ends[1], none, None, None, None)
     excess = _excess(held_out, low, high, seed)
-    held_low, _, held_high = _range(held_out.mean(0), band)
+    theirs: tuple[int, int] | tuple[None, None] = (None, None)
+    if np.isfinite(held_out).all(0).any():
+        held_low, _, held_high = _range(held_out.mean(0), band)
+        theirs = counts[held_low], counts[held_high]
     return SafeCounts(
-        counts[best], counts[low], counts[high], ends[0], ends[1], excess, bool(excess.value <= band),
-        counts[held_low], counts[held_high],
+        counts[best], counts[low], counts[high], ends[0], ends[1], excess, bool(excess.value <= band), *theirs
     )  # fmt: skip
 
 
@@ -137,7 +142,9 @@ def _excess(losses: Float[ndarray, "prompt count"], low: int, high: int, seed: i
     if len(losses) >= MIN_PROMPTS:
         weights = np.concatenate([weights, bootstrap_counts(len(losses), seed=seed)])
     means = np.stack([_weighted(losses, w) for w in weights])
-    over = means[:, low : high + 1].max(1) - means.min(1)
+    with np.errstate(invalid="ignore"):
+        over = means[:, low : high + 1].max(1) - means.min(1)
+    over = np.where(np.isnan(over), np.inf, over)  # no count has a loss: infinity less infinity
     if len(over) == 1:
         return Interval(float(over[0]), np.nan, np.nan)
     a, b = np.percentile(over[1:], [2.5, 97.5], method="nearest")

@@ -18,7 +18,7 @@ from depthsig.commands.stability import stability
 from depthsig.errors import InputError
 from depthsig.report import build as rebuild
 from depthsig.report import draw
-from depthsig.signature.loops.stability_card import StabilityCard
+from depthsig.signature.loops.stability_card import SafeRange, StabilityCard, range_in_words
 
 pytestmark = pytest.mark.filterwarnings("ignore::depthsig.errors.DepthsigWarning")
 TOKENIZER = byte_tokenizer()
@@ -87,3 +87,78 @@ def test_mistakes_are_told_before_anything_is_loaded(tmp_path: Path, capsys: pyt
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_a_held_out_prompt_that_diverges_is_told_in_words() -> None:
+    """Below, resamples without it are finite; above, those with it are not, and a record keeps no infinity."""
+    found = SafeRange(band=0.05, best=2, low=2, high=3, excess_low=0.01, holds=False, held_low=1, held_high=2)
+    assert "at most not finite [0.01, infinite] nats: it does not hold" in range_in_words(found)[1]
+    assert range_in_words(SafeRange(band=0.05, best=2, low=2, high=3)) == [
+        "iterations within 0.05 nats of the best (2): 2 to 3"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "tried", "said"),
+    [
+        (2, 3, [1, 2, 3, 4], "2 to 3"),
+        (2, 4, [1, 2, 3, 4], "2 to 4 (no more were tried)"),
+        (1, 3, [1, 2, 3, 4], "1 to 3"),
+        (4, 16, [4, 16], "4 to 16 (no more were tried, no fewer were tried, not all between were tried)"),
+    ],
+)
+def test_a_range_says_where_it_ends_for_want_of_trying(low: int, high: int, tried: list[int], said: str) -> None:
+    assert range_in_words(SafeRange(band=0.1, best=low, low=low, high=high, tried=tried))[0].endswith(f": {said}")
+
+
+def test_every_count_diverges_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card without a safe range, not one in which every count is safe."""
+    turn = iter(range(100))
+
+    def losses(model: object, prompts: list) -> np.ndarray:
+        found = np.ones(len(prompts))
+        found[2 * (next(turn) % 2)] = np.nan
+        return found
+
+    monkeypatch.setattr("depthsig.commands.stability.prompt_losses", losses)
+    model = depthsig.load(build("llama"), TOKENIZER, order=ORDER)
+    card = stability(model, PROMPTS[:3], probes=1, control=False, progress=False)
+    assert card.info["range"] is None and not len(card.counts) and "no range is safe" in str(card)
+
+
+def test_named_counts_that_cannot_be_are_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depthsig.commands.stability.analyze", None)
+    model = depthsig.load(build("llama"), TOKENIZER, order="0:1x3,1:2,2:3x3,3:4")
+    with pytest.raises(InputError, match="2 loops run"):
+        stability(model, PROMPTS[:2], counts="1:3", progress=False)
+    with pytest.raises(InputError, match="memory"):
+        stability(model, PROMPTS[:2], memory="much", progress=False)
+
+
+def test_a_count_that_the_model_refuses_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(given: Given, model: depthsig.Model, *rest: object) -> tuple:
+        def at(count: int) -> depthsig.Model:
+            if count == 3:
+                raise InputError("three is\ntoo many")
+            return model
+
+        return at, "itself"
+
+    monkeypatch.setattr("depthsig.commands.stability.counted_model", counted)
+    model = depthsig.load(build("llama"), TOKENIZER, order=ORDER)
+    card = stability(model, PROMPTS[:2], probes=1, control=False, progress=False)
+    assert card.counts["count"].tolist() == [1, 2, 4] and card.info["range"]["tried"] == [1, 2, 4]
+    assert "the loss at 3 iterations is left out: three is too many" in card.info["warnings"]
+    with pytest.raises(InputError, match="three is"):
+        stability(model, PROMPTS[:2], counts="1:4", probes=1, control=False, progress=False)
+
+
+def test_a_damaged_summary_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "card"
+    model = depthsig.load(build("llama"), TOKENIZER, order=ORDER)
+    stability(model, PROMPTS[:1], probes=1, control=False, out=out, progress=False)
+    table = out / "stability.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines, lines[1]]) + "\n")
+    with pytest.raises(InputError, match="a quantity of it stands there twice"):
+        StabilityCard.load(out)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 import depthsig
 from depthsig.errors import InputError, UnsupportedModelError
 from depthsig.metrics import lyapunov, spectral_radius
+from depthsig.progress import Progress
 
 TOKENIZER = byte_tokenizer()
 IDS = TOKENIZER("a few words").input_ids
@@ -237,3 +240,19 @@ def test_they_are_measured_where_they_are_named_only() -> None:
     model = depthsig.load(build("llama"), TOKENIZER, order="0:1,1:3x2,3:4")
     found = depthsig.analyze(model, [IDS[:3]], metrics=["loop"], control=False)
     assert not {*EVERY} & {*found.matrices["metric"], *found.scores["score"]}
+
+
+def test_progress_is_told_pass_by_pass_and_adds_up() -> None:
+    ticked: list[float] = []
+    totals: list[float] = []
+
+    class Told(Progress):
+        @contextmanager
+        def stage(self, name: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
+            if name == "edited runs":
+                totals.append(total or 0.0)
+            yield ticked.append if name == "edited runs" else lambda amount: None
+
+    model = depthsig.load(build("llama"), TOKENIZER, order="0:1,1:3x2,3:4")
+    depthsig.analyze(model, [IDS, IDS[:4]], metrics=EVERY, probes=2, control=False, progress=Told())
+    assert sum(ticked) == sum(totals) > 0 and max(ticked) < sum(totals) / 4

@@ -71,3 +71,11 @@ def test_regimes_take_the_whole_interval(radius: tuple, shrinks: tuple, turns: t
 
 def test_means_leave_out_what_is_undefined() -> None:
     assert mean_of(np.array([1.0, np.nan, 3.0])).value == 2.0
+
+
+def test_where_no_count_has_a_loss_of_every_prompt_none_is_safe() -> None:
+    losses = np.array([[np.nan, 1.0], [1.0, np.nan]])
+    assert safe_counts(losses, losses[:0], [1, 2], 0.05) is None
+    found = safe_counts(np.array([[1.0, 1.01]]), losses, [1, 2], 0.05)
+    assert found is not None and (found.low, found.high, found.holds) == (1, 2, False)
+    assert found.excess.value == np.inf and found.held_low is None and found.held_high is None

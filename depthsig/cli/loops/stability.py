@@ -27,8 +27,8 @@ def stability(
         float,
         typer.Option(help="Nats above the best count's loss within which a count is safe.", rich_help_panel=opt.WHAT),
     ] = 0.05,
-    probes: opt.Probes = 8,
-    n: opt.Count = 20,
+    probes: opt.Probes = 4,
+    n: opt.Count = 10,
     max_tokens: opt.MaxTokens = 64,
     control: Annotated[
         bool,

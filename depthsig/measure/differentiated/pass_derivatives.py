@@ -80,7 +80,6 @@ class PassDerivatives:
                 self._whole(batch, span, starts, scope, samples)
             if self.by_run[ALONG]:
                 self._along(batch, span, starts, scope, samples)
-        batch.tick(sum(self.cost(prompt).runs * prompt.n_tokens for prompt in batch.here))
 
     def _own(
         self, batch: EditedBatch, span: SpanInfo, starts: Float[Tensor, "prompt token d"], scope: str, samples: Samples
@@ -95,6 +94,7 @@ class PassDerivatives:
                     own = OwnDerivative(Pass(batch.clean, span, k, phase, owners), positions)
                     for name, values in self._at(self.by_run[OWN], own, starts[owners, positions]).items():
                         found[name][first : first + most, k, phase] = values
+                    batch.tick(sum(batch.here[row].n_tokens for row, _ in places[first : first + most]))
         prompts = np.array([batch.here[row].index for row, _ in places])
         for name, cells in found.items():
             samples.add(Key(name, scope=scope), cells, prompts)
@@ -112,6 +112,7 @@ class PassDerivatives:
                     whole = WholeDerivative(Pass(batch.clean, span, k, phase, owners), self._kept(batch)[owners])
                     for name, values in self._at(self.by_run[ALL], whole, starts[owners].flatten(1)).items():
                         found[name][first : first + most, k, phase] = values
+                    batch.tick(sum(prompt.n_tokens for prompt in batch.here[first : first + most]))
         for name, cells in found.items():
             samples.add(Key(name, scope=scope), cells, np.array([prompt.index for prompt in batch.here]))
 
@@ -125,6 +126,7 @@ class PassDerivatives:
             for entry in self.by_run[ALONG]:
                 value = held(entry, call(entry, {"along": along, "probe": starts[owner].flatten(1)}))
                 samples.put(Key(entry.id, scope=scope), prompt.index, np.asarray(float(value)))
+            batch.tick(prompt.n_tokens)
 
     def _kept(self, batch: EditedBatch) -> Bool[Tensor, "prompt token"]:
         """True at all real positions but the first."""

@@ -71,7 +71,7 @@ def render(card: StabilityCard, figures: list[tuple[Drawn, Path]]) -> str:
     info = as_record(card.info, StabilityRecord)
     return page(
         "stability.html.j2", stability_data(card), info=info, short=stability_in_short(card),
-        said=range_in_words(card.info.get("range")), figures=[embedded(d, path) for d, path in figures],
+        said=range_in_words(info.range), figures=[embedded(d, path) for d, path in figures],
         summary=(_SUMMARY, [_summary(row) for row in card.summary.to_dict("records")]),
         counts=(_COUNTS, [_count(row) for row in card.counts.to_dict("records")]),
     )  # fmt: skip
@@ -116,7 +116,7 @@ def stability_in_short(card: StabilityCard) -> list[Answer]:
     if info.range is not None:
         found = info.range
         look = {True: "pass", False: "fail", None: "open"}[found.holds]
-        said = ". ".join(line[:1].upper() + line[1:] for line in range_in_words(card.info["range"]))
+        said = ". ".join(line[:1].upper() + line[1:] for line in range_in_words(found))
         answers.append(Answer("How often may it run?", f"{found.low} to {found.high} times", look, f"{said}."))
     trained = card.summary["control"].notna().any()
     rest = "Intervals are over prompts. " + (

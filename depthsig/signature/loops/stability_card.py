@@ -14,7 +14,7 @@ from depthsig.errors import InputError
 from depthsig.signature import storage, tabular
 from depthsig.signature.folders.kinds import CARDED, STABILITY_CARD
 from depthsig.signature.reading import read_as, read_table
-from depthsig.signature.records import Count, Index, Record, Seed, StudiedCheckpoint
+from depthsig.signature.records import Count, Index, Record, Seed, StudiedCheckpoint, as_record
 from depthsig.signature.tabular import INTEGER, NAME, NUMBER, TEXT, Columns
 
 SCHEMA = "depthsig-stability/1"
@@ -58,6 +58,7 @@ class SafeRange(Record):
     held_low: Count | None = None
     held_high: Count | None = None
     trained: Count | None = None
+    tried: list[Count] | None = None
 
 
 class StabilityRecord(Record):
@@ -125,6 +126,8 @@ class StabilityCard:
         folder = Path(directory)
         info = read_as(folder / STABILITY_CARD, (SCHEMA,), StabilityRecord)
         summary, passes, counts, losses = (read_table(folder / f"{n}.csv", c) for n, c in _TABLES.items())
+        if summary.duplicated(["span", "quantity"]).any():
+            raise InputError(f"{str(folder / 'stability.csv')!r} is damaged: a quantity of it stands there twice")
         places = passes[["iteration", "phase"]]
         if len(passes) > MOST_CELLS or places.isna().any(axis=None) or ((places < 0) | (places > 4096)).any(axis=None):
             raise InputError(f"{str(folder / 'passes.csv')!r} is damaged: a cell of it has no place")
@@ -135,35 +138,53 @@ class StabilityCard:
         return cls(info, summary, passes, counts, losses)
 
     def __str__(self) -> str:
+        info = as_record(self.info, StabilityRecord)
         lines = []
         for (span,), rows in self.summary.groupby(["span"], sort=False):
-            regime = next((one["regime"] for one in self.info["loops"] if one["span"] == span), "")
+            regime = next((one.regime for one in info.loops if one.span == span), "")
             lines.append(f"loop {span}: {regime}")
             for row in rows.to_dict("records"):
                 ends = "" if pd.isna(row["ci_low"]) else f" [{row['ci_low']:.3g}, {row['ci_high']:.3g}]"
                 unit = "" if row["unit"] == "-" else f" {row['unit']}"
                 control = "" if pd.isna(row["control"]) else f" (re-initialised {row['control']:.3g})"
                 lines.append(f"  {row['quantity']}: {row['value']:.3g}{ends}{unit}{control}")
-        lines += range_in_words(self.info.get("range"))
-        return "\n".join([*lines, *(f"warning: {one}" for one in self.info.get("warnings", ()))])
+        lines += range_in_words(info.range)
+        return "\n".join([*lines, *(f"warning: {one}" for one in info.warnings)])
 
 
-def range_in_words(found: Mapping[str, Any] | None) -> list[str]:
+def range_in_words(found: SafeRange | None) -> list[str]:
     """The range of safe iteration counts in a line, and what other prompts say of it in another."""
-    if not found:
+    if found is None:
         return []
-    ends = [f" [{a}, {b}]" if a != b else "" for a, b in (found["low_ends"] or (0, 0), found["high_ends"] or (0, 0))]
+    ends = [f" [{e[0]}, {e[-1]}]" if e and e[0] != e[-1] else "" for e in (found.low_ends, found.high_ends)]
     said = [
-        f"iterations within {found['band']:g} nats of the best ({found['best']}): {found['low']}{ends[0]} to "
-        f"{found['high']}{ends[1]}"
+        f"iterations within {found.band:g} nats of the best ({found.best}): {found.low}{ends[0]} to "
+        f"{found.high}{ends[1]}{_as_far_as_tried(found)}"
     ]
-    if found["holds"] is not None:
-        excess = found["excess"]
-        most = "not finite" if excess is None else f"{excess:.3g}"
-        between = "" if found["excess_low"] is None else f" [{found['excess_low']:.3g}, {found['excess_high']:.3g}]"
+    if found.holds is not None:
+        most = "not finite" if found.excess is None else f"{found.excess:.3g}"
+        between = "" if found.excess_low is None else f" [{found.excess_low:.3g}, {_or_infinite(found.excess_high)}]"
+        theirs = "" if found.held_low is None else f" (they would choose {found.held_low} to {found.held_high})"
         said.append(
             f"on prompts held out, the range costs at most {most}{between} nats: it "
-            f"{'holds' if found['holds'] else 'does not hold'} there (they would choose {found['held_low']} to "
-            f"{found['held_high']})"
+            f"{'holds' if found.holds else 'does not hold'} there{theirs}"
         )
     return said
+
+
+def _or_infinite(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.3g}"
+
+
+def _as_far_as_tried(found: SafeRange) -> str:
+    """Where the range ends only because no further count was tried, or has counts inside that were not."""
+    if not found.tried:
+        return ""
+    told = []
+    if found.high == max(found.tried):
+        told.append("no more were tried")
+    if found.low == min(found.tried) > 1:
+        told.append("no fewer were tried")
+    if not {*range(found.low, found.high + 1)} <= {*found.tried}:
+        told.append("not all between were tried")
+    return f" ({', '.join(told)})" if told else ""
