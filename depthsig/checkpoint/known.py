@@ -6,6 +6,7 @@ Nothing here needs torch: what a user mistyped is answered before that is import
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,9 @@ _PLAIN_GGUF = (
     "stablelm",
 )
 """The same under llama.cpp's names."""
+
+_NO_REVISION = re.compile(r"\.\.|//|^/|/$|[~^:?*\[\\]")
+_LONGEST_REVISION = 200
 
 _TRAINED = ("*.pt", "*.pth", "*.ckpt")
 """Weights as training code keeps them."""
@@ -199,13 +203,17 @@ def locate(source: str) -> Path | str:
 
 
 def check_revision(revision: str | None, place: Path | str, where: str) -> None:
-    """Refuse a revision of what has none.
+    """Refuse a revision of what has none, and what can be none: it is looked up as a path in the hub's cache.
 
     Raises:
-        InputError: for a revision of local files.
+        InputError: for a revision of local files, or for one that git allows no branch or tag to be called.
     """
     if isinstance(place, Path) and revision:
-        raise InputError(f"revision {revision!r} goes with a hub id; {where} is read as it lies there")
+        raise InputError(f"revision {shown(revision)} goes with a hub id; {where} is read as it lies there")
+    if revision and (_NO_REVISION.search(revision) or not revision.isprintable() or len(revision) > _LONGEST_REVISION):
+        raise InputError(
+            f"revision {shown(revision)} of {where} cannot be one; it is a branch, a tag or a commit, such as main"
+        )
 
 
 def refuse_adapter(folder: Path, where: str) -> None:

@@ -85,7 +85,7 @@ def _whole(module: nn.Module, conduct: Conduct, seed: int) -> Conduct:
         parameters = inspect.signature(module.forward).parameters
         for name in ("targets", "labels"):
             told = replace(conduct, targets=name)
-            if name in parameters and (other := first_forward(conducted(module, told))).whole:
+            if name in parameters and (other := _with_targets(module, told)) is not None and other.whole:
                 seen, conduct = other, told
                 break
     if not seen.whole:
@@ -94,6 +94,16 @@ def _whole(module: nn.Module, conduct: Conduct, seed: int) -> Conduct:
             "f(module, ids) that gives those of every token"
         )
     return replace(conduct, seed=seed) if seen.draws else conduct
+
+
+def _with_targets(module: nn.Module, conduct: Conduct) -> FirstForward | None:
+    """The first forward with the ids as targets; None where these are something else, such as a class a text."""
+    try:
+        return first_forward(conducted(module, conduct))
+    except (DepthsigError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception:
+        return None
 
 
 def _first(module: nn.Module, conduct: Conduct) -> tuple[FirstForward, Conduct]:

@@ -25,6 +25,7 @@ PARALLEL = {
     "its type": {"model_type": "iquestpltcoder", "auto_map": {"AutoConfig": "own.Own"}},
     "its class": {"model_type": "own", "architectures": ["IQuestPLTCoderForCausalLM"]},
     "its passes": {"model_type": "keystone_plt", "plt_num_loops": 2},
+    "its passes, as JSON of another program has them": {"model_type": "keystone_plt", "plt_num_loops": 2.0},
     "by another name": {"model_type": "llama", "architectures": ["ForesightLoopForCausalLM"]},
 }
 EXPERTS = {
@@ -173,8 +174,17 @@ class LastOnly(nn.Module):
         return self.inner(input_ids).logits[:, -1:]
 
 
-def test_logits_of_the_last_token_alone_are_refused() -> None:
+class Judge(LastOnly):
+    """Its labels are a class a text, which no ids can be."""
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        last = super().forward(input_ids)
+        return last if labels is None else last + nn.functional.cross_entropy(last[:, 0], labels)
+
+
+@pytest.mark.parametrize("kind", [LastOnly, Judge])
+def test_logits_of_the_last_token_alone_are_refused(kind: type[LastOnly]) -> None:
     with pytest.raises(UnsupportedModelError, match=r"last tokens alone; load\(..., forward=f\)"):
-        depthsig.load(LastOnly(), TOKENIZER)
+        depthsig.load(kind(), TOKENIZER)
     model = depthsig.load(LastOnly(), TOKENIZER, forward=lambda m, ids: m.inner(ids))
     assert model.plan.layers == (0, 1, 2, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from remote_cases import REMOTE, remote_folder, source_of
 from swept_folders import sweep, write
 
 import depthsig
+from depthsig.checkpoint.files.hub import cached_revisions
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.checkpoint.open import open_checkpoint
 from depthsig.errors import InputError
@@ -73,6 +75,25 @@ def test_a_revision_that_is_not_there_tells_those_that_are(cache: Path) -> None:
         text = str(told.value)
         assert "\n" not in text and f"revision {wanted!r} of 'owner/checkpoints' is not on this machine" in text
         assert text.endswith(f"there are {', '.join(sorted(COMMITS))}, {'f' * 40}")
+
+
+@pytest.mark.parametrize(
+    "wanted", ["../..", "/dev/zero", "a/../b", "x" * 300, "\n", "\0", "a\x1b[31m", "main~1", "/", "a//b"]
+)
+def test_what_can_be_no_revision_is_not_looked_for(cache: Path, wanted: str) -> None:
+    """A revision is a path within the cache: what led out of it would be read there."""
+    with pytest.raises(InputError, match="it is a branch, a tag or a commit") as told:
+        open_checkpoint(NAME, options=LoadOptions(revision=wanted, trust_remote_code=True))
+    assert "\n" not in str(told.value) and len(str(told.value)) < 250
+
+
+def test_of_a_ref_only_its_beginning_is_read(cache: Path) -> None:
+    with (cache / "refs/large").open("wb") as file:
+        file.write(COMMITS["main"].encode() + b"\n")
+        file.truncate(1 << 32)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "large" in cached_revisions(NAME)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 18  # KiB; read whole it would be more
 
 
 def test_results_tell_the_revision_and_its_commit(cache: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -362,6 +363,10 @@ def test_how_it_is_printed(edit: Any, printed: str) -> None:
         (lambda: Skip(layer=1, passes=-1), "there is no pass -1"),
         (lambda: Skip(layer=0, passes=2), "there is no pass 2; layer 0 runs once, in pass 0"),
         (lambda: Skip(layer=1, passes=10**5000), "there is no pass <a number of 16610 bits>"),
+        (lambda: Skip(10**5000), "step <a number of 16610 bits> is out of range; steps are 0..8"),
+        (lambda: Swap(0, 10**5000), "reaches step <a number of 16610 bits>; steps are 0..8"),
+        (lambda: Skip(layer=1, passes=torch.tensor([1, 2])), "it is 'all', k"),
+        (lambda: Skip(layer=1, passes="01:"), "passes is '01:'"),
         (lambda: Skip(3, layer=1), "step = 3 and layer = 1 exclude each other"),
         (lambda: Skip(), "step is None, and so is layer"),
         (lambda: Skip(3, passes=1), "passes = 1 goes with layer="),
@@ -404,6 +409,12 @@ def test_the_last_state_can_be_patched() -> None:
         state = put(clean.inputs[2])(clean.outputs[3])
         with torch.no_grad():
             close(found, module.lm_head(module.model.norm(state))[0])
+
+
+def test_a_pass_may_be_a_number_of_an_array() -> None:
+    told = [compile_edit(Skip(layer=1, passes=kind(1)), PLAN) for kind in (int, np.int64, torch.tensor)]
+    where = [[op.step for op in program.ops if op.changes] for program in told]
+    assert where[0] == where[1] == where[2] and len(where[0]) == 1
 
 
 def test_an_edit_of_a_layer_does_not_know_its_steps_by_itself() -> None:

@@ -47,9 +47,15 @@ def cached_revisions(repository: str) -> list[str]:
     cache = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     refs, snapshots = cache / "refs", cache / "snapshots"
     named = {path.relative_to(refs).as_posix(): path for path in sorted(refs.rglob("*")) if is_file(path)}
-    commits = {name: path.read_text(errors="replace").strip()[:40] for name, path in named.items()}
+    commits = {name: _commit(path) for name, path in named.items()}
     there = {path.name for path in snapshots.iterdir()} if snapshots.is_dir() else set()
     return [*(name for name, commit in commits.items() if commit in there), *sorted(there - set(commits.values()))]
+
+
+def _commit(path: Path) -> str:
+    """The commit that a branch or tag stands for; of a longer file only its beginning is read."""
+    with path.open("rb") as file:
+        return file.read(64).decode(errors="replace").strip()[:40]
 
 
 def _fetch(repository: str, folder: Path, names: list[str]) -> None:

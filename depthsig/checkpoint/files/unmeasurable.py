@@ -36,7 +36,7 @@ def refuse_unmeasurable(config: Mapping[str, Any], where: str, kinds: Iterable[s
     named = [name for name in told if isinstance(name, str)]
     parallel = _called(named, _PARALLEL)
     loops = config.get("plt_num_loops")
-    if parallel is None and isinstance(loops, int) and loops > 1:
+    if parallel is None and isinstance(loops, (int, float)) and loops > 1:
         parallel = "plt_num_loops"
     if parallel is not None:
         raise UnsupportedModelError(

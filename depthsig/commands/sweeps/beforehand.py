@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 
 from depthsig.checkpoint.files.listing import Files, list_files
-from depthsig.checkpoint.known import locate
+from depthsig.checkpoint.known import check_revision, locate
 from depthsig.checkpoint.lens_folder import files_of_lens
 from depthsig.checkpoint.loading import LoadOptions
 from depthsig.commands.analyze import Job, job_of
@@ -73,6 +73,7 @@ def files_of(unit: Unit, trust: Trust) -> Files | None:
     """The files of a unit's checkpoint; None where they are not on this machine, or cannot be read."""
     try:
         place = locate(unit.source)
+        check_revision(unit.hub_revision, place, repr(unit.source))
         if isinstance(place, str):
             place = Path(snapshot_download(place, revision=unit.hub_revision, local_files_only=True))
         return list_files(place, LoadOptions(allow_pickle=trust.allow_pickle, trust_remote_code=True), unit.source)

@@ -149,7 +149,7 @@ class ContributionEdit(Edit):
         change, step = self.change(), self.at
         top = steps if change.where == "input" else steps - 1
         if not 0 <= step <= top:
-            raise InputError(f"{self}: step {step} is out of range; steps are 0..{steps - 1}")
+            raise InputError(f"{self}: step {shown(step)} is out of range; steps are 0..{steps - 1}")
         if change.positions is not None and any(p < 1 for p in change.positions):
             raise InputError(f"{self}: position {min(change.positions)}; position 0 is never edited, use 1 and up")
         if change.where in ("attn", "mlp") and has_parts is not None and not has_parts[step]:
@@ -185,7 +185,8 @@ class OrderEdit(Edit):
     def check(self, steps: int, has_parts: Sequence[bool] | None) -> None:
         start, end = self.span()
         if start < 0 or end > steps:
-            raise InputError(f"{self}: reaches step {start if start < 0 else end - 1}; steps are 0..{steps - 1}")
+            reached = shown(start if start < 0 else end - 1)
+            raise InputError(f"{self}: reaches step {reached}; steps are 0..{steps - 1}")
 
     def contradicts(self, other: Edit) -> bool:
         if isinstance(other, ContributionEdit):
@@ -206,7 +207,9 @@ class RangeEdit(OrderEdit):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.end <= self.start:
-            raise InputError(f"{self}: the span {self.start}:{self.end} is empty; the end is larger than the start")
+            raise InputError(
+                f"{self}: the span {shown(self.start)}:{shown(self.end)} is empty; the end is larger than the start"
+            )
 
     def span(self) -> tuple[int, int]:
         return self.start, self.end

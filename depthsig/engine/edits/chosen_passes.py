@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from operator import index
 
 from depthsig.errors import InputError, shown
 from depthsig.plan.plan import Plan
@@ -11,7 +12,7 @@ Passes = int | str
 """``"all"``; k, pass k alone; or ``"k:"``, pass k and every later one. Counted from 0, as ``iteration`` of a plan."""
 
 EVERY_PASS = "all"
-_FROM = re.compile(r"([0-9]{1,6}):")
+_FROM = re.compile(r"(0|[1-9][0-9]{0,5}):")
 
 
 def check_passes(passes: Passes, name: str) -> None:
@@ -20,12 +21,20 @@ def check_passes(passes: Passes, name: str) -> None:
     Raises:
         InputError: saying what does.
     """
-    number = hasattr(passes, "__index__") and not isinstance(passes, bool)
-    if not number and not (isinstance(passes, str) and (passes == EVERY_PASS or _FROM.fullmatch(passes))):
+    if not _is_number(passes) and not (isinstance(passes, str) and (passes == EVERY_PASS or _FROM.fullmatch(passes))):
         raise InputError(
             f"{name}: passes is {shown(passes)}; it is 'all', k (pass k alone), or 'k:' (pass k and every later one), "
             "counted from 0"
         )
+
+
+def _is_number(passes: object) -> bool:
+    """Whether it is one whole number; an array has ``__index__`` whatever it holds."""
+    try:
+        index(passes)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return not isinstance(passes, bool)
 
 
 def passes_in_words(passes: Passes) -> str:
@@ -43,7 +52,7 @@ def passes_in_words(passes: Passes) -> str:
 def _told(passes: Passes) -> tuple[int, bool]:
     """The first of the passes, and whether all later ones are among them."""
     if not isinstance(passes, str):
-        return passes, False
+        return index(passes), False
     found = _FROM.fullmatch(passes)
     return (0 if found is None else int(found[1])), True
 

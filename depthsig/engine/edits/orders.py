@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from depthsig.engine.edits.base import Edit, OrderEdit, RangeEdit
 from depthsig.engine.program import Op, Slot
-from depthsig.errors import InputError
+from depthsig.errors import InputError, shown
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Swap(OrderEdit):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.size < 1:
-            raise InputError(f"{self}: size is {self.size}; it is 1 or more")
+            raise InputError(f"{self}: size is {shown(self.size)}; it is 1 or more")
         if abs(self.second - self.first) < self.size:
             raise InputError(f"{self}: the two ranges overlap; blocks to exchange lie apart")
 
@@ -35,8 +35,8 @@ class Swap(OrderEdit):
         return out
 
     def __str__(self) -> str:
-        more = "" if self.size == 1 else f" ({self.size} steps each)"
-        return f"swap {self.first} and {self.second}{more}"
+        more = "" if self.size == 1 else f" ({shown(self.size)} steps each)"
+        return f"swap {shown(self.first)} and {shown(self.second)}{more}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Reverse(RangeEdit):
         return [*slots[: self.start], *slots[self.start : self.end][::-1], *slots[self.end :]]
 
     def __str__(self) -> str:
-        return f"reverse {self.start}:{self.end}"
+        return f"reverse {shown(self.start)}:{shown(self.end)}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Drop(RangeEdit):
         return self.start <= step < self.end
 
     def __str__(self) -> str:
-        return f"drop {self.start}:{self.end}"
+        return f"drop {shown(self.start)}:{shown(self.end)}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Repeat(RangeEdit):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.times < 1 or self.times > 1024:
-            raise InputError(f"{self}: the span is run {self.times} times; a count is 1 .. 1024")
+            raise InputError(f"{self}: the span is run {shown(self.times)} times; a count is 1 .. 1024")
         if not 0.0 < self.damping <= 1.0:
             raise InputError(f"{self}: damping is {self.damping}; it is above 0 and at most 1")
 
@@ -91,7 +91,7 @@ class Repeat(RangeEdit):
 
     def __str__(self) -> str:
         damped = f", damped {self.damping:g}" if self.damping < 1 else ""
-        return f"repeat {self.start}:{self.end} x{self.times}{damped}"
+        return f"repeat {shown(self.start)}:{shown(self.end)} x{shown(self.times)}{damped}"
 
 
 @dataclass(frozen=True)
@@ -116,4 +116,4 @@ class Stop(OrderEdit):
         return isinstance(other, Stop) or super().contradicts(other)
 
     def __str__(self) -> str:
-        return f"stop after {self.steps}"
+        return f"stop after {shown(self.steps)}"
