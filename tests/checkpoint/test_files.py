@@ -165,7 +165,7 @@ def test_the_hash_covers_shards_in_subfolders_and_nothing_unused(folder: Path) -
 
 def test_work_is_gone_on_with_only_on_the_same_model_and_tokenizer(folder: Path) -> None:
     def of(model: depthsig.Model) -> Any:
-        request = SimpleNamespace(record=dict, lens=None, needed={})
+        request = SimpleNamespace(record=dict, lenses={}, needed={})
         return identity(model, [], request)  # type: ignore[arg-type]
 
     before = of(depthsig.load(folder))

@@ -20,6 +20,7 @@ LITTLE = "--prompts lookup -n 2 --max-tokens 64 --metrics settling_depth --no-co
 LESS = {
     "analyze": LITTLE, "fit-lens": "--prompts lookup -n 12 --steps 1", "repeat": "-n 2",
     "check": "--prompts lookup -n 2", "find-blocks": "--prompts lookup -n 2",
+    "stability": "--prompts lookup -n 2 --max-tokens 64 --probes 1 --counts 1,2",
 }  # fmt: skip
 """Options that keep a command short; those of the row come after them, and win."""
 LONG = "--metrics skip,local,order,repeat,erasure,attribution"
@@ -82,6 +83,8 @@ def filled(typed: str) -> list[str]:
         command = f"depthsig analyze twelve --order {command}"
     if command.startswith("--lens"):
         command += " --metrics tuned"
+    if re.search("maintained|gain|stability", command):
+        command += " --order 0:4,4:8x2,8:24"
     if not command.startswith("depthsig "):
         command = f"depthsig analyze CHECKPOINT {command}"
     for word, value in {

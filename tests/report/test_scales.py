@@ -28,7 +28,8 @@ from depthsig.report.scale import Scale
 
 SHIPPED = Path(__file__).parents[2] / "data" / "signatures"
 ELSEWHERE = ["tuned", "coda", "loop", "local", "order", "repeat", "erasure", "attribution", "residual.cka",
-             "truncation", "gain"]  # fmt: skip
+             "truncation", "gain", "jacobian", "maintained"]  # fmt: skip
+BY_NAME = [f"loop.spectral_{what}" for what in ("radius", "radius_all", "residual", "residual_all")]
 LETTERS = np.random.default_rng(0).integers(97, 122, (24, 24)).tolist()
 """Token ids of the shipped family: bytes."""
 DRAWN = [m.id for m in all_metrics().values() if m.figure in ("profile", "heatmap", "token_map")]
@@ -69,10 +70,12 @@ def test_less_than_half_of_what_ships_lies_in_the_lowest_tenth(name: str) -> Non
 
 @pytest.mark.slow
 def test_nor_of_what_shipped_signatures_lack() -> None:
-    lens = depthsig.fit_lens("family-looped", LETTERS[:20], steps=2, progress=False)
+    tuned = depthsig.fit_lens("family-looped", LETTERS[:20], steps=2, progress=False)
+    jacobian = depthsig.fit_lens("family-looped", LETTERS[:2], kind="jacobian", progress=False)
     signature = depthsig.analyze(
-        "family-looped", metrics=ELSEWHERE, prompts=LETTERS[20:], lens=lens.lens, control=False, progress=False
-    )
+        "family-looped", metrics=[*ELSEWHERE, *BY_NAME], probes=1,
+        prompts=LETTERS[20:], lens=[tuned.lens, jacobian.lens], control=False, progress=False,
+    )  # fmt: skip
     found = dict(values_of([signature]))
     lacking = set(DRAWN) - set(shipped())
     assert lacking <= set(found)
