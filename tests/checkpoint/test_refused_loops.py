@@ -16,6 +16,7 @@ from looped_cases import shaken
 from torch import nn
 
 import depthsig
+from depthsig.checkpoint.files.unmeasurable import refuse_unmeasurable
 from depthsig.cli.main import main
 from depthsig.engine.certificates import certify
 from depthsig.errors import InputError, UnsupportedModelError
@@ -188,3 +189,8 @@ def test_logits_of_the_last_token_alone_are_refused(kind: type[LastOnly]) -> Non
         depthsig.load(kind(), TOKENIZER)
     model = depthsig.load(LastOnly(), TOKENIZER, forward=lambda m, ids: m.inner(ids))
     assert model.plan.layers == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "moe-utf8", "moe_utility", "SmoeUtterance", "loopformer", "plt"])
+def test_what_only_sounds_alike_is_no_loop_of_experts(name: str) -> None:
+    refuse_unmeasurable({"model_type": name, "architectures": [name]}, "a checkpoint")

@@ -10,7 +10,7 @@ from depthsig.errors import UnsupportedModelError, shown
 
 _PARALLEL = re.compile("pltcoder|parallellooptransformer|foresightloop")
 """In the names of models whose passes run side by side: LoopCoder-V2 (``iquestpltcoder``), ForesightLoop."""
-_LOOPED_EXPERTS = re.compile("moeut(?!il)|loop(ed)?moe")
+_LOOPED_EXPERTS = re.compile("moeut(?!il|f8|ter)|loop(ed)?moe")
 """In the names of mixtures of experts that loop: MoEUT, LoopMoE (``loop-moe``)."""
 _MORE_THAN_A_STREAM = {
     "nanbeige": (
