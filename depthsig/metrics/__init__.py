@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from depthsig.metrics.comparison import *  # noqa: F403
     from depthsig.metrics.contribution import *  # noqa: F403
     from depthsig.metrics.distributions import *  # noqa: F403
-    from depthsig.metrics.dynamics import *  # noqa: F403
     from depthsig.metrics.interventions import *  # noqa: F403
     from depthsig.metrics.jacobian import *  # noqa: F403
     from depthsig.metrics.lens import *  # noqa: F403
+    from depthsig.metrics.passes.dynamics import *  # noqa: F403
     from depthsig.metrics.passes.gain import *  # noqa: F403
     from depthsig.metrics.passes.spectrum import *  # noqa: F403
     from depthsig.metrics.residual import *  # noqa: F403

@@ -76,7 +76,7 @@ def transport_cosine(first: Float[Tensor, "out in"], second: Float[Tensor, "out 
 
 @metric(
     "jacobian.participation", axis="depth", label="participation ratio of J_d", unit="directions",
-    formula="(Σσ²)²/Σσ⁴ of the singular values of J_d, d < S", limits=(1, None), norm="log", drawn=(1, 1e4),
+    formula="(Σσ²)²/Σσ⁴ of the singular values of J_d, d < S", limits=(1, None), norm="log", drawn=(1, 1e3),
     **_TRANSPORT,
 )  # fmt: skip
 def transport_participation(jacobians: Sequence[Float[Tensor, "out in"] | None]) -> Float[Tensor, "depth"]:
