@@ -91,7 +91,7 @@ def _lacks(line: str) -> bool:
 def _program(block: Block, page: Path) -> CodeType:
     """A fence of Python, without the lines whose package is not installed here."""
     lines = ["" if _lacks(line) else line for line in block.text.splitlines()]
-    return compile("\n".join(lines), page.name, "exec")
+    return compile("\n".join(lines), page.name, "exec", dont_inherit=True)
 
 
 # --- what is named ---
