@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -70,6 +70,8 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "log": log.log,
 }
 for _name, _run in _COMMANDS.items():
+    # Evaluated here once, where typer would evaluate their text four times over.
+    _run.__annotations__ = get_type_hints(_run, include_extras=True)
     app.command(_name, cls=Command)(_run)
 
 INTERRUPTED = 130
