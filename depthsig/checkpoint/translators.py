@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,11 +23,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import linear
 
+from depthsig.checkpoint.files.tensors import read_pickled, read_safetensors
 from depthsig.checkpoint.finite import is_finite
 from depthsig.checkpoint.lens_folder import CONFIG, LENS_RECORD, PARAMS, SAFE, LensKind, lens_files, own_record
 from depthsig.errors import InputError, shown
@@ -147,22 +145,8 @@ def write_lens(lens: TunedLens, folder: Path, record: Mapping[str, Any]) -> None
 
 def _state(path: Path) -> dict[str, Tensor]:
     size = size_of(path)
-    try:
-        if path.name == SAFE:
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{str(path)!r} holds more than tensors, which could run code when loaded; a plain state dict can be read"
-        ) from None
-    # What torch raises for a file that is no archive depends on the byte at which it notices.
-    except (
-        SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
-        ArithmeticError, AssertionError, NotImplementedError,
-    ) as error:  # fmt: skip
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{str(path)!r} is truncated or damaged ({reason})") from None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    state = read_safetensors(path) if path.name == SAFE else read_pickled(path)
+    if not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{str(path)!r} holds no state dict of tensors; tuned-lens' {PARAMS} was expected")
     for key, value in state.items():
         if value.layout != torch.strided or value.is_meta:

@@ -188,10 +188,7 @@ def analyze(
             rich_help_panel=opt.OUTPUT,
         ),
     ] = True,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Results folder.", show_default=opt.FREE.format("NAME"), rich_help_panel=opt.OUTPUT),
-    ] = None,
+    out: Annotated[Path | None, opt.results("NAME", "Results folder.")] = None,
     control: Annotated[
         bool | None,
         typer.Option(

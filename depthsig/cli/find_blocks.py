@@ -28,14 +28,7 @@ def find_blocks(
     revision: opt.Revision = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the record and the report.",
-            show_default=opt.FREE.format("NAME-blocks"),
-            rich_help_panel=opt.OUTPUT,
-        ),
-    ] = None,
+    out: Annotated[Path | None, opt.results("NAME-blocks", "Folder for the record and the report.")] = None,
     config: opt.Config = None,
     open: opt.Open = False,
     no_progress: opt.NoProgress = False,

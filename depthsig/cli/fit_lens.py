@@ -87,14 +87,7 @@ def fit_lens(
     revision: opt.Revision = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the lens and its report.",
-            show_default=opt.FREE.format("NAME-lens"),
-            rich_help_panel=opt.OUTPUT,
-        ),
-    ] = None,
+    out: Annotated[Path | None, opt.results("NAME-lens", "Folder of the lens and its report.")] = None,
     config: opt.Config = None,
     open: opt.Open = False,
     no_progress: opt.NoProgress = False,

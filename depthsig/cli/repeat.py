@@ -51,14 +51,7 @@ def repeat(
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
     seed: opt.Seed = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for tables, figures and the report.",
-            show_default=opt.FREE.format("NAME-repeat"),
-            rich_help_panel=opt.OUTPUT,
-        ),
-    ] = None,
+    out: Annotated[Path | None, opt.results("NAME-repeat")] = None,
     config: opt.Config = None,
     open: opt.Open = False,
     no_progress: opt.NoProgress = False,

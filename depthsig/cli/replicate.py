@@ -58,14 +58,7 @@ def replicate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from interrupted work of the same options.", rich_help_panel=opt.HOW)
     ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for tables, figures and the report.",
-            show_default=opt.FREE.format("replicate-PAPER"),
-            rich_help_panel=opt.OUTPUT,
-        ),
-    ] = None,
+    out: Annotated[Path | None, opt.results("replicate-PAPER")] = None,
     config: opt.Config = None,
     open: opt.Open = False,
     no_progress: opt.NoProgress = False,

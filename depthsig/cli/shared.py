@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from depthsig.checkpoint.loading import LoadOptions
 
 __all__ = [
-    "FREE", "HOW", "OUTPUT", "WHAT", "WHERE", "AllowPickle", "BatchSize", "ChatTemplate", "Checkpoint", "Config",
+    "HOW", "OUTPUT", "WHAT", "WHERE", "AllowPickle", "BatchSize", "ChatTemplate", "Checkpoint", "Config",
     "Count", "Device", "DeviceMap", "Dtype", "Grown", "Iterations", "Json", "Loop", "MaxTokens", "Memory",
     "MissingArgument", "NoProgress", "Open", "Order", "Places", "Plugin", "Probes", "Prompts", "Revision", "Seed",
     "Shots", "Stream", "TrustRemoteCode", "candidates", "loading", "open_page", "plain_warnings", "print_json",
-    "progress", "refuse_early", "settle",
+    "progress", "refuse_early", "results", "settle",
 ]  # fmt: skip
 
 Checkpoint = Annotated[
@@ -113,6 +113,12 @@ AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load pickled 
 
 FREE = "depthsig-results/{}, with a number where that is taken"
 """Where results go that nobody named a folder for."""
+
+
+def results(name: str, what: str = "Folder for tables, figures and the report.") -> Any:
+    """``--out`` of a command, whose results go to ``name`` where nobody names a folder."""
+    return typer.Option(help=what, show_default=FREE.format(name), rich_help_panel=OUTPUT)
+
 
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress.", rich_help_panel=OUTPUT)]
 Open = Annotated[bool, typer.Option("--open", help="Open the report in the browser when done.", rich_help_panel=OUTPUT)]

@@ -54,12 +54,7 @@ def sweep(
         ),
     ] = False,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the units' folders, tables, figures and the report.",
-            show_default=opt.FREE.format("FILE"),
-            rich_help_panel=opt.OUTPUT,
-        ),
+        Path | None, opt.results("FILE", "Folder for the units' folders, tables, figures and the report.")
     ] = None,
     config: opt.Config = None,
     open: opt.Open = False,

@@ -47,8 +47,9 @@ OF_CARD = tuple(STABILITY[name] for name in (
     "radius", "residual", "radius_all", "residual_all", "lyapunov", "steps", "moves", "turns",
 ))  # fmt: skip
 """The metrics behind a card."""
-SKETCHY = 0.05
-"""A residual above this says that the eigenvalue is not found to a hundredth."""
+SKETCHY = 0.003
+"""A residual above this may go with an eigenvalue that is off by a hundredth: over all positions the map is far from
+normal, and one of .01 was seen beside errors of 1 to 4 %."""
 
 
 def stability(
@@ -277,7 +278,7 @@ class _Loop:
             worst = float(np.nanmax(_per_prompt(self.signature, STABILITY[name], self.scope), initial=0.0))
             if worst > SKETCHY:
                 told.append(
-                    f"{where}{STABILITY[name]} is up to {worst:.2g}: not every eigenvalue is found to a hundredth"
+                    f"{where}{STABILITY[name]} is up to {worst:.2g}: some eigenvalues may be off by more than 1 %"
                 )
         return told
 

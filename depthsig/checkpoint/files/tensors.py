@@ -1,16 +1,20 @@
-"""What weight files say of themselves: names, types and shapes of their tensors, before any is read."""
+"""Files of tensors: what weight files say of themselves before any is read, and tensors read with nothing executed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import pickle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from depthsig.checkpoint.files.held import HeldTensor
 from depthsig.errors import InputError
+from depthsig.untrusted import size_of
 
 
 def safetensors_header(file: Path) -> list[HeldTensor]:
@@ -49,6 +53,55 @@ def read_tensor(held: HeldTensor) -> Tensor:
     """The numbers of a tensor of a safetensors file."""
     with safe_open(held.file, framework="pt") as opened:
         return opened.get_tensor(held.name)
+
+
+def read_pickled(path: Path, *, mmap: bool = False) -> dict[Any, Any]:
+    """What a ``.pt`` holds, a mapping of tensors and plain values; nothing in it is executed.
+
+    Args:
+        mmap: leave tensors in the file until they are used.
+
+    Raises:
+        InputError: in one line, for what is damaged, or holds more than tensors and plain values.
+    """
+    try:
+        size_of(path)
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        except RuntimeError:
+            if not mmap:
+                raise
+            found = torch.load(path, map_location="cpu", weights_only=True)  # as before torch 1.6: cannot be mapped
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{str(path)!r} holds more than tensors, which could run code when loaded; plain tensors can be read"
+        ) from None
+    # What torch raises for a file that is no archive depends on the byte at which it notices.
+    except (
+        OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+        AssertionError, NotImplementedError, MemoryError,
+    ) as error:  # fmt: skip
+        raise _damaged(path, error) from None
+    if not isinstance(found, Mapping):
+        raise InputError(f"{str(path)!r} holds a {type(found).__name__}; a mapping was expected")
+    return dict(found)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        InputError: in one line, for what is damaged.
+    """
+    try:
+        size_of(path)
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, RuntimeError, LookupError, OverflowError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{str(path)!r} is truncated or damaged ({' '.join(str(error).split())[:120]})")
 
 
 def _same(a: HeldTensor, b: HeldTensor) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from depthsig.checkpoint.files.tensors import read_pickled
 from depthsig.checkpoint.finite import is_finite
 from depthsig.checkpoint.lens_folder import LENS_PT
 from depthsig.errors import InputError, shown
@@ -79,34 +79,6 @@ def lens_pt(source: str | Path) -> Path:
     return found[0]
 
 
-def loaded(path: Path) -> dict[Any, Any]:
-    """What a ``.pt`` holds, tensors left in the file until they are used.
-
-    Raises:
-        InputError: in one line, for what is damaged, or holds more than tensors and plain values.
-    """
-    try:
-        size_of(path)
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # the format before torch 1.6 cannot be mapped
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{str(path)!r} holds more than tensors, which could run code when loaded; plain tensors can be read"
-        ) from None
-    # What torch raises for a file that is no archive depends on the byte at which it notices.
-    except (
-        OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
-        AssertionError, NotImplementedError, MemoryError,
-    ) as error:  # fmt: skip
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{str(path)!r} is truncated or damaged ({reason})") from None
-    if not isinstance(found, Mapping):
-        raise InputError(f"{str(path)!r} holds a {type(found).__name__}; a mapping was expected")
-    return dict(found)
-
-
 def is_jacobian(payload: Mapping[Any, Any]) -> bool:
     """Whether what a file holds has the keys of a Jacobian lens."""
     return "J" in payload or "jacobian_sum" in payload
@@ -118,7 +90,7 @@ def read_pt(path: Path) -> JacobianFile:
     Raises:
         InputError: in one line, for one that is damaged, or no Jacobian lens.
     """
-    payload, name = loaded(path), str(path)
+    payload, name = read_pickled(path, mmap=True), str(path)
     if not is_jacobian(payload):
         raise InputError(
             f"{name!r} is no Jacobian lens: it has the keys {shown(sorted(map(str, payload))[:4])}, "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from depthsig.checkpoint.jacobian.jacobian_file import is_jacobian, lens_pt, loaded
+from depthsig.checkpoint.files.tensors import read_pickled
+from depthsig.checkpoint.jacobian.jacobian_file import is_jacobian, lens_pt
 from depthsig.checkpoint.lens_folder import LensKind, kind_by_name
 from depthsig.errors import InputError, shown
 
@@ -17,7 +18,7 @@ def lens_kind(source: str | Path) -> LensKind:
     """
     if kind_by_name(source) == "tuned":
         return "tuned"
-    payload = loaded(lens_pt(source))
+    payload = read_pickled(lens_pt(source), mmap=True)
     if not is_jacobian(payload):
         raise InputError(
             f"--lens {shown(str(source))} is no Jacobian lens: it has the keys "

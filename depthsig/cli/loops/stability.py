@@ -44,14 +44,7 @@ def stability(
     trust_remote_code: opt.TrustRemoteCode = False,
     allow_pickle: opt.AllowPickle = False,
     seed: opt.Seed = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for tables, figures and the report.",
-            show_default=opt.FREE.format("NAME-stability"),
-            rich_help_panel=opt.OUTPUT,
-        ),
-    ] = None,
+    out: Annotated[Path | None, opt.results("NAME-stability")] = None,
     config: opt.Config = None,
     open: opt.Open = False,
     no_progress: opt.NoProgress = False,

@@ -50,14 +50,7 @@ def compare(
             rich_help_panel=opt.WHAT,
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for tables, figures and the report.",
-            show_default=opt.FREE.format("comparison"),
-            rich_help_panel=opt.OUTPUT,
-        ),
-    ] = None,
+    out: Annotated[Path | None, opt.results("comparison")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.", rich_help_panel=opt.HOW)] = 0,
     config: opt.Config = None,
     open: opt.Open = False,

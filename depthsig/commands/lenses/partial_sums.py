@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from depthsig.checkpoint.jacobian.jacobian_file import loaded
+from depthsig.checkpoint.files.tensors import read_pickled
 from depthsig.engine.gradients.jacobian_sums import JacobianSums
 from depthsig.errors import InputError
 from depthsig.signature.folders.choosing import IDENTITY, REQUEST
@@ -61,7 +61,7 @@ class PartialSums:
         if self.folder is None:
             return None
         try:
-            found = loaded(self._path(sums.depths))
+            found = read_pickled(self._path(sums.depths), mmap=True)
         except InputError:
             return None
         stored, prompts, whole = found.get("sums"), found.get("prompts"), found.get("whole") is True
