@@ -165,7 +165,7 @@ def _losses(counts: pd.DataFrame) -> dict[str, Any]:
         )
     ]  # fmt: skip
     return charts.chart(
-        "loss", "series", lines, unit="nats", axis="iterations", xName="iterations", xLabel="iterations of the loop",
+        "loss", "series", lines, unit="nats", axis="iterations", xName="count", xLabel="iterations of the loop",
         formula="mean loss of the next token, with the loop run so often", lines="Prompts",
     )  # fmt: skip
 
